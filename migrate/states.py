@@ -1,0 +1,68 @@
+"""The state machines: one table of allowed moves a kind (design, section 5). The ledger repeats each as a constraint."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from migrate.errors import IntegrityError
+
+
+class BatchState(StrEnum):
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+
+
+class UserState(StrEnum):
+    PLANNED = "planned"
+    COPYING = "copying"
+    COPIED = "copied"
+    VERIFIED = "verified"
+    READY = "ready"
+    FROZEN = "frozen"
+    CUT_OVER = "cut_over"
+    OBSERVING = "observing"
+    PURGED = "purged"
+    QUARANTINED = "quarantined"
+    HELD = "held"
+    REVIEW = "review"
+    ROLLED_BACK = "rolled_back"
+    FORGOTTEN = "forgotten"
+
+
+_B, _U = BatchState, UserState
+
+BATCH_MOVES: dict[BatchState, frozenset[BatchState]] = {
+    _B.PENDING: frozenset({_B.LEASED}),
+    _B.LEASED: frozenset({_B.DONE, _B.PENDING}),
+    _B.DONE: frozenset({_B.PENDING}),  # a repair puts copies back to pending, and their batch with them
+}
+
+USER_MOVES: dict[UserState, frozenset[UserState]] = {
+    _U.PLANNED: frozenset({_U.COPYING, _U.HELD, _U.REVIEW, _U.FORGOTTEN}),
+    _U.COPYING: frozenset({_U.COPIED, _U.QUARANTINED, _U.HELD, _U.FORGOTTEN}),
+    _U.COPIED: frozenset({_U.VERIFIED, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
+    _U.VERIFIED: frozenset({_U.READY, _U.COPIED, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
+    _U.READY: frozenset({_U.FROZEN, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
+    _U.FROZEN: frozenset({_U.CUT_OVER, _U.READY, _U.COPYING}),
+    _U.CUT_OVER: frozenset({_U.OBSERVING, _U.ROLLED_BACK}),
+    _U.OBSERVING: frozenset({_U.PURGED, _U.ROLLED_BACK, _U.HELD}),
+    _U.PURGED: frozenset(),
+    _U.QUARANTINED: frozenset({_U.COPYING, _U.HELD, _U.FORGOTTEN}),
+    _U.HELD: frozenset({_U.PLANNED, _U.COPYING, _U.OBSERVING, _U.FORGOTTEN}),
+    _U.REVIEW: frozenset({_U.PLANNED, _U.FORGOTTEN}),
+    _U.ROLLED_BACK: frozenset({_U.COPYING, _U.FORGOTTEN}),
+    _U.FORGOTTEN: frozenset(),
+}
+
+
+def check_batch_move(old: BatchState, new: BatchState) -> None:
+    """Raise IntegrityError unless a batch may go from `old` to `new`."""
+    if new not in BATCH_MOVES[old]:
+        raise IntegrityError(f"a batch cannot go from {old} to {new}")
+
+
+def check_user_move(old: UserState, new: UserState) -> None:
+    """Raise IntegrityError unless a user may go from `old` to `new`."""
+    if new not in USER_MOVES[old]:
+        raise IntegrityError(f"a user cannot go from {old} to {new}")

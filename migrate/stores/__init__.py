@@ -1,0 +1,1 @@
+"""Stores: where data is. `base` is the contract, `door` the only way to open one."""
