@@ -126,7 +126,9 @@ class StoreError(MigrateError):
     exit_code = ExitCode.UNREACHABLE
     code = "store_error"
 
-    def __init__(self, store: str, operation: str, detail: str = "", *, key: str | None = None, remedy: str = "") -> None:
+    def __init__(
+        self, store: str, operation: str, detail: str = "", *, key: str | None = None, remedy: str = ""
+    ) -> None:
         super().__init__(f"{store}: {operation}: {detail or self.code}", remedy=remedy)
         self.store = store
         self.operation = operation

@@ -138,7 +138,7 @@ class Store(Protocol):
         """One PUT. With `create_only`, PreconditionError where the key exists (needs `conditional_put`).
 
         Returns only when the store has confirmed these bytes: its ETag is `md5`, or it refuses a wrong Content-MD5, or a
-        second look showed the same content; else CorruptBodyError.
+        second look showed the same content. Else CorruptBodyError.
         """
         ...
 
@@ -151,7 +151,7 @@ class Store(Protocol):
         ...
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
-        """Join the parts, set `tags`, and look: the ETag returned is the one that HEAD shows, the tags are read back."""
+        """Join the parts, set `tags`, and look: return the ETag that HEAD shows; the tags are read back."""
         ...
 
     def abort_upload(self, key: str, upload_id: str) -> None:

@@ -1,0 +1,489 @@
+"""The spec: what an operator asks for, read from TOML once, into frozen values (`docs/spec.md` is generated from here).
+
+Unknown keys are refused, and all problems are reported together with their place. What decides who, what and where is part of
+a plan's digest (`Spec.deciding`); limits of a run, the time zone and references to secrets are not. What a country code means
+is `residency`'s business, not this module's.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from migrate.errors import SpecError
+from migrate.model import Category, Level, Role
+from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
+
+SPEC_FORMAT = 1
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+Name = Annotated[str, Field(pattern=NAME)]
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code.")]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})]
+Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})]
+Seconds = Annotated[
+    int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})
+]
+# parts per million, so that nothing is decided by a float
+Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra={"type": "string"})]
+
+
+def _reference(value: str) -> str:
+    if not re.fullmatch(r"(env|profile|file):.+", value, re.DOTALL):
+        raise ValueError("a secret is named by reference: env:NAME, profile:NAME or file:PATH")
+    return value
+
+
+Reference = Annotated[str, AfterValidator(_reference)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Site(_Section):
+    """A place under one jurisdiction."""
+
+    country: Country
+    """The country whose law the site is under."""
+    weight: int = Field(default=1, ge=1, le=64)
+    """Its share among the sites that a placement rule offers, in whole tickets."""
+    capacity: Size | None = None
+    """How many bytes of new copies it takes. Without it: no limit."""
+
+
+class InventorySource(_Section):
+    """Where the list of a store's objects comes from."""
+
+    kind: Literal["live", "s3-inventory", "listing"] = "live"
+    """`live` lists the store; `s3-inventory` reads a `manifest.json`; `listing` reads one Parquet or CSV file."""
+    path: str | None = None
+    """The manifest or listing: a path (from the workspace), or `store:NAME/KEY` in a store of this spec."""
+    as_of: AwareDatetime | None = None
+    """The time that a `listing` shows. An S3 Inventory and a live listing bring their own."""
+    max_age: Seconds = 48 * 3600
+    """How old it may be when a plan is built."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.kind == "live") == (self.path is not None):
+            raise ValueError("`path` goes with kind s3-inventory or listing, and only there")
+        if (self.kind == "listing") != (self.as_of is not None):
+            raise ValueError("`as_of` goes with kind listing, and is required there")
+        return self
+
+
+class StoreSpec(_Section):
+    """Data at a site: an S3 bucket and prefix, or a folder."""
+
+    site: Name
+    role: Role
+    url: str = Field(pattern=r"^(s3://[^/]+(/.*)?|file:.+|memory:.+)$")
+    """`s3://BUCKET/PREFIX/` or `file:FOLDER` (from the workspace)."""
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
+    """The S3 endpoint's URL. Without it: AWS's of the region."""
+    region: str | None = None
+    credentials: Reference | None = None
+    """`profile:NAME`, `env:PREFIX` (PREFIX_ACCESS_KEY_ID, PREFIX_SECRET_ACCESS_KEY) or `file:PATH` (TOML)."""
+    kms_key: str | None = None
+    """The KMS key for what is written, as an ARN with its region. Multi-region keys (`mrk-`) are refused."""
+    backup_of: Name | None = None
+    """For a backup: the source store that it is the backup of."""
+    receives: tuple[Name, ...] | None = None
+    """For a target: the source stores whose objects it takes. Without it: all."""
+    concurrency_max: int = Field(default=64, ge=1, le=1024)
+    """Requests in flight at most, over all processes of a run. The tool finds its level below by itself."""
+    timeout: Seconds = 60
+    """How long one small request may take. Bodies get time by their size on top."""
+    inventory: InventorySource = InventorySource()
+
+    @property
+    def scheme(self) -> str:
+        return self.url.split(":", 1)[0]
+
+
+class DirectoryColumns(_Section):
+    """The names of the directory's columns."""
+
+    user: str = "user_id"
+    country: str = "country"
+    hold: str | None = None
+    status: str | None = None
+
+
+class Directory(_Section):
+    """The table of users."""
+
+    path: str
+    """CSV or Parquet: a path (from the workspace), or `store:NAME/KEY`."""
+    columns: DirectoryColumns = DirectoryColumns()
+    as_of: AwareDatetime
+    """The time that it shows."""
+    max_age: Seconds = 48 * 3600
+
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")
+
+
+class LayoutRule(_Section):
+    """Which keys belong to whom.
+
+    `{user}` and other `{names}` stand for one path segment, `{rest}` at the end for all that is left.
+    """
+
+    name: Name
+    pattern: str
+    category: Category | None = None
+    """Required unless the rule is for shared objects."""
+    shared: bool = False
+    """The keys belong to no single user."""
+    target: str | None = None
+    """The key at the target, from the same placeholders. Without it: the same key."""
+    stores: tuple[Name, ...] | None = None
+    """The source stores that the rule is for. Without it: all."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        names = _PLACEHOLDER.findall(self.pattern)
+        rest = "{rest}" in self.pattern
+        if "{" in _PLACEHOLDER.sub("", self.pattern) or "}" in _PLACEHOLDER.sub("", self.pattern) or "" in names:
+            raise ValueError("a pattern holds literal text and {names} of lower-case letters")
+        if len(set(names)) != len(names):
+            raise ValueError("a placeholder stands in a pattern once")
+        if re.search(r"\}\{", self.pattern):
+            raise ValueError("two placeholders need text between them")
+        if rest and not self.pattern.endswith("{rest}"):
+            raise ValueError("{rest} stands at the end")
+        if self.shared == ("user" in names):
+            raise ValueError("a rule names {user}, unless it is shared")
+        if self.shared == (self.category is not None):
+            raise ValueError("a rule has a category, unless it is shared")
+        if self.target is not None:
+            used = _PLACEHOLDER.findall(self.target)
+            if sorted(used) != sorted(names):
+                raise ValueError("`target` uses each placeholder of the pattern once, so that no two keys become one")
+            if re.search(r"\}\{", self.target) or (rest and not self.target.endswith("{rest}")):
+                raise ValueError("`target` keeps text between placeholders, and {rest} at the end")
+        return self
+
+    @property
+    def target_pattern(self) -> str:
+        return self.target or self.pattern
+
+
+class Layout(_Section):
+    """The rules, tried in order: the first that matches decides."""
+
+    rules: tuple[LayoutRule, ...] = Field(min_length=1)
+
+
+class Scope(_Section):
+    """Which users move: residents of the countries of a policy, with the decisions that it leaves open."""
+
+    policy: Literal["eea-uk-1"] = "eea-uk-1"
+    """The policy and its version: 38 codes of EU, EEA, the United Kingdom and EU territories."""
+    decisions: dict[Annotated[str, Field(pattern=r"^(CH|GI|JE|GG|IM|SJ)$")], Literal["in", "out", "review"]] = {}
+    """CH, GI, JE, GG, IM and SJ are in no list: decide each that the directory holds, or planning stops."""
+    statuses: tuple[str, ...] = ("active",)
+    """The directory's statuses that move. A user with another goes to review."""
+
+
+class PlacementRule(_Section):
+    """Where residents of some countries go. The first rule that names the country decides."""
+
+    name: Name
+    countries: tuple[Annotated[str, Field(pattern=r"^([A-Z]{2}|\*)$")], ...] = Field(min_length=1)
+    home: tuple[Name, ...] = Field(min_length=1)
+    """Sites to choose from, by weight."""
+    backup: tuple[Name, ...] = ()
+    """Sites for the second copy, by weight, never the home itself. Empty: no second copy."""
+
+
+class Placement(_Section):
+    rules: tuple[PlacementRule, ...] = Field(min_length=1)
+
+
+class Residency(_Section):
+    """Where data of users in scope may be, and from where it may be handled."""
+
+    target_countries: tuple[Country, ...] = Field(min_length=1)
+    """Countries that a target store may be in."""
+    worker_countries: tuple[Country, ...] = Field(min_length=1)
+    """Countries that a worker may run in: the bytes pass through it."""
+
+
+class Reconcile(_Section):
+    """What to do with keys that only the backup holds: they may have been deleted at the primary."""
+
+    backup_only: dict[Category, Literal["block", "copy", "exclude"]] = {}
+    """By category. What is not named blocks `run`."""
+
+
+class Waves(_Section):
+    """Users move in waves: a canary first, then the others by size, the small ones first."""
+
+    canary: Ppm = 10_000
+    """Share of the users in wave 0, chosen by the SHA-256 of their ids."""
+    count: int = Field(default=4, ge=1, le=10_000)
+    """How many waves follow, of about as many users each."""
+
+
+class Batches(_Section):
+    """The bounds of a unit of leasing."""
+
+    copies_max: int = Field(default=2_000, ge=2, le=100_000)
+    bytes_max: Size = 4 * 2**30
+
+
+class Copying(_Section):
+    """How an object is sent. Part of the plan: all workers must send the same parts."""
+
+    multipart_from: Size = 32 * 2**20
+    """Objects of this size and more go up in parts."""
+    part_bytes: Size = 16 * 2**20
+    """The size of a part, where the source's own parts cannot be told from its ETag."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if not 5 * 2**20 <= self.part_bytes <= 64 * 2**20:
+            raise ValueError("part_bytes lies between 5MiB (S3's least part) and 64MiB (memory)")
+        if not 5 * 2**20 <= self.multipart_from <= 64 * 2**20:
+            raise ValueError("multipart_from lies between 5MiB and 64MiB: smaller objects are held in memory whole")
+        return self
+
+
+class RunLimits(_Section):
+    """Limits of a run, over all its processes. The command line can set tighter or wider ones."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes on this machine."""
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    """Objects in flight a process."""
+    bytes_in_flight: Size = 128 * 2**20
+    """Bodies in memory, over all processes."""
+    limit_bytes: Rate | None = None
+    """Bytes a second read from the sources, such as 200MB/s."""
+    max_failures: int | None = Field(default=None, ge=1)
+    """Stop when so many copies were quarantined in this run."""
+    country: Country | None = None
+    """Where the workers run. MIGRATE_COUNTRY in the environment goes before it."""
+
+
+class Verification(_Section):
+    level: Level = Level.CONTENT
+    """What a user needs to go on. A deeper check serves, a shallower one does not."""
+
+
+class Privacy(_Section):
+    pseudonym_key: Reference = "file:.migrate/pseudonym.key"
+    """The key of the HMAC that stands for users and keys in logs. `migrate init` makes one."""
+
+
+class Spec(_Section):
+    """One migration."""
+
+    format: Literal[1] = Field(description="The version of this file's format.")
+    name: Name
+    time_zone: str = "UTC"
+    """IANA name, for times that are shown and for `--until`."""
+    sites: dict[Name, Site] = Field(min_length=1)
+    stores: dict[Name, StoreSpec] = Field(min_length=1)
+    directory: Directory
+    layout: Layout
+    scope: Scope = Scope()
+    placement: Placement
+    residency: Residency
+    reconcile: Reconcile = Reconcile()
+    waves: Waves = Waves()
+    batches: Batches = Batches()
+    copying: Copying = Copying()
+    run: RunLimits = RunLimits()
+    verify: Verification = Verification()
+    privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _joined(self) -> Self:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def by_role(self, *roles: Role) -> dict[str, StoreSpec]:
+        return {name: store for name, store in self.stores.items() if store.role in roles}
+
+    def target_store(self, site: str, source: str) -> str:
+        """The store at `site` that takes what comes from the source store `source`. The spec has exactly one."""
+        return next(
+            name
+            for name, store in self.by_role(Role.TARGET).items()
+            if store.site == site and (store.receives is None or source in store.receives)
+        )
+
+    def deciding(self) -> dict[str, Any]:
+        """The sections that decide who, what and where, as plain data: the part of the spec under the plan's digest."""
+        return self.model_dump(mode="json", exclude={"run", "privacy", "time_zone"})
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.time_zone)
+
+
+def _problems(spec: Spec) -> list[str]:
+    """What no single section can see. Each line begins with its place."""
+    problems: list[str] = []
+    try:
+        ZoneInfo(spec.time_zone)
+    except (KeyError, ValueError, OSError):
+        problems.append(f"time_zone: no such time zone: {spec.time_zone!r}")
+    sources = spec.by_role(Role.SOURCE)
+    if not sources:
+        problems.append("stores: no store has the role source")
+    for name, store in spec.stores.items():
+        problems += [f"stores.{name}.{line}" for line in _store_problems(spec, store)]
+    problems += _placement_problems(spec)
+    problems += _receiving_problems(spec)
+    for index, rule in enumerate(spec.layout.rules):
+        for source in rule.stores or ():
+            if source not in sources:
+                problems.append(f"layout.rules.{index}.stores: {source!r} is no source store")
+    names = [rule.name for rule in spec.layout.rules]
+    problems += [
+        f"layout.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    places = [
+        (store.endpoint or "", store.url.rstrip("/"))
+        for store in spec.stores.values()
+        if store.role is not Role.REPORTS
+    ]
+    for place in sorted({p for p in places if places.count(p) > 1}):
+        problems.append(f"stores: two stores are at {place[1]}")
+    return problems
+
+
+def _store_problems(spec: Spec, store: StoreSpec) -> list[str]:
+    problems = []
+    if store.site not in spec.sites:
+        problems.append(f"site: no site {store.site!r}")
+    elif store.role is Role.TARGET and spec.sites[store.site].country not in spec.residency.target_countries:
+        problems.append(
+            f"site: {store.site!r} is in {spec.sites[store.site].country}, which residency.target_countries does not allow"
+        )
+    if (store.role is Role.BACKUP) != (store.backup_of is not None):
+        problems.append("backup_of: goes with role backup, and is required there")
+    elif store.backup_of is not None and store.backup_of not in spec.by_role(Role.SOURCE):
+        problems.append(f"backup_of: {store.backup_of!r} is no source store")
+    if store.receives is not None:
+        if store.role is not Role.TARGET:
+            problems.append("receives: goes with role target")
+        problems += [
+            f"receives: {name!r} is no source store" for name in store.receives if name not in spec.by_role(Role.SOURCE)
+        ]
+    if store.scheme == "s3" and store.credentials is None:
+        problems.append("credentials: required for an s3 store: env:PREFIX, profile:NAME or file:PATH")
+    if store.scheme != "s3":
+        for key in ("endpoint", "region", "credentials", "kms_key"):
+            if getattr(store, key) is not None:
+                problems.append(f"{key}: goes with an s3 url")
+    if store.kms_key is not None and ("mrk-" in store.kms_key or store.role is not Role.TARGET):
+        problems.append("kms_key: a single-region key of a target store; a multi-region key (mrk-) leaves the country")
+    return problems
+
+
+def _placement_problems(spec: Spec) -> list[str]:
+    problems = []
+    target_sites = {store.site for store in spec.by_role(Role.TARGET).values()}
+    for index, rule in enumerate(spec.placement.rules):
+        for key, sites in (("home", rule.home), ("backup", rule.backup)):
+            problems += [
+                f"placement.rules.{index}.{key}: {site!r} has no target store"
+                for site in sites
+                if site not in target_sites
+            ]
+        if rule.backup and any(set(rule.backup) <= {home} for home in rule.home):
+            problems.append(f"placement.rules.{index}.backup: for some home no other site is left")
+    names = [rule.name for rule in spec.placement.rules]
+    problems += [
+        f"placement.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    return problems
+
+
+def _receiving_problems(spec: Spec) -> list[str]:
+    problems = []
+    targets = spec.by_role(Role.TARGET)
+    placed = {site for rule in spec.placement.rules for site in (*rule.home, *rule.backup)}
+    for site in sorted(placed & {store.site for store in targets.values()}):
+        for source in spec.by_role(Role.SOURCE):
+            takers = [
+                name
+                for name, store in targets.items()
+                if store.site == site and (store.receives is None or source in store.receives)
+            ]
+            if len(takers) != 1:
+                found = "none" if not takers else " and ".join(takers)
+                problems.append(f"stores: at site {site!r} exactly one target store receives {source!r}; found {found}")
+    return problems
+
+
+def parse_spec(text: str, *, place: str) -> Spec:
+    """Read a spec from TOML. SpecError with all problems, each with its place."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{place} is not TOML", [f"{place}: {error}"], remedy="Mend the line that is named.") from error
+    return spec_from_data(data, place=place)
+
+
+def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
+    """Like `parse_spec`, from plain data: what a plan keeps of its spec."""
+    try:
+        return Spec.model_validate(data)
+    except ValidationError as error:
+        problems = [
+            line for item in error.errors(include_url=False, include_input=False) for line in _lines(item, place)
+        ]
+        raise SpecError(
+            f"{place}: {len(problems)} problem{'s' if len(problems) != 1 else ''}",
+            problems,
+            remedy="docs/spec.md describes every key.",
+        ) from None  # pydantic's error repeats the input, which may hold what should not be shown
+
+
+def _lines(item: Any, place: str) -> list[str]:
+    where = ".".join(str(step) for step in item["loc"] if step != "[key]")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "unknown key"
+    return [f"{place}: {where}: {line}" if where else f"{place}: {line}" for line in message.split("\n")]
+
+
+def load_spec(path: Path) -> Spec:
+    """Read the spec at `path`. SpecError if it is not there, not UTF-8, or wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SpecError(f"no spec at {path}", remedy="`migrate init` writes one to start from.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} cannot be read: {error}", remedy="A spec is a UTF-8 text file.") from error
+    return parse_spec(text, place=str(path))
+
+
+def spec_time(value: datetime, spec: Spec) -> str:
+    """A time as the operator reads it: in the spec's zone, with its offset."""
+    return value.astimezone(spec.zone).isoformat(timespec="seconds")

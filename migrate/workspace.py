@@ -1,0 +1,60 @@
+"""The workspace: the folder that holds the specs (`plans/`) and what `migrate` keeps (`.migrate/`). Paths only, no content.
+
+Everything under `.migrate/` is private to its owner, because manifests and ledger hold user ids and keys (design, invariant 10).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths in and under one workspace folder."""
+
+    root: Path
+
+    @property
+    def specs(self) -> Path:
+        return self.root / "plans"
+
+    @property
+    def private(self) -> Path:
+        return self.root / ".migrate"
+
+    @property
+    def plans(self) -> Path:
+        """Built plans, one folder each, named by the first 16 hex digits of the digest."""
+        return self.private / "plans"
+
+    @property
+    def seals(self) -> Path:
+        """Sealed receipts and verdicts, one folder a plan."""
+        return self.private / "seals"
+
+    @property
+    def scratch(self) -> Path:
+        """What planning writes on the way: inventories as Parquet, DuckDB's spill files."""
+        return self.private / "scratch"
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.private / 'ledger.sqlite'}"
+
+    def capabilities(self, spec_name: str) -> Path:
+        """What `migrate doctor` found out about the stores of a spec."""
+        return self.private / f"capabilities-{spec_name}.json"
+
+    def ensure(self, folder: Path) -> Path:
+        """Make `folder` (and `.migrate/` above it), readable by the owner alone."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.private.exists():
+            self.private.chmod(0o700)
+        return folder
+
+
+def private_umask() -> None:
+    """From here on, new files are readable by their owner alone. The command line calls it once, first."""
+    os.umask(0o077)
