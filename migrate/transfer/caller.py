@@ -1,0 +1,163 @@
+"""Requests to stores: the one retry layer, and the one place where a store's concurrency is held (design, invariant 11).
+
+What is retried is named (`TransientStoreError` and its kinds), and bounded in attempts and time. When the attempts are used
+up, or a store denies, the question is whether the store is down or this one object cannot be had. If other requests to the
+store succeeded meanwhile, or it answers a harmless question, the object is at fault and its error goes on; else
+`UnreachableError` stops the run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+
+from migrate.errors import (
+    DeniedError,
+    NotFoundError,
+    PermanentStoreError,
+    StoreError,
+    ThrottledError,
+    TransientStoreError,
+    UnreachableError,
+)
+from migrate.stores.base import Store
+from migrate.transfer.limits import AdaptiveLimit, RateLimit
+
+T = TypeVar("T")
+
+_PROBE_KEY = ".migrate-is-anyone-there"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long one request is tried. Waits grow from `wait_seconds`, doubled, with jitter."""
+
+    attempts: int = 6
+    timeout_seconds: float = 120.0
+    wait_seconds: float = 0.2
+    wait_max_seconds: float = 10.0
+
+
+class _Line:
+    """One store with its limit and what is known of its health."""
+
+    def __init__(self, store: Store, limit: AdaptiveLimit) -> None:
+        self.store = store
+        self.limit = limit
+        self.successes = 0
+
+
+class Caller:
+    """Opens stores through the door's `opener`, once each, and sends requests to them. Thread-safe."""
+
+    def __init__(
+        self,
+        opener: Callable[[str], Store],
+        *,
+        concurrency: Callable[[str], int],
+        rate: RateLimit | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._opener = opener
+        self._concurrency = concurrency
+        self._retry = retry or RetryPolicy()
+        self._lines: dict[str, _Line] = {}
+        self._lock = threading.Lock()
+        self._retries = 0
+        self.rate = rate or RateLimit(None)
+
+    @property
+    def retries(self) -> int:
+        """How many requests were sent again, so far."""
+        return self._retries
+
+    def levels(self) -> dict[str, int]:
+        """The concurrency that each store is allowed now."""
+        return {name: line.limit.level for name, line in self._lines.items()}
+
+    def store(self, name: str) -> Store:
+        return self._line(name).store
+
+    def call(self, name: str, request: Callable[[Store], T]) -> T:
+        """Send `request` to the store `name`; its answer.
+
+        Raises PermanentStoreError at once, TransientStoreError when it stays that way though the store is up, and
+        UnreachableError when the store itself cannot be used.
+        """
+        line = self._line(name)
+        before = line.successes
+        try:
+            return self._tried(line, request)
+        except DeniedError as error:
+            self._blame(line, before, error)
+            raise
+        except TransientStoreError as error:
+            self._blame(line, before, error)
+            raise
+        except PermanentStoreError:
+            line.successes += 1  # an answer, if an unwelcome one
+            raise
+        except StoreError as error:
+            raise UnreachableError(str(error), remedy=error.remedy or f"Ask `migrate doctor` about {name}.") from error
+
+    def _tried(self, line: _Line, request: Callable[[Store], T]) -> T:
+        policy = self._retry
+        attempts = stamina.retry_context(
+            on=_again,
+            attempts=policy.attempts,
+            timeout=policy.timeout_seconds,
+            wait_initial=policy.wait_seconds,
+            wait_max=policy.wait_max_seconds,
+        )
+        for attempt in attempts:
+            with attempt:
+                if attempt.num > 1:
+                    self._retries += 1
+                return self._once(line, request)
+        raise AssertionError("stamina ends with a result or an error")
+
+    @staticmethod
+    def _once(line: _Line, request: Callable[[Store], T]) -> T:
+        with line.limit:
+            try:
+                answer = request(line.store)
+            except ThrottledError:
+                line.limit.throttled()
+                raise
+        line.successes += 1
+        line.limit.succeeded()
+        return answer
+
+    def _blame(self, line: _Line, before: int, error: StoreError) -> None:
+        """Return if the store is up; UnreachableError if it is not."""
+        if line.successes > before:
+            return
+        try:
+            line.store.head(_PROBE_KEY)
+        except NotFoundError:
+            return
+        except StoreError:
+            raise UnreachableError(
+                str(error), remedy=f"Ask `migrate doctor` about {line.store.name}, then run again."
+            ) from error
+
+    def _line(self, name: str) -> _Line:
+        line = self._lines.get(name)
+        if line is None:
+            with self._lock:
+                line = self._lines.get(name)
+                if line is None:
+                    line = _Line(self._opener(name), AdaptiveLimit(self._concurrency(name)))
+                    self._lines[name] = line
+        return line
+
+
+def _again(error: Exception) -> bool | float:
+    """Whether to try once more; a number is the wait that the store asked for, bounded."""
+    if isinstance(error, ThrottledError) and error.wait_seconds is not None:
+        return min(error.wait_seconds, 30.0)
+    return isinstance(error, TransientStoreError)

@@ -1,0 +1,101 @@
+"""What bounds a worker: bytes in flight, bytes a second, requests at once a store (design, invariant 11).
+
+The byte budget belongs to the one thread that hands out work, so it needs no lock and keeps order: a later part never holds
+the memory that an earlier one waits for. The other two are shared by all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class ByteBudget:
+    """Bodies in memory, by bytes. Used by the dispatching thread alone."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._total = total_bytes
+        self.used = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Reserve, if it fits. One body larger than the whole budget may be in flight alone."""
+        if self.used and self.used + size_bytes > self._total:
+            return False
+        self.used += size_bytes
+        return True
+
+    def give(self, size_bytes: int) -> None:
+        self.used -= size_bytes
+
+
+class RateLimit:
+    """A token bucket of one second's depth: at most `bytes_per_second` on average. None: no limit."""
+
+    def __init__(
+        self,
+        bytes_per_second: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def wait(self, size_bytes: int) -> None:
+        """Return when `size_bytes` more may be read."""
+        if self._rate is None:
+            return
+        with self._lock:
+            now = self._clock()
+            start = max(self._free_at, now - 1.0)
+            self._free_at = start + size_bytes / self._rate
+            delay = self._free_at - now
+        if delay > 0:
+            self._sleep(delay)
+
+
+class AdaptiveLimit:
+    """Requests at once to one store: halved when it asks for less, raised by one after each full round of successes.
+
+    Additive increase, multiplicative decrease, as TCP does it; a burst of refusals within a second counts once.
+    """
+
+    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = max(1, most)
+        self._clock = clock
+        self._free = threading.Condition()
+        self._in_use = 0
+        self._successes = 0
+        self._lowered_at = float("-inf")
+        self.level = self._most
+
+    def __enter__(self) -> None:
+        with self._free:
+            while self._in_use >= self.level:
+                self._free.wait()
+            self._in_use += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._free:
+            self._in_use -= 1
+            self._free.notify()
+
+    def succeeded(self) -> None:
+        with self._free:
+            self._successes += 1
+            if self.level < self._most and self._successes >= self.level:
+                self._successes = 0
+                self.level += 1
+                self._free.notify()
+
+    def throttled(self) -> None:
+        with self._free:
+            now = self._clock()
+            if now - self._lowered_at >= 1.0:
+                self._lowered_at = now
+                self._successes = 0
+                self.level = max(1, self.level // 2)

@@ -1,0 +1,492 @@
+"""One object that is too large for memory: sent in parts that are read once each and written to every target.
+
+`PartedCopy` is the object's state between its jobs. It knows no ledger: whoever drives it commits each `UploadStarted` before
+it asks for parts, and each `PartSent` before it asks to finish, so that a killed run goes on at the next part (design,
+invariant 1). Jobs run in threads; `PartedCopy` itself is touched by the driving thread alone.
+
+The digest is composite: the SHA-256 over the parts' SHA-256s. Parts can then be hashed side by side, and a resumed copy does
+not read again what it has sent. Only where the source's ETag is a plain MD5 are sent parts read again (not sent again),
+because nothing else can show that the whole is what the source has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from migrate.errors import CorruptBodyError, MigrateError, NotFoundError, StoreError, UnsupportedError
+from migrate.model import (
+    Attributes,
+    CopyResult,
+    Evidence,
+    ObjectInfo,
+    Outcome,
+    PlannedCopy,
+    PlannedObject,
+    Receipt,
+    Tags,
+    attributes_digest,
+    composite_sha256,
+)
+from migrate.stores.base import PartInfo, Store
+from migrate.transfer.caller import Caller
+from migrate.transfer.integrity import composite_etag, looks_like_md5, part_bytes_for, part_ranges
+from migrate.transfer.whole import DriftedError, as_drift, check_source, failed, kept_attributes, read_tags
+
+
+@dataclass(frozen=True, slots=True)
+class PartSent:
+    """One part of one copy that a target has confirmed."""
+
+    ordinal: int
+    number: int
+    etag: str
+    md5: bytes
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadStarted:
+    """A multipart upload that now exists at a target. `attributes` is the digest of what it was begun with."""
+
+    ordinal: int
+    upload_id: str
+    part_bytes: int
+    attributes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What the ledger remembers of an upload: how it was begun and the parts that were confirmed."""
+
+    started: UploadStarted
+    parts: Mapping[int, PartSent]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The source was looked at; some copies may be settled already, the others have an upload."""
+
+    settled: tuple[CopyResult, ...]
+    started: tuple[UploadStarted, ...]
+    uploads: Mapping[int, Upload]
+    attributes: Attributes
+    tags: Tags
+    etag_md5: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """One part was read, and sent to those copies that lacked it; or copies failed at it."""
+
+    number: int
+    size: int
+    sent: tuple[PartSent, ...]
+    failed: tuple[CopyResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of all copies that were still open."""
+
+    settled: tuple[CopyResult, ...]
+
+
+Event = Begun | PartDone | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for a thread: `run` returns an Event. `cost` is the memory it needs, in bytes."""
+
+    cost: int
+    run: Callable[[], Event]
+
+
+class _OrderedMd5:
+    """An MD5 over parts that arrive side by side: each waits for its turn. Jobs are handed out in order, so turns come."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._turn = threading.Condition()
+        self._next = 1
+        self._broken = False
+
+    def feed(self, number: int, body: bytes) -> None:
+        with self._turn:
+            while self._next < number and not self._broken:
+                self._turn.wait()
+            if self._broken or self._next > number:
+                return
+            self._digest.update(body)
+            self._next += 1
+            self._turn.notify_all()
+
+    def give_up(self) -> None:
+        with self._turn:
+            self._broken = True
+            self._turn.notify_all()
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+
+@dataclass(slots=True)
+class _Open:
+    """A copy that is under way."""
+
+    copy: PlannedCopy
+    upload: UploadStarted
+    parts: dict[int, PartSent] = field(default_factory=dict)
+
+
+class PartedCopy:
+    """The copies of one large object, from the first look to the receipts."""
+
+    def __init__(
+        self,
+        planned: PlannedObject,
+        copies: Sequence[PlannedCopy],
+        known: Mapping[int, Upload],
+        repairs: Mapping[int, str | None],
+        *,
+        caller: Caller,
+        configured_part_bytes: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.planned = planned
+        self._copies = tuple(copies)
+        self._known = known
+        self._repairs = repairs
+        self._caller = caller
+        self._now = now
+        self.part_bytes = part_bytes_for(planned.size, planned.etag, configured_part_bytes)
+        self._ranges = part_ranges(planned.size, self.part_bytes)
+        self._open: dict[int, _Open] = {}
+        self._begun: Begun | None = None
+        self._ordered: _OrderedMd5 | None = None
+        self._parts_left = 0
+
+    # the driving thread
+
+    def begin(self) -> Job:
+        """The first job. Its Begun goes to `on_begun`."""
+        return Job(0, self._begin)
+
+    def on_begun(self, begun: Begun) -> Iterator[Job]:
+        """Take note; the parts' jobs, in order. What `begun.started` names must be durable before they are run."""
+        self._begun = begun
+        for copy in self._copies:
+            upload = begun.uploads.get(copy.ordinal)
+            if upload is not None:
+                self._open[copy.ordinal] = _Open(copy, upload.started, dict(upload.parts))
+        if not self._open:
+            return iter(())
+        if begun.etag_md5 is not None:
+            self._ordered = _OrderedMd5()
+        numbers = [
+            number
+            for number in range(1, len(self._ranges) + 1)
+            if self._ordered is not None or any(number not in copy.parts for copy in self._open.values())
+        ]
+        self._parts_left = len(numbers)
+        return (self._part_job(number) for number in numbers)
+
+    def on_part(self, done: PartDone) -> None:
+        """Take note of a part. What `done.sent` names must be durable before `finish` is run."""
+        self._parts_left -= 1
+        for part in done.sent:
+            if part.ordinal in self._open:
+                self._open[part.ordinal].parts[part.number] = part
+        for result in done.failed:
+            self._open.pop(result.ordinal, None)
+        if not self._open and self._ordered is not None:
+            self._ordered.give_up()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether some copy still needs parts or its end."""
+        return bool(self._open)
+
+    @property
+    def parts_are_done(self) -> bool:
+        return self._parts_left == 0
+
+    def finish(self) -> Job:
+        """The last job: join the parts at each target."""
+        copies = tuple(self._open.values())
+        return Job(0, lambda: Finished(tuple(self._finish(copy) for copy in copies)))
+
+    # in threads
+
+    def _begin(self) -> Begun:
+        try:
+            info = self._caller.call(self.planned.store, lambda store: store.head(self.planned.key))
+            check_source(self.planned, info)
+            tags = read_tags(self.planned, info, self._caller)
+        except (DriftedError, StoreError) as error:
+            return self._nothing(self._source_results(error))
+        attributes = kept_attributes(info)
+        settled: list[CopyResult] = []
+        started: list[UploadStarted] = []
+        uploads: dict[int, Upload] = {}
+        for copy in self._copies:
+            try:
+                found = self._caller.call(
+                    copy.store, lambda store, copy=copy: self._begin_at(store, copy, attributes, tags, info)
+                )
+            except StoreError as error:
+                settled.append(failed(copy, error))
+                continue
+            if isinstance(found, CopyResult):
+                settled.append(found)
+            else:
+                uploads[copy.ordinal] = found
+                if not found.parts:
+                    started.append(found.started)
+        return Begun(tuple(settled), tuple(started), uploads, attributes, tags, info.etag_md5)
+
+    def _begin_at(
+        self, store: Store, copy: PlannedCopy, attributes: Attributes, tags: Tags, info: ObjectInfo
+    ) -> Upload | CopyResult:
+        """The upload to go on with, a new one, or the result where the target has the object already."""
+        key = self.planned.target_key
+        if not store.capabilities.multipart:
+            raise UnsupportedError(store.name, "multipart", "the store takes no object in parts")
+        if tags and not store.capabilities.tags:
+            raise UnsupportedError(store.name, "tags", "the store keeps no tags")
+        digest = attributes_digest(attributes, tags)
+        known = self._known.get(copy.ordinal)
+        if known is not None and known.started.part_bytes == self.part_bytes and known.started.attributes == digest:
+            try:
+                there = {part.number: part for part in store.list_parts(key, known.started.upload_id)}
+            except NotFoundError:
+                there = None
+            if there is not None:
+                kept = {
+                    number: part
+                    for number, part in known.parts.items()
+                    if number in there and there[number].etag == part.etag and there[number].size == part.size
+                }
+                return Upload(known.started, kept)
+        found = self._head(store)
+        if found is not None:
+            result = self._settle_existing(store, copy, found, known, attributes, tags, info)
+            if result is not None:
+                return result
+        for upload in store.list_uploads(key):
+            if upload.key == key:  # ours, from a life whose ledger entry was lost: parts in the wrong hands
+                store.abort_upload(key, upload.upload_id)
+        upload_id = store.create_upload(key, attributes=attributes)
+        return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, digest), {})
+
+    def _head(self, store: Store) -> ObjectInfo | None:
+        try:
+            return store.head(self.planned.target_key)
+        except NotFoundError:
+            return None
+
+    def _settle_existing(
+        self,
+        store: Store,
+        copy: PlannedCopy,
+        found: ObjectInfo,
+        known: Upload | None,
+        attributes: Attributes,
+        tags: Tags,
+        info: ObjectInfo,
+    ) -> CopyResult | None:
+        """The result where the target key is taken; None where a repair may replace what is there."""
+        parts = self._complete(known)
+        digest = attributes_digest(attributes, tags)
+        kept_tags = store.get_tags(self.planned.target_key) if store.capabilities.tags else {}
+        same_attributes = attributes_digest(kept_attributes(found), kept_tags) == digest
+        if parts is not None and found.etag == composite_etag([part.md5 for part in parts]) and same_attributes:
+            # completed by a life that ended before its receipt
+            return self._receipt(Outcome.COPIED, copy, parts, digest, found, self._evidence(parts, info.etag))
+        if found.size == self.planned.size and same_attributes:
+            parts, evidence = self._compare(store, copy, found, info)
+            if parts is not None:
+                return self._receipt(Outcome.PRESENT, copy, parts, digest, found, evidence)
+        if copy.ordinal in self._repairs and self._repairs[copy.ordinal] in (None, found.etag):
+            return None
+        detail = f"{store.name}: the target key holds something else"
+        return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
+
+    def _compare(
+        self, store: Store, copy: PlannedCopy, found: ObjectInfo, info: ObjectInfo
+    ) -> tuple[list[PartSent] | None, Evidence]:
+        """Read both ends, part by part; the parts if they are equal."""
+        parts: list[PartSent] = []
+        whole = hashlib.md5(usedforsecurity=False)
+        for number, (start, length) in enumerate(self._ranges, 1):
+            body = self._read(number)
+            with store.get(self.planned.target_key, if_match=found.etag, start=start, length=length) as download:
+                if download.read() != body:
+                    return None, Evidence.LENGTH
+            whole.update(body)
+            parts.append(_part(copy.ordinal, number, body, ""))
+        if info.etag_md5 is not None and info.etag_md5 != whole.digest():
+            raise CorruptBodyError(
+                self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
+            )
+        return parts, Evidence.MD5 if info.etag_md5 is not None else self._evidence(parts, info.etag)
+
+    def _part_job(self, number: int) -> Job:
+        return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
+
+    def _send_part(self, number: int) -> PartDone:
+        size = self._ranges[number - 1][1]
+        lacking = [copy for copy in list(self._open.values()) if number not in copy.parts]
+        if not lacking and self._ordered is None:
+            return PartDone(number, size, (), ())
+        try:
+            body = self._read(number)
+        except (DriftedError, StoreError) as error:
+            if self._ordered is not None:
+                self._ordered.give_up()
+            for copy in list(self._open.values()):
+                self._abort(copy)
+            return PartDone(number, size, (), self._source_results(error))
+        if self._ordered is not None:
+            self._ordered.feed(number, body)
+        sent: list[PartSent] = []
+        gone: list[CopyResult] = []
+        for copy in lacking:
+            try:
+                sent.append(self._put_part(copy, number, body))
+            except StoreError as error:
+                self._abort(copy)
+                gone.append(failed(copy.copy, error))
+        return PartDone(number, size, tuple(sent), tuple(gone))
+
+    def _read(self, number: int) -> bytes:
+        start, length = self._ranges[number - 1]
+        self._caller.rate.wait(length)
+
+        def read(store: Store) -> bytes:
+            with store.get(self.planned.key, if_match=self.planned.etag, start=start, length=length) as download:
+                check_source(self.planned, download.info)
+                body = download.read()
+            if len(body) != length:
+                raise CorruptBodyError(
+                    store.name, "GET", f"{len(body)} bytes came instead of {length}", key=self.planned.key
+                )
+            return body
+
+        try:
+            return self._caller.call(self.planned.store, read)
+        except StoreError as error:
+            raise as_drift(self.planned, self._caller, error) from error
+
+    def _put_part(self, copy: _Open, number: int, body: bytes) -> PartSent:
+        part = _part(copy.copy.ordinal, number, body, "")
+        etag = self._caller.call(
+            copy.copy.store,
+            lambda store: store.put_part(self.planned.target_key, copy.upload.upload_id, number, body, md5=part.md5),
+        )
+        return PartSent(part.ordinal, number, etag, part.md5, part.sha256, part.size)
+
+    def _finish(self, copy: _Open) -> CopyResult:
+        assert self._begun is not None, "finish comes after on_begun"
+        parts = [copy.parts[number] for number in sorted(copy.parts)]
+        if len(parts) != len(self._ranges):
+            raise MigrateError(
+                f"{len(parts)} of {len(self._ranges)} parts are confirmed, and the copy was to be finished"
+            )
+        try:
+            evidence = self._final_evidence(parts)
+        except CorruptBodyError as error:
+            self._abort(copy)
+            return failed(copy.copy, error)
+        listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
+        tags, digest = self._begun.tags, attributes_digest(self._begun.attributes, self._begun.tags)
+
+        def complete(store: Store) -> CopyResult:
+            try:
+                done = store.complete_upload(self.planned.target_key, copy.upload.upload_id, listed, tags=tags)
+            except NotFoundError:
+                done = None  # perhaps the answer to our own first try was lost: look
+            found = store.head(self.planned.target_key)
+            expected = composite_etag([part.md5 for part in parts])
+            if found.size != self.planned.size or (store.capabilities.etag_is_md5 and found.etag != expected):
+                raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
+            version = done.version_id if done is not None else found.version_id
+            receipt = Receipt(_composite(parts), self.part_bytes, digest, found.etag, version, evidence, self._now())
+            return CopyResult(copy.copy.ordinal, Outcome.COPIED, receipt)
+
+        try:
+            return self._caller.call(copy.copy.store, complete)
+        except StoreError as error:
+            return failed(copy.copy, error)
+
+    def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:
+        assert self._begun is not None, "evidence comes after on_begun"
+        if self._ordered is not None:
+            if self._ordered.digest() != self._begun.etag_md5:
+                raise CorruptBodyError(
+                    self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
+                )
+            return Evidence.MD5
+        return self._evidence(parts, self.planned.etag)
+
+    @staticmethod
+    def _evidence(parts: Sequence[PartSent], etag: str) -> Evidence:
+        return Evidence.COMPOSITE if composite_etag([part.md5 for part in parts]) == etag else Evidence.LENGTH
+
+    def _complete(self, known: Upload | None) -> list[PartSent] | None:
+        if known is None or known.started.part_bytes != self.part_bytes or len(known.parts) != len(self._ranges):
+            return None
+        return [known.parts[number] for number in sorted(known.parts)]
+
+    def _receipt(
+        self,
+        outcome: Outcome,
+        copy: PlannedCopy,
+        parts: Sequence[PartSent],
+        digest: bytes,
+        found: ObjectInfo,
+        evidence: Evidence,
+    ) -> CopyResult:
+        receipt = Receipt(
+            _composite(parts), self.part_bytes, digest, found.etag, found.version_id, evidence, self._now()
+        )
+        return CopyResult(copy.ordinal, outcome, receipt)
+
+    def _abort(self, copy: _Open) -> None:
+        """Take the parts away from the target; what cannot be taken away now is found by the next look for orphan uploads."""
+        try:
+            self._caller.call(
+                copy.copy.store, lambda store: store.abort_upload(self.planned.target_key, copy.upload.upload_id)
+            )
+        except StoreError:
+            return
+
+    def _source_results(self, error: Exception) -> tuple[CopyResult, ...]:
+        copies = [entry.copy for entry in self._open.values()] if self._begun else list(self._copies)
+        if isinstance(error, DriftedError):
+            return tuple(CopyResult(copy.ordinal, Outcome.DRIFTED, reason=error.reason) for copy in copies)
+        assert isinstance(error, StoreError), "only these two are caught"
+        return tuple(failed(copy, error) for copy in copies)
+
+    @staticmethod
+    def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
+        return Begun(settled, (), {}, Attributes(), {}, None)
+
+
+def _part(ordinal: int, number: int, body: bytes, etag: str) -> PartSent:
+    md5 = hashlib.md5(body, usedforsecurity=False).digest()
+    return PartSent(ordinal, number, etag, md5, hashlib.sha256(body).digest(), len(body))
+
+
+def _composite(parts: Sequence[PartSent]) -> bytes:
+    return composite_sha256(part.sha256 for part in parts)
+
+
+def remembered_part(ordinal: int, number: int, etag: str, sha256: bytes, size: int) -> PartSent:
+    """A part as the ledger remembers it: its MD5 is its ETag, where that is one."""
+    return PartSent(ordinal, number, etag, looks_like_md5(etag) or b"", sha256, size)

@@ -1,0 +1,232 @@
+"""One object that is held in memory whole: one GET, one PUT a target, one result a copy.
+
+The target is never overwritten blindly. Where the store has conditional PUT, it is asked to create; else it is looked at
+first. If something is there already it is compared: equal content, attributes and tags make the copy `present`; anything
+else is left alone and the copy quarantined as `occupied`, unless a repair names the ETag that it may replace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from migrate.errors import (
+    NotFoundError,
+    PermanentStoreError,
+    PreconditionError,
+    StoreError,
+    TransientStoreError,
+    UnsupportedError,
+)
+from migrate.model import (
+    Attributes,
+    CopyResult,
+    Evidence,
+    ObjectInfo,
+    Outcome,
+    PlannedCopy,
+    PlannedObject,
+    Receipt,
+    Tags,
+    attributes_digest,
+)
+from migrate.stores.base import Store
+from migrate.transfer.caller import Caller
+from migrate.transfer.integrity import check_whole
+
+DEFAULT_CONTENT_TYPE = "binary/octet-stream"  # S3 API reference, PutObject: what an object without one is served as
+
+
+class DriftedError(Exception):
+    """The source is not what was planned: `changed` or `gone`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What was read of a source, with its digests."""
+
+    data: bytes
+    md5: bytes
+    sha256: bytes
+    attributes: Attributes
+    tags: Tags
+    evidence: Evidence
+
+    @property
+    def attributes_digest(self) -> bytes:
+        return attributes_digest(self.attributes, self.tags)
+
+
+def kept_attributes(info: ObjectInfo) -> Attributes:
+    """The attributes to write: those of the source, with S3's own default where it has no content type."""
+    if info.attributes.content_type is None:
+        return replace(info.attributes, content_type=DEFAULT_CONTENT_TYPE)
+    return info.attributes
+
+
+def copy_whole(
+    planned: PlannedObject,
+    copies: Sequence[PlannedCopy],
+    repairs: Mapping[int, str | None],
+    caller: Caller,
+    now: Callable[[], datetime],
+) -> list[CopyResult]:
+    """Copy one object to `copies`; a result each.
+
+    `repairs` holds, by ordinal, the ETag that a verification saw at the target and that may be replaced. UnreachableError
+    where a store is down: nothing is settled then, and the copies stay pending.
+    """
+    try:
+        body = read_source(planned, caller)
+    except DriftedError as drift:
+        return [CopyResult(copy.ordinal, Outcome.DRIFTED, reason=drift.reason) for copy in copies]
+    except StoreError as error:
+        return [failed(copy, error) for copy in copies]
+    return [_copy_to(planned, copy, body, repairs, caller, now) for copy in copies]
+
+
+def failed(copy: PlannedCopy, error: StoreError) -> CopyResult:
+    """The copy is set aside for good, with its reason."""
+    return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason=error.code, detail=str(error))
+
+
+def check_source(planned: PlannedObject, info: ObjectInfo) -> None:
+    """DriftedError unless `info` is the planned version."""
+    if info.etag != planned.etag or info.size != planned.size:
+        raise DriftedError("changed")
+    if planned.version_id is not None and info.version_id is not None and info.version_id != planned.version_id:
+        raise DriftedError("changed")
+
+
+def as_drift(planned: PlannedObject, caller: Caller, error: StoreError) -> Exception:
+    """What an error at the source means: DriftedError if the object changed or is gone, after a second look; else the error."""
+    if isinstance(error, PreconditionError):
+        return DriftedError("changed")
+    if isinstance(error, NotFoundError):
+        try:
+            check_source(planned, caller.call(planned.store, lambda store: store.head(planned.key)))
+        except NotFoundError:
+            return DriftedError("gone")
+        except DriftedError as drift:
+            return drift
+        return TransientStoreError(planned.store, "GET", "not found, then found again", key=planned.key)
+    return error
+
+
+def read_source(planned: PlannedObject, caller: Caller) -> Body:
+    """The object as planned, whole. DriftedError or StoreError where that cannot be."""
+    caller.rate.wait(planned.size)
+
+    def read(store: Store) -> tuple[ObjectInfo, bytes, bytes, Evidence]:
+        with store.get(planned.key, if_match=planned.etag) as download:
+            check_source(planned, download.info)
+            data = download.read()
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        return download.info, data, md5, check_whole(download.info, data, md5, planned.size, store.name)
+
+    try:
+        info, data, md5, evidence = caller.call(planned.store, read)
+        tags = read_tags(planned, info, caller)
+    except (PreconditionError, NotFoundError) as error:
+        raise as_drift(planned, caller, error) from error
+    sha256 = hashlib.sha256(data).digest()
+    return Body(data, md5, sha256, kept_attributes(info), tags, evidence)
+
+
+def read_tags(planned: PlannedObject, info: ObjectInfo, caller: Caller) -> Tags:
+    """The source's tags: asked for only where the headers say that there are any."""
+    if not info.tag_count:
+        return {}
+    return caller.call(planned.store, lambda store: store.get_tags(planned.key, version_id=info.version_id))
+
+
+def _copy_to(
+    planned: PlannedObject,
+    copy: PlannedCopy,
+    body: Body,
+    repairs: Mapping[int, str | None],
+    caller: Caller,
+    now: Callable[[], datetime],
+) -> CopyResult:
+    def put(store: Store, *, create_only: bool = False, if_match: str | None = None) -> tuple[str, str | None]:
+        result = store.put(
+            planned.target_key,
+            body.data,
+            attributes=body.attributes,
+            tags=body.tags,
+            md5=body.md5,
+            create_only=create_only,
+            if_match=if_match,
+        )
+        return result.etag, result.version_id
+
+    def receipt(outcome: Outcome, etag: str, version_id: str | None) -> CopyResult:
+        made = Receipt(body.sha256, 0, body.attributes_digest, etag, version_id, body.evidence, now())
+        return CopyResult(copy.ordinal, outcome, made)
+
+    tries = 0
+
+    def once(store: Store) -> CopyResult:
+        nonlocal tries
+        tries += 1
+        conditional = store.capabilities.conditional_put
+        if not conditional or copy.ordinal in repairs:
+            found = _head(store, planned.target_key)
+            if found is None:
+                return receipt(Outcome.COPIED, *put(store, create_only=conditional))
+        else:
+            try:
+                return receipt(Outcome.COPIED, *put(store, create_only=True))
+            except PreconditionError:
+                found = _head(store, planned.target_key)
+                if found is None:
+                    raise TransientStoreError(store.name, "PUT", "refused as existing, then not found") from None
+        if is_equal(store, planned.target_key, found, body):
+            # on a second try it is our own first one, whose answer was lost
+            return receipt(Outcome.COPIED if tries > 1 else Outcome.PRESENT, found.etag, found.version_id)
+        if copy.ordinal in repairs and repairs[copy.ordinal] in (None, found.etag):
+            return receipt(Outcome.COPIED, *put(store, if_match=found.etag if conditional else None))
+        return CopyResult(
+            copy.ordinal,
+            Outcome.QUARANTINED,
+            reason="occupied",
+            detail=f"{store.name}: the target key holds something else",
+        )
+
+    try:
+        return caller.call(copy.store, once)
+    except (PermanentStoreError, TransientStoreError) as error:
+        return failed(copy, error)
+
+
+def _head(store: Store, key: str) -> ObjectInfo | None:
+    try:
+        return store.head(key)
+    except NotFoundError:
+        return None
+
+
+def is_equal(store: Store, key: str, found: ObjectInfo, body: Body) -> bool:
+    """Whether the target holds this content with these attributes and tags; read again where its ETag is no MD5."""
+    if found.size != len(body.data):
+        return False
+    if found.etag_md5 != body.md5:
+        if found.etag_md5 is not None and store.capabilities.etag_is_md5:
+            return False
+        digest = hashlib.sha256()
+        with store.get(key, if_match=found.etag) as download:
+            for chunk in download.chunks():
+                digest.update(chunk)
+        if digest.digest() != body.sha256:
+            return False
+    try:
+        tags = store.get_tags(key) if found.tag_count or body.tags else {}
+    except UnsupportedError:
+        return False
+    return attributes_digest(kept_attributes(found), tags) == body.attributes_digest
