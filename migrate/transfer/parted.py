@@ -12,7 +12,6 @@ because nothing else can show that the whole is what the source has.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,110 +28,23 @@ from migrate.model import (
     Receipt,
     Tags,
     attributes_digest,
-    composite_sha256,
 )
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.integrity import composite_etag, looks_like_md5, part_bytes_for, part_ranges
+from migrate.transfer.integrity import composite_etag, part_bytes_for, part_ranges
+from migrate.transfer.parts import (
+    Begun,
+    Finished,
+    Job,
+    OrderedMd5,
+    PartDone,
+    PartSent,
+    Upload,
+    UploadStarted,
+    new_part,
+    whole_digest,
+)
 from migrate.transfer.whole import DriftedError, as_drift, check_source, failed, kept_attributes, read_tags
-
-
-@dataclass(frozen=True, slots=True)
-class PartSent:
-    """One part of one copy that a target has confirmed."""
-
-    ordinal: int
-    number: int
-    etag: str
-    md5: bytes
-    sha256: bytes
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class UploadStarted:
-    """A multipart upload that now exists at a target. `attributes` is the digest of what it was begun with."""
-
-    ordinal: int
-    upload_id: str
-    part_bytes: int
-    attributes: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """What the ledger remembers of an upload: how it was begun and the parts that were confirmed."""
-
-    started: UploadStarted
-    parts: Mapping[int, PartSent]
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The source was looked at; some copies may be settled already, the others have an upload."""
-
-    settled: tuple[CopyResult, ...]
-    started: tuple[UploadStarted, ...]
-    uploads: Mapping[int, Upload]
-    attributes: Attributes
-    tags: Tags
-    etag_md5: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class PartDone:
-    """One part was read, and sent to those copies that lacked it; or copies failed at it."""
-
-    number: int
-    size: int
-    sent: tuple[PartSent, ...]
-    failed: tuple[CopyResult, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The end of all copies that were still open."""
-
-    settled: tuple[CopyResult, ...]
-
-
-Event = Begun | PartDone | Finished
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Work for a thread: `run` returns an Event. `cost` is the memory it needs, in bytes."""
-
-    cost: int
-    run: Callable[[], Event]
-
-
-class _OrderedMd5:
-    """An MD5 over parts that arrive side by side: each waits for its turn. Jobs are handed out in order, so turns come."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._turn = threading.Condition()
-        self._next = 1
-        self._broken = False
-
-    def feed(self, number: int, body: bytes) -> None:
-        with self._turn:
-            while self._next < number and not self._broken:
-                self._turn.wait()
-            if self._broken or self._next > number:
-                return
-            self._digest.update(body)
-            self._next += 1
-            self._turn.notify_all()
-
-    def give_up(self) -> None:
-        with self._turn:
-            self._broken = True
-            self._turn.notify_all()
-
-    def digest(self) -> bytes:
-        return self._digest.digest()
 
 
 @dataclass(slots=True)
@@ -168,7 +80,7 @@ class PartedCopy:
         self._ranges = part_ranges(planned.size, self.part_bytes)
         self._open: dict[int, _Open] = {}
         self._begun: Begun | None = None
-        self._ordered: _OrderedMd5 | None = None
+        self._ordered: OrderedMd5 | None = None
         self._parts_left = 0
 
     # the driving thread
@@ -187,7 +99,7 @@ class PartedCopy:
         if not self._open:
             return iter(())
         if begun.etag_md5 is not None:
-            self._ordered = _OrderedMd5()
+            self._ordered = OrderedMd5()
         numbers = [
             number
             for number in range(1, len(self._ranges) + 1)
@@ -196,16 +108,17 @@ class PartedCopy:
         self._parts_left = len(numbers)
         return (self._part_job(number) for number in numbers)
 
-    def on_part(self, done: PartDone) -> None:
-        """Take note of a part. What `done.sent` names must be durable before `finish` is run."""
+    def on_part(self, done: PartDone) -> PartDone:
+        """Take note of a part; what of it is news. The news in `sent` must be durable before `finish` is run."""
         self._parts_left -= 1
-        for part in done.sent:
-            if part.ordinal in self._open:
-                self._open[part.ordinal].parts[part.number] = part
-        for result in done.failed:
-            self._open.pop(result.ordinal, None)
+        sent = tuple(part for part in done.sent if part.ordinal in self._open)
+        for part in sent:
+            self._open[part.ordinal].parts[part.number] = part
+        # several parts may fail at once: the first one decides
+        news = tuple(result for result in done.failed if self._open.pop(result.ordinal, None) is not None)
         if not self._open and self._ordered is not None:
             self._ordered.give_up()
+        return PartDone(done.number, done.size, sent, news)
 
     @property
     def is_open(self) -> bool:
@@ -246,12 +159,13 @@ class PartedCopy:
                 settled.append(found)
             else:
                 uploads[copy.ordinal] = found
-                if not found.parts:
+                known = self._known.get(copy.ordinal)
+                if known is None or found.started != known.started:
                     started.append(found.started)
         return Begun(tuple(settled), tuple(started), uploads, attributes, tags, info.etag_md5)
 
     def _begin_at(
-        self, store: Store, copy: PlannedCopy, attributes: Attributes, tags: Tags, info: ObjectInfo
+        self, store: Store, *, copy: PlannedCopy, attributes: Attributes, tags: Tags, info: ObjectInfo
     ) -> Upload | CopyResult:
         """The upload to go on with, a new one, or the result where the target has the object already."""
         key = self.planned.target_key
@@ -329,7 +243,7 @@ class PartedCopy:
                 if download.read() != body:
                     return None, Evidence.LENGTH
             whole.update(body)
-            parts.append(_part(copy.ordinal, number, body, ""))
+            parts.append(new_part(copy.ordinal, number, body))
         if info.etag_md5 is not None and info.etag_md5 != whole.digest():
             raise CorruptBodyError(
                 self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
@@ -384,7 +298,7 @@ class PartedCopy:
             raise as_drift(self.planned, self._caller, error) from error
 
     def _put_part(self, copy: _Open, number: int, body: bytes) -> PartSent:
-        part = _part(copy.copy.ordinal, number, body, "")
+        part = new_part(copy.copy.ordinal, number, body)
         etag = self._caller.call(
             copy.copy.store,
             lambda store: store.put_part(self.planned.target_key, copy.upload.upload_id, number, body, md5=part.md5),
@@ -416,7 +330,7 @@ class PartedCopy:
             if found.size != self.planned.size or (store.capabilities.etag_is_md5 and found.etag != expected):
                 raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
             version = done.version_id if done is not None else found.version_id
-            receipt = Receipt(_composite(parts), self.part_bytes, digest, found.etag, version, evidence, self._now())
+            receipt = Receipt(whole_digest(parts), self.part_bytes, digest, found.etag, version, evidence, self._now())
             return CopyResult(copy.copy.ordinal, Outcome.COPIED, receipt)
 
         try:
@@ -453,7 +367,7 @@ class PartedCopy:
         evidence: Evidence,
     ) -> CopyResult:
         receipt = Receipt(
-            _composite(parts), self.part_bytes, digest, found.etag, found.version_id, evidence, self._now()
+            whole_digest(parts), self.part_bytes, digest, found.etag, found.version_id, evidence, self._now()
         )
         return CopyResult(copy.ordinal, outcome, receipt)
 
@@ -476,17 +390,3 @@ class PartedCopy:
     @staticmethod
     def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
         return Begun(settled, (), {}, Attributes(), {}, None)
-
-
-def _part(ordinal: int, number: int, body: bytes, etag: str) -> PartSent:
-    md5 = hashlib.md5(body, usedforsecurity=False).digest()
-    return PartSent(ordinal, number, etag, md5, hashlib.sha256(body).digest(), len(body))
-
-
-def _composite(parts: Sequence[PartSent]) -> bytes:
-    return composite_sha256(part.sha256 for part in parts)
-
-
-def remembered_part(ordinal: int, number: int, etag: str, sha256: bytes, size: int) -> PartSent:
-    """A part as the ledger remembers it: its MD5 is its ETag, where that is one."""
-    return PartSent(ordinal, number, etag, looks_like_md5(etag) or b"", sha256, size)
