@@ -1,0 +1,153 @@
+"""The canonical form of a plan's tables, as SQL, and the digests over it. One expression serves the build and every reader.
+
+A row is its fields one after the other, in the order of the table's columns. A field is a netstring: its length in bytes, in
+decimal, `:`, and the bytes; `-` stands for NULL. Text is UTF-8, a number is decimal, a time is a decimal count of microseconds
+since 1970 in UTC, a digest is lower-case hex. So nothing depends on Parquet's bytes, a time zone or a locale.
+
+- A batch's digest is SHA-256 over its rows by ordinal.
+- The digest of a whole table is SHA-256 over the digests of its blocks of `BLOCK_ROWS` rows: memory stays bounded.
+- The plan's digest is SHA-256 over the canonical JSON of what `plan.json` says, without the keys in `OUTSIDE`, and with the
+  spec cut down to the sections that decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from migrate.spec import Spec
+
+BLOCK_ROWS = 10_000
+OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec"})
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A kind of file in a plan folder: its columns with their SQL types, and the total order of its rows."""
+
+    columns: tuple[tuple[str, str], ...]
+    order: str
+
+    @property
+    def names(self) -> str:
+        return ", ".join(name for name, _ in self.columns)
+
+    @property
+    def typed(self) -> str:
+        """The columns as a select list that fixes each type."""
+        return ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in self.columns)
+
+    @property
+    def canonical(self) -> str:
+        """The SQL expression for a row's canonical form."""
+        return " || ".join(_field(name, kind) for name, kind in self.columns)
+
+
+def _field(name: str, kind: str) -> str:
+    text = {
+        "VARCHAR": name,
+        "TIMESTAMP": f"CAST(epoch_us({name}) AS VARCHAR)",
+        "BLOB": f"lower(hex({name}))",
+    }.get(kind, f"CAST({name} AS VARCHAR)")
+    return f"coalesce(strlen({text}) || ':' || {text}, '-')"
+
+
+COPIES = Table(
+    (
+        ("batch", "INTEGER"),
+        ("ordinal", "INTEGER"),
+        ("user_id", "VARCHAR"),
+        ("store", "VARCHAR"),
+        ("key", "VARCHAR"),
+        ("version_id", "VARCHAR"),
+        ("etag", "VARCHAR"),
+        ("size", "BIGINT"),
+        ("last_modified", "TIMESTAMP"),
+        ("category", "VARCHAR"),
+        ("rule", "VARCHAR"),
+        ("flag", "VARCHAR"),
+        ("target_role", "VARCHAR"),
+        ("target_store", "VARCHAR"),
+        ("target_key", "VARCHAR"),
+    ),
+    "batch, ordinal",
+)
+USERS = Table(
+    (
+        ("user_id", "VARCHAR"),
+        ("country", "VARCHAR"),
+        ("country_given", "VARCHAR"),
+        ("state", "VARCHAR"),
+        ("scope_rule", "VARCHAR"),
+        ("home", "VARCHAR"),
+        ("backup", "VARCHAR"),
+        ("placement_rule", "VARCHAR"),
+        ("wave", "INTEGER"),
+        ("objects", "BIGINT"),
+        ("copies", "BIGINT"),
+        ("size_bytes", "BIGINT"),
+        ("first_batch", "INTEGER"),
+        ("last_batch", "INTEGER"),
+    ),
+    "sha256(user_id), user_id",
+)
+BATCHES = Table(
+    (
+        ("number", "INTEGER"),
+        ("wave", "INTEGER"),
+        ("users", "BIGINT"),
+        ("objects", "BIGINT"),
+        ("copies", "BIGINT"),
+        ("size_bytes", "BIGINT"),
+        ("digest", "BLOB"),
+        ("key_from", "VARCHAR"),
+        ("key_until", "VARCHAR"),
+    ),
+    "number",
+)
+FINDINGS = Table(
+    (
+        ("kind", "VARCHAR"),
+        ("store", "VARCHAR"),
+        ("user_id", "VARCHAR"),
+        ("key", "VARCHAR"),
+        ("detail", "VARCHAR"),
+        ("count", "BIGINT"),
+    ),
+    "kind, store, user_id NULLS FIRST, key NULLS FIRST, detail NULLS FIRST, count",
+)
+
+
+def table_digest(connection: duckdb.DuckDBPyConnection, relation: str, table: Table) -> str:
+    """The digest, in hex, of all rows of `relation` (a table, view or table function) in the table's order."""
+    rows = connection.execute(
+        f"""
+        WITH numbered AS (
+            SELECT row_number() OVER (ORDER BY {table.order}) - 1 AS place, {table.canonical} AS form FROM {relation}
+        )
+        SELECT sha256(string_agg(form, '' ORDER BY place)) FROM numbered GROUP BY place // {BLOCK_ROWS}
+        ORDER BY place // {BLOCK_ROWS}
+        """
+    ).fetchall()
+    return join_digests(bytes.fromhex(row[0]) for row in rows).hex()
+
+
+def join_digests(digests: Iterable[bytes]) -> bytes:
+    """SHA-256 over digests, in order."""
+    whole = hashlib.sha256()
+    for digest in digests:
+        whole.update(digest)
+    return whole.digest()
+
+
+def plan_digest(document: Mapping[str, Any], spec: Spec) -> str:
+    """The digest of a plan, in hex, from the content of its `plan.json`."""
+    covered = {key: value for key, value in document.items() if key not in OUTSIDE}
+    covered["deciding"] = spec.deciding()
+    text = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

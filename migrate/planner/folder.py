@@ -1,0 +1,236 @@
+"""A built plan on disk: opening it, and reading its batches and users. Nothing here writes (`assemble.py` does, once).
+
+A plan never changes (design, invariant 6). What is read is digested again: `plan.json` and the batch table when the plan is
+opened, a batch's copies when they are read, the users before the first is given out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from migrate.errors import IntegrityError, MigrateError, UsageError
+from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
+from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, table_digest
+from migrate.spec import Spec, spec_from_data
+from migrate.stores.base import Capabilities
+from migrate.workspace import Workspace
+
+PLAN_FORMAT = 1
+DOCUMENT = "plan.json"
+PREFIX_DIGITS = 16
+_FETCH_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An opened plan. `document` is the content of its `plan.json`."""
+
+    digest: str
+    name: str
+    spec: Spec
+    capabilities: dict[str, Capabilities]
+    folder: Path
+    document: dict[str, Any]
+    built_at: datetime
+
+    @staticmethod
+    def open(folder: Path) -> Plan:
+        """Open the plan in `folder`.
+
+        IntegrityError where its content is not what its digest covers, or where its format is newer than this tool's;
+        UsageError where there is no plan.
+        """
+        document = _read_document(folder)
+        try:
+            spec = spec_from_data(document["spec"], place=f"{folder / DOCUMENT}: spec")
+            plan = Plan(
+                digest=document["digest"],
+                name=document["name"],
+                spec=spec,
+                capabilities={name: Capabilities(**found) for name, found in document["capabilities"].items()},
+                folder=folder,
+                document=document,
+                built_at=datetime.fromisoformat(document["built_at"]),
+            )
+            batches = document["digests"]["batches"]
+        except (KeyError, TypeError, ValueError, AttributeError, MigrateError) as error:
+            raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
+        with _reading(folder) as connection:
+            found = table_digest(connection, plan._files("batches"), BATCHES)
+        if found != batches:
+            raise IntegrityError(
+                f"the batches of the plan in {folder} are not those that it was built with", remedy=_REBUILD
+            )
+        if plan_digest(document, spec) != plan.digest or not plan.digest.startswith(folder.name[:PREFIX_DIGITS]):
+            raise IntegrityError(f"the plan in {folder} is not what its digest covers", remedy=_REBUILD)
+        return plan
+
+    def batches(self) -> Iterator[BatchInfo]:
+        """The batches, by number."""
+        with _reading(self.folder) as connection:
+            connection.execute(f"SELECT {BATCHES.names} FROM {self._files('batches')} ORDER BY {BATCHES.order}")
+            while rows := connection.fetchmany(_FETCH_ROWS):
+                for row in rows:
+                    yield BatchInfo(*row)
+
+    def users(self) -> Iterator[UserInfo]:
+        """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed."""
+        with _reading(self.folder) as connection:
+            if table_digest(connection, self._files("users"), USERS) != self.document["digests"]["users"]:
+                raise IntegrityError(f"the users of the plan in {self.folder} were changed", remedy=_REBUILD)
+            connection.execute(f"SELECT {USERS.names} FROM {self._files('users')} ORDER BY {USERS.order}")
+            while rows := connection.fetchmany(_FETCH_ROWS):
+                for row in rows:
+                    yield UserInfo(*row)
+
+    def copies_file(self, number: int) -> Path:
+        """The file that holds batch `number`. UsageError where the plan has no such batch."""
+        files = self.document["files"]["copies"]
+        place = bisect_right(files, number, key=lambda file: int(file["first_batch"])) - 1
+        if place < 0 or number > files[place]["last_batch"]:
+            raise UsageError(f"plan {self.digest[:PREFIX_DIGITS]} has no batch {number}")
+        return self.folder / str(files[place]["name"])
+
+    def _files(self, kind: str) -> str:
+        """The table function that reads all files of a kind."""
+        paths = [str(self.folder / file["name"]) for file in self.document["files"][kind]]
+        return "read_parquet([" + ", ".join(quoted(path) for path in paths) + "])"
+
+
+_REBUILD = "Do not use it. Build it again with `migrate plan`, or take an untouched copy of its folder."
+
+
+def quoted(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class PlanReader:
+    """Reads batches of one plan, on a DuckDB connection of its own: for one thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._connection = open_reader()
+
+    def objects(self, batch: BatchInfo) -> list[PlannedObject]:
+        """The objects of a batch, with their copies, by ordinal. IntegrityError where their digest is not the batch's."""
+        path = self._plan.copies_file(batch.number)
+        try:
+            rows = self._connection.execute(
+                f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?) WHERE batch = ? ORDER BY {COPIES.order}",
+                [str(path), batch.number],
+            ).fetchall()
+        except duckdb.Error as error:
+            raise IntegrityError(f"{path} cannot be read", remedy=_REBUILD) from error
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(row[-1].encode())
+        if digest.digest() != batch.digest:
+            raise IntegrityError(f"batch {batch.number} in {path} is not what its digest covers", remedy=_REBUILD)
+        return [_object(list(group)) for _, group in groupby(rows, key=lambda row: (row[2], row[3], row[4]))]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _object(rows: list[tuple[Any, ...]]) -> PlannedObject:
+    _, _, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, _, _, target_key, _ = rows[
+        0
+    ]
+    return PlannedObject(
+        user_id=user_id,
+        store=store,
+        key=key,
+        version_id=version_id,
+        etag=etag,
+        size=size,
+        last_modified=utc(last_modified),
+        category=Category(category),
+        rule=rule,
+        target_key=target_key,
+        flag=flag,
+        copies=tuple(PlannedCopy(ordinal=row[1], role=TargetRole(row[12]), store=row[13]) for row in rows),
+    )
+
+
+def utc(value: datetime) -> datetime:
+    """A time read from Parquet, which has none but UTC, as an aware one."""
+    return value.replace(tzinfo=UTC)
+
+
+def open_reader() -> duckdb.DuckDBPyConnection:
+    """A connection to read plan files with: one thread, 256 MB."""
+    return duckdb.connect(
+        ":memory:", config={"threads": 1, "memory_limit": "256MB", "TimeZone": "UTC", "temp_directory": ""}
+    )
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = open_reader()
+    try:
+        yield connection
+    except duckdb.Error as error:
+        raise IntegrityError(f"the plan in {folder} cannot be read", remedy=_REBUILD) from error
+    finally:
+        connection.close()
+
+
+def _read_document(folder: Path) -> dict[str, Any]:
+    path = folder / DOCUMENT
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version = document["format"]
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no plan in {folder}", remedy="`migrate plans` lists the plans.") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{path} is not a plan's", remedy=_REBUILD) from error
+    if version != PLAN_FORMAT:
+        raise IntegrityError(
+            f"the plan in {folder} has format {version}, this tool reads {PLAN_FORMAT}",
+            remedy="Use the version of `migrate` that built it (`tool_version` in plan.json), or build the plan again.",
+        )
+    return dict(document)
+
+
+def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
+    """The plan whose digest begins with `prefix`; without one, the newest. UsageError where there is none, or not just one."""
+    folders = plan_folders(workspace)
+    if prefix is None:
+        if not folders:
+            raise UsageError("there is no plan here", remedy="`migrate plan SPEC` builds one.")
+        return Plan.open(max(folders, key=lambda folder: (_built_at(folder), folder.name)))
+    wanted = prefix.lower()
+    found = [folder for folder in folders if folder.name.startswith(wanted[:PREFIX_DIGITS])] if wanted else []
+    if len(found) != 1:
+        how = "no plan has" if not found else f"{len(found)} plans have"
+        raise UsageError(f"{how} a digest that begins with {prefix!r}", remedy="`migrate plans` lists the plans.")
+    plan = Plan.open(found[0])
+    if not plan.digest.startswith(wanted):
+        raise UsageError(f"no plan has a digest that begins with {prefix!r}", remedy="`migrate plans` lists the plans.")
+    return plan
+
+
+def plan_folders(workspace: Workspace) -> list[Path]:
+    """The folders of the built plans, by name. What a broken-off build left behind is not among them."""
+    if not workspace.plans.is_dir():
+        return []
+    return sorted(path.parent for path in workspace.plans.glob(f"*/{DOCUMENT}") if not path.parent.name.startswith("."))
+
+
+def _built_at(folder: Path) -> datetime:
+    try:
+        return datetime.fromisoformat(_read_document(folder)["built_at"])
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
