@@ -1,0 +1,161 @@
+"""Which key belongs to whom, by the spec's layout rules: compiled once, for Python and for DuckDB alike. Pure.
+
+A rule becomes one regular expression that both engines read the same way (RE2's subset; DuckDB has RE2). `{rest}` takes what is
+left, newlines included and possibly nothing (a folder's marker); any other placeholder takes one path segment, never empty.
+The first rule that matches decides. A backup has the layout of the source that it is the backup of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migrate.model import Category
+from migrate.spec import LayoutRule
+
+_SPLIT = re.compile(r"\{([a-z_]+)\}")
+
+# For DuckDB. Keys that some stores cannot hold under their own name: an empty segment, `.`, `..`, control characters.
+ODD_KEY = r"(?s:\A/|//|/\z|(?:\A|/)\.\.?(?:/|\z)|[\x00-\x1f\x7f])"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """A layout rule, ready to be matched. `pieces` and `target` alternate literal text and placeholder names."""
+
+    name: str
+    category: Category | None
+    shared: bool
+    stores: frozenset[str] | None
+    pieces: tuple[str, ...]
+    target: tuple[str, ...]
+
+    def applies_to(self, store: str) -> bool:
+        return self.stores is None or store in self.stores
+
+    @property
+    def keeps_keys(self) -> bool:
+        """True where the key at the target is the key at the source."""
+        return self.pieces == self.target
+
+    def regex(self, *captured: str) -> str:
+        """The regular expression for a whole key, with groups for the placeholders in `captured`."""
+        parts = [
+            _literal(piece) if index % 2 == 0 else _group(piece, piece in captured)
+            for index, piece in enumerate(self.pieces)
+        ]
+        return rf"(?s:{''.join(parts)})"
+
+
+def _literal(text: str) -> str:
+    """`text` as RE2 and `re` both read it: anything but letters, digits and a few marks by its code point."""
+    return "".join(
+        char
+        if char.isascii() and (char.isalnum() or char in "/_-")
+        else rf"\{char}"
+        if char in ".+*?()[]|^$\\"
+        else char
+        for char in text
+    )
+
+
+def _group(name: str, captured: bool) -> str:
+    body = ".*" if name == "rest" else "[^/]+"
+    return f"({body})" if captured else f"(?:{body})"
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutMatch:
+    """What a rule says of a key. For a shared key there is no user and no target key."""
+
+    rule: CompiledRule
+    user_id: str | None
+    target_key: str | None
+
+
+def compile_rules(rules: Sequence[LayoutRule]) -> tuple[CompiledRule, ...]:
+    """The spec's rules, in their order."""
+    return tuple(
+        CompiledRule(
+            name=rule.name,
+            category=rule.category,
+            shared=rule.shared,
+            stores=None if rule.stores is None else frozenset(rule.stores),
+            pieces=tuple(_SPLIT.split(rule.pattern)),
+            target=tuple(_SPLIT.split(rule.target_pattern)),
+        )
+        for rule in rules
+    )
+
+
+def match(rules: Sequence[CompiledRule], store: str, key: str) -> LayoutMatch | None:
+    """The first rule for the source store `store` that matches `key`; None: the key is unclassified."""
+    for rule in rules:
+        if not rule.applies_to(store):
+            continue
+        names = rule.pieces[1::2]
+        found = re.fullmatch(rule.regex(*names), key)
+        if found is None:
+            continue
+        if rule.shared:
+            return LayoutMatch(rule, None, None)
+        values = dict(zip(names, found.groups(), strict=True))
+        return LayoutMatch(rule, values["user"], _fill(rule.target, values))
+    return None
+
+
+def _fill(pieces: Sequence[str], values: dict[str, str]) -> str:
+    return "".join(piece if index % 2 == 0 else values[piece] for index, piece in enumerate(pieces))
+
+
+def literal_prefix(rule: CompiledRule, user_id: str) -> str | None:
+    """What all of the user's target keys under the rule begin with, up to the `/` after the id; None where a listing by
+    prefix cannot find just these."""
+    if len(rule.target) < 3 or rule.target[1] != "user" or not rule.target[2].startswith("/"):
+        return None
+    return f"{rule.target[0]}{user_id}/"
+
+
+def rule_sql(rules: Sequence[CompiledRule], store: str, key: str = "key") -> str:
+    """A SQL expression: the index of the first rule for `store` that matches the column `key`, or NULL."""
+    cases = []
+    for index, rule in enumerate(rules):
+        if rule.applies_to(store):
+            quick = f"starts_with({key}, {_text(rule.pieces[0])}) AND " if rule.pieces[0] else ""
+            cases.append(f"WHEN {quick}regexp_full_match({key}, {_text(rule.regex())}) THEN {index}")
+    return f"CAST(CASE {' '.join(cases)} END AS SMALLINT)" if cases else "CAST(NULL AS SMALLINT)"
+
+
+def user_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str = "key") -> str:
+    """A SQL expression: the user id in the column `key`, whose rule's index is in the column `rule`."""
+    cases = [
+        f"WHEN {index} THEN {_capture_sql(compiled, 'user', key)}"
+        for index, compiled in enumerate(rules)
+        if not compiled.shared
+    ]
+    return f"CASE {rule} {' '.join(cases)} END" if cases else "CAST(NULL AS VARCHAR)"
+
+
+def target_key_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str = "key") -> str:
+    """A SQL expression: the key at the target, of what `user_sql` names a user for."""
+    cases = []
+    for index, compiled in enumerate(rules):
+        if compiled.shared or compiled.keeps_keys:
+            continue
+        parts = [
+            _text(piece) if place % 2 == 0 else _capture_sql(compiled, piece, key)
+            for place, piece in enumerate(compiled.target)
+            if piece
+        ]
+        cases.append(f"WHEN {index} THEN {' || '.join(parts)}")
+    return f"CASE {rule} {' '.join(cases)} ELSE {key} END" if cases else key
+
+
+def _capture_sql(rule: CompiledRule, name: str, key: str) -> str:
+    whole = rf"\A{rule.regex(name)}\z"
+    return f"regexp_extract({key}, {_text(whole)}, 1)"
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
