@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from migrate.errors import CorruptBodyError, MigrateError, NotFoundError, StoreError, UnsupportedError
 from migrate.model import (
@@ -150,7 +151,7 @@ class PartedCopy:
         for copy in self._copies:
             try:
                 found = self._caller.call(
-                    copy.store, lambda store, copy=copy: self._begin_at(store, copy, attributes, tags, info)
+                    copy.store, partial(self._begin_at, copy=copy, attributes=attributes, tags=tags, info=info)
                 )
             except StoreError as error:
                 settled.append(failed(copy, error))

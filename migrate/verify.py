@@ -1,0 +1,259 @@
+"""One check and its verdict. Reads the target again and trusts nothing that the copier wrote but the receipt's two digests;
+at both ends not even those (design, invariant 8). Knows no ledger.
+
+What could not be checked is UNKNOWN, never a MATCH (invariant 9). A store that is down raises UnreachableError: then nothing
+is said about any copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from migrate.errors import NotFoundError, PreconditionError, StoreError
+from migrate.model import (
+    Attributes,
+    CheckResult,
+    Level,
+    ObjectInfo,
+    PlannedCopy,
+    PlannedObject,
+    Receipt,
+    Tags,
+    Verdict,
+    attributes_digest,
+    composite_sha256,
+)
+from migrate.stores.base import Download, Store
+from migrate.transfer.caller import Caller
+from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One end as it was read: the content's digest in the receipt's form, and what stands beside the content."""
+
+    sha256: bytes
+    attributes: Attributes
+    tags: Tags
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An object under a user's target prefix that no copy stands for."""
+
+    store: str
+    key: str
+    user_id: str
+    size: int
+
+
+def check_object(
+    planned: PlannedObject, receipts: Mapping[int, Receipt], level: Level, caller: Caller
+) -> list[CheckResult]:
+    """Check the copies of one object that have a receipt, by reading them. `level` is content or both-ends."""
+    copies = [copy for copy in planned.copies if copy.ordinal in receipts]
+    if level is Level.CONTENT:
+        return [_check_content(planned, copy, receipts[copy.ordinal], caller) for copy in copies]
+    sources: dict[int, Seen] = {}
+    results: list[CheckResult] = []
+    for copy in copies:
+        part_bytes = receipts[copy.ordinal].part_bytes
+        try:
+            if part_bytes not in sources:
+                sources[part_bytes] = _read_source(planned, part_bytes, caller)
+        except DriftedError as drift:
+            results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{drift.reason}"))
+        except StoreError as error:
+            results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{error.code}"))
+        else:
+            source = sources[part_bytes]
+            digest = attributes_digest(source.attributes, source.tags)
+            results.append(_compare(planned, copy, part_bytes, source.sha256, digest, caller))
+    return results
+
+
+def _check_content(planned: PlannedObject, copy: PlannedCopy, receipt: Receipt, caller: Caller) -> CheckResult:
+    return _compare(planned, copy, receipt.part_bytes, receipt.sha256, receipt.attributes, caller)
+
+
+def _compare(
+    planned: PlannedObject, copy: PlannedCopy, part_bytes: int, sha256: bytes, attributes: bytes, caller: Caller
+) -> CheckResult:
+    try:
+        seen = _read(planned.target_key, copy.store, part_bytes, caller, None)
+    except NotFoundError:
+        return CheckResult(copy.ordinal, Verdict.MISSING, "not_found")
+    except StoreError as error:
+        return CheckResult(copy.ordinal, Verdict.UNKNOWN, error.code)
+    if seen.sha256 != sha256:
+        return CheckResult(copy.ordinal, Verdict.MISMATCH, "content", seen.etag)
+    if attributes_digest(seen.attributes, seen.tags) != attributes:
+        return CheckResult(copy.ordinal, Verdict.MISMATCH, "attributes", seen.etag)
+    return CheckResult(copy.ordinal, Verdict.MATCH, None, seen.etag)
+
+
+def _read_source(planned: PlannedObject, part_bytes: int, caller: Caller) -> Seen:
+    caller.rate.wait(planned.size)
+
+    def check(info: ObjectInfo) -> None:
+        check_source(planned, info)
+
+    try:
+        return _read(planned.key, planned.store, part_bytes, caller, check, if_match=planned.etag)
+    except (NotFoundError, PreconditionError) as error:
+        raise as_drift(planned, caller, error) from error
+
+
+def _read(
+    key: str,
+    store_name: str,
+    part_bytes: int,
+    caller: Caller,
+    check: Callable[[ObjectInfo], None] | None,
+    *,
+    if_match: str | None = None,
+) -> Seen:
+    def read(store: Store) -> tuple[ObjectInfo, bytes]:
+        with store.get(key, if_match=if_match) as download:
+            if check is not None:
+                check(download.info)
+            return download.info, digest_of(download, part_bytes)
+
+    def tags(store: Store) -> Tags:
+        return store.get_tags(key, version_id=info.version_id)
+
+    info, sha256 = caller.call(store_name, read)
+    kept_tags = caller.call(store_name, tags) if info.tag_count else {}
+    return Seen(sha256, kept_attributes(info), kept_tags, info.etag)
+
+
+def digest_of(download: Download, part_bytes: int) -> bytes:
+    """The SHA-256 of a body, or the composite one over parts of `part_bytes`, read in pieces."""
+    if part_bytes == 0:
+        whole = hashlib.sha256()
+        for chunk in download.chunks():
+            whole.update(chunk)
+        return whole.digest()
+    digests: list[bytes] = []
+    part, filled = hashlib.sha256(), 0
+    for chunk in download.chunks():
+        view = memoryview(chunk)
+        while len(view):
+            piece = view[: part_bytes - filled]
+            part.update(piece)
+            filled += len(piece)
+            view = view[len(piece) :]
+            if filled == part_bytes:
+                digests.append(part.digest())
+                part, filled = hashlib.sha256(), 0
+    if filled:
+        digests.append(part.digest())
+    return composite_sha256(digests)
+
+
+# by listing
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A copy as a listing should show it."""
+
+    ordinal: int
+    key: str
+    size: int
+    etag: str
+
+
+def check_head(store: str, expected: Expected, caller: Caller) -> CheckResult:
+    """Existence, size and ETag by a HEAD, where no literal prefix allows a listing."""
+    try:
+        found = caller.call(store, lambda opened: opened.head(expected.key))
+    except NotFoundError:
+        return CheckResult(expected.ordinal, Verdict.MISSING, "not_found")
+    except StoreError as error:
+        return CheckResult(expected.ordinal, Verdict.UNKNOWN, error.code)
+    return _by_listing(expected, found)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixCheck:
+    """What a listing of one user's prefix at one store showed."""
+
+    results: tuple[CheckResult, ...]
+    extras: tuple[Extra, ...]
+
+
+def check_prefix(
+    store: str,
+    user_id: str,
+    prefix: str,
+    expected: Sequence[Expected],
+    key_from: str | None,
+    key_until: str | None,
+    caller: Caller,
+) -> PrefixCheck:
+    """List one user's prefix, and compare with the copies that are expected there.
+
+    Keys before `key_from` and from `key_until` on belong to other batches of the same user. A listing that fails makes every
+    copy UNKNOWN; it never reads as missing objects (invariant 4).
+    """
+    wanted = {item.key: item for item in expected}
+    results: list[CheckResult] = []
+    extras: list[Extra] = []
+
+    def list_all(opened: Store) -> None:
+        results.clear()
+        extras.clear()
+        seen: set[str] = set()
+        for page in opened.list(prefix):
+            for info in page:
+                item = wanted.get(info.key)
+                if item is not None:
+                    seen.add(info.key)
+                    results.append(_by_listing(item, info))
+                elif in_range(info.key, key_from, key_until):
+                    extras.append(Extra(store, info.key, user_id, info.size))
+        results.extend(
+            CheckResult(item.ordinal, Verdict.MISSING, "not_found") for key, item in wanted.items() if key not in seen
+        )
+
+    try:
+        caller.call(store, list_all)
+    except StoreError as error:
+        return PrefixCheck(tuple(CheckResult(item.ordinal, Verdict.UNKNOWN, error.code) for item in expected), ())
+    return PrefixCheck(tuple(results), tuple(extras))
+
+
+def in_range(key: str, key_from: str | None, key_until: str | None) -> bool:
+    """Whether the key lies in [from, until), in the byte order of its UTF-8."""
+    raw = key.encode("utf-8", "surrogateescape")
+    if key_from is not None and raw < key_from.encode("utf-8", "surrogateescape"):
+        return False
+    return key_until is None or raw < key_until.encode("utf-8", "surrogateescape")
+
+
+def _by_listing(expected: Expected, found: ObjectInfo) -> CheckResult:
+    if found.size != expected.size:
+        return CheckResult(expected.ordinal, Verdict.MISMATCH, "size", found.etag)
+    if found.etag != expected.etag:
+        return CheckResult(expected.ordinal, Verdict.MISMATCH, "etag", found.etag)
+    return CheckResult(expected.ordinal, Verdict.MATCH, None, found.etag)
+
+
+def is_sampled(batch_digest: bytes, ordinal: int, sample_ppm: int) -> bool:
+    """Whether a copy is in the sample: decided by the SHA-256 of its place, the same for every worker and every try."""
+    if sample_ppm >= 1_000_000:
+        return True
+    digest = hashlib.sha256(b"sample:%b:%d" % (batch_digest, ordinal)).digest()
+    return int.from_bytes(digest[:8], "big") % 1_000_000 < sample_ppm
+
+
+def tally(results: Iterable[CheckResult]) -> dict[Verdict, int]:
+    """How many results each verdict has."""
+    counts = dict.fromkeys(Verdict, 0)
+    for result in results:
+        counts[result.verdict] += 1
+    return counts
