@@ -227,7 +227,7 @@ class PartedCopy:
             parts, evidence = self._compare(store, copy, found, info)
             if parts is not None:
                 return self._receipt(Outcome.PRESENT, copy, parts, digest, found, evidence)
-        if copy.ordinal in self._repairs and self._repairs[copy.ordinal] in (None, found.etag):
+        if copy.ordinal in self._repairs and self._repairs[copy.ordinal] == found.etag:
             return None
         detail = f"{store.name}: the target key holds something else"
         return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)

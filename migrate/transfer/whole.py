@@ -79,7 +79,7 @@ def copy_whole(
 ) -> list[CopyResult]:
     """Copy one object to `copies`; a result each.
 
-    `repairs` holds, by ordinal, the ETag that a verification saw at the target and that may be replaced. UnreachableError
+    `repairs` holds, by ordinal, what a verification saw at the target: that ETag may be replaced, nothing else. UnreachableError
     where a store is down: nothing is settled then, and the copies stay pending.
     """
     try:
@@ -190,7 +190,7 @@ def _copy_to(
         if is_equal(store, planned.target_key, found, body):
             # on a second try it is our own first one, whose answer was lost
             return receipt(Outcome.COPIED if tries > 1 else Outcome.PRESENT, found.etag, found.version_id)
-        if copy.ordinal in repairs and repairs[copy.ordinal] in (None, found.etag):
+        if copy.ordinal in repairs and repairs[copy.ordinal] == found.etag:
             return receipt(Outcome.COPIED, *put(store, if_match=found.etag if conditional else None))
         return CopyResult(
             copy.ordinal,

@@ -1,0 +1,154 @@
+"""Sealed files: the receipts of a finished batch, and the verdicts of a finished check, as Parquet beside the ledger.
+
+The digest of a file is over its rows in canonical form, not over its bytes. The ledger keeps it and chains it to the one
+before, so that an edited, missing or exchanged file is found when it is read (design, section 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from migrate.errors import IntegrityError
+from migrate.ledger import NewSeal, Seal
+from migrate.model import CheckResult, Evidence, Outcome, Receipt, Verdict
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# name, DuckDB type; the order is that of the canonical form
+_RECEIPTS = (
+    ("ordinal", "INTEGER"),
+    ("outcome", "VARCHAR"),
+    ("sha256", "BLOB"),
+    ("part_bytes", "BIGINT"),
+    ("attributes", "BLOB"),
+    ("etag", "VARCHAR"),
+    ("version_id", "VARCHAR"),
+    ("evidence", "VARCHAR"),
+    ("at_us", "BIGINT"),
+)
+_VERDICTS = (("ordinal", "INTEGER"), ("verdict", "VARCHAR"), ("reason", "VARCHAR"), ("etag", "VARCHAR"))
+
+SealedReceipt = tuple[int, Outcome, Receipt]
+
+
+class Seals:
+    """Writes and reads sealed files under one folder. For one thread."""
+
+    def __init__(self, folder: Path, plan_digest: str) -> None:
+        self._root = folder
+        self._plan = plan_digest[:16]
+        self._connection = duckdb.connect(
+            ":memory:", config={"threads": 1, "memory_limit": "128MB", "TimeZone": "UTC", "temp_directory": ""}
+        )
+        (folder / self._plan).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def write_receipts(self, number: int, fence: int, receipts: Iterable[SealedReceipt]) -> NewSeal:
+        """Seal the receipts of batch `number`; durable when this returns."""
+        rows = [
+            (
+                ordinal,
+                outcome.value,
+                receipt.sha256,
+                receipt.part_bytes,
+                receipt.attributes,
+                receipt.etag,
+                receipt.version_id,
+                receipt.evidence.value,
+                _microseconds(receipt.at),
+            )
+            for ordinal, outcome, receipt in sorted(receipts, key=lambda row: row[0])
+        ]
+        return self._write(f"{self._plan}/receipts-{number:08d}-{fence}.parquet", _RECEIPTS, rows)
+
+    def write_verdicts(self, number: int, fence: int, pass_id: int, results: Iterable[CheckResult]) -> NewSeal:
+        """Seal the verdicts of one check of batch `number`; durable when this returns."""
+        rows = [
+            (result.ordinal, result.verdict.value, result.reason, result.etag)
+            for result in sorted(results, key=lambda result: result.ordinal)
+        ]
+        return self._write(f"{self._plan}/verdicts-{number:08d}-{pass_id}-{fence}.parquet", _VERDICTS, rows)
+
+    def read_receipts(self, seals: Sequence[Seal]) -> dict[int, tuple[Outcome, Receipt]]:
+        """The receipts of a batch from its seals, in order: a later one replaces an earlier one's row."""
+        found: dict[int, tuple[Outcome, Receipt]] = {}
+        for seal in seals:
+            for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(seal, _RECEIPTS):
+                receipt = Receipt(sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us))
+                found[ordinal] = (Outcome(outcome), receipt)
+        return found
+
+    def read_verdicts(self, seal: Seal) -> list[CheckResult]:
+        """The verdicts of one sealed check."""
+        return [CheckResult(row[0], Verdict(row[1]), row[2], row[3]) for row in self._read(seal, _VERDICTS)]
+
+    def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
+        path = self._root / name
+        partial = path.with_suffix(".partial")
+        selected = ", ".join(f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1))
+        lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
+        self._connection.execute(f"COPY (SELECT {selected}) TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)", lists)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o600)
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return NewSeal(name, len(rows), _digest(rows))
+
+    def _read(self, seal: Seal, columns: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
+        path = self._root / seal.path
+        names = ", ".join(f"{column}::{kind}" for column, kind in columns)
+        try:
+            query = f"SELECT {names} FROM read_parquet({_quoted(path)}) ORDER BY ordinal"
+            rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
+        except duckdb.Error as error:
+            raise IntegrityError(
+                f"sealed file {seal.path} is missing or cannot be read", remedy="Bring it back from a backup of .migrate/seals."
+            ) from error
+        if len(rows) != seal.rows or _digest(rows) != seal.digest:
+            raise IntegrityError(
+                f"sealed file {seal.path} is not what the ledger's digest covers",
+                remedy="Bring it back from a backup of .migrate/seals; what it says now proves nothing.",
+            )
+        return rows
+
+
+def _digest(rows: Iterable[tuple[Any, ...]]) -> bytes:
+    """SHA-256 over the rows in canonical form: each field as its length in bytes, `:` and the bytes; `-` for none."""
+    digest = hashlib.sha256()
+    for row in rows:
+        parts: list[bytes] = []
+        for value in row:
+            if value is None:
+                parts.append(b"-")
+            else:
+                raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+                parts.append(b"%d:%b" % (len(raw), raw))
+        digest.update(b"".join(parts))
+    return digest.digest()
+
+
+def _microseconds(at: datetime) -> int:
+    delta = at - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _time(at_us: int) -> datetime:
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).replace(microsecond=at_us % 1_000_000)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
