@@ -58,5 +58,5 @@ $(READY): requirements/dev.lock pyproject.toml
 	  pip="$$python -m pip --python $(BIN)/python"; \
 	fi; \
 	$$pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/dev.lock; \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
