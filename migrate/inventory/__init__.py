@@ -1,0 +1,17 @@
+"""The inputs of a plan: the directory of users and the inventories of the stores, checked and turned into Parquet on scratch."""
+
+from migrate.inventory.directory import read_directory
+from migrate.inventory.files import DIRECTORY_COLUMNS, INVENTORY_COLUMNS, DirectoryFile, InventoryFile
+from migrate.inventory.sample import SampleReport, check_sample
+from migrate.inventory.take import take_inventory
+
+__all__ = [
+    "DIRECTORY_COLUMNS",
+    "INVENTORY_COLUMNS",
+    "DirectoryFile",
+    "InventoryFile",
+    "SampleReport",
+    "check_sample",
+    "read_directory",
+    "take_inventory",
+]

@@ -1,0 +1,379 @@
+"""A live listing: a store is listed, and what was seen is sealed in segments on the way, so that a crash costs one of them.
+
+The key space is cut into intervals `(after, until]`, and each is listed as a chain of segments of its own. The intervals
+follow from the cuts alone: wherever these lie, each key is in exactly one interval, so no key can be lost between two chains,
+and keys under no prefix need no care. Where the cuts lie only decides how even the work is.
+
+On disk, in a private folder: `listing.json` (start, the cuts, the end), for each chain `chain-NNN.json` (last key, segments,
+rows, finished) and its segments `NNN-NNNNNN.parquet`. A segment is written, synced and renamed first; then the chain's state
+says that it counts. What no state counts is written again under the same name. So a kill between any two writes leaves a
+listing that goes on from its last key.
+
+A listing is finished when every chain has reached its end and `listing.json` says when. A finished one is used again only if
+the caller asks (the same attempt at a plan goes on); else it is made anew. An unfinished one goes on, unless it was begun
+longer ago than the inventory's maximum age, or for a store elsewhere. An error of the store is raised as it is; nothing ends
+early and quietly (design, invariant 4).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from migrate.errors import DeniedError, InputError, IntegrityError, LaterError, TransientStoreError, UnsupportedError
+from migrate.inventory.aside import Stopping, ask, side_by_side
+from migrate.inventory.cuts import cut_points
+from migrate.inventory.files import Progress, sync_folder, write_sealed
+from migrate.inventory.segments import SegmentWriter
+from migrate.inventory.tables import count_rows, open_tables, reading
+from migrate.model import ObjectInfo
+from migrate.stores.base import Store
+
+_FORMAT = 1
+SEGMENT_ROWS = 20_000
+THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The keys that one chain lists: after `after`, up to and including `until` (None: to the end)."""
+
+    after: str
+    until: str | None
+
+    def holds_after(self, key: str) -> bool:
+        """Whether any key after `key` can be in it."""
+        return self.until is None or key < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class ChainState:
+    """How far a chain is: `last_key` is the last one in its `segments` sealed segments."""
+
+    last_key: str
+    segments: int = 0
+    rows: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What `listing.json` holds. While `split` is false there is one chain, which is to seal one segment."""
+
+    place: str
+    started: datetime
+    intervals: tuple[Interval, ...]
+    split: bool = False
+    ended: datetime | None = None
+
+    def to_json(self) -> bytes:
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "place": self.place,
+                "started": self.started.isoformat(),
+                "intervals": [[interval.after, interval.until] for interval in self.intervals],
+                "split": self.split,
+                "ended": self.ended.isoformat() if self.ended else None,
+            }
+        ).encode()
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Heading:
+        return Heading(
+            data["place"],
+            datetime.fromisoformat(data["started"]),
+            tuple(Interval(after, until) for after, until in data["intervals"]),
+            data["split"],
+            datetime.fromisoformat(data["ended"]) if data["ended"] else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SideCounts:
+    """What is counted beside the current objects; None where the store has it not, or does not let us ask."""
+
+    noncurrent: int | None
+    delete_markers: int | None
+    open_uploads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A finished listing: its folder of segments."""
+
+    folder: Path
+    rows: int
+    started: datetime
+    ended: datetime
+    counts: SideCounts
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the kernel's lock on `path`, which ends with this process. LaterError where another has it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LaterError("another process lists this store now", remedy="Run again when it has ended.") from error
+        yield
+
+
+def list_live(
+    store: Store,
+    *,
+    place: str,
+    folder: Path,
+    scratch: Path,
+    max_age_seconds: int,
+    now: Callable[[], datetime],
+    is_stopping: Stopping,
+    on_progress: Progress,
+    reuse: bool = False,
+    threads: int = THREADS,
+    segment_rows: int = SEGMENT_ROWS,
+) -> Listed:
+    """List `store` into `folder`, going on where an earlier attempt was cut off.
+
+    `place` identifies where the store is. InterruptedRun when stopped, the store's error when it fails: call again to go on.
+    """
+    with _locked(folder.with_name(folder.name + ".lock")), open_tables(scratch) as connection:
+        heading = _open(folder, place, timedelta(seconds=max_age_seconds), now(), reuse)
+        listing = _Listing(store, folder, heading, connection, segment_rows, is_stopping, on_progress, threads)
+        if heading.ended is None:
+            listing.run()
+            listing.finish(now())
+        return listing.result()
+
+
+def _open(folder: Path, place: str, max_age: timedelta, now: datetime, reuse: bool) -> Heading:
+    """The heading of the listing to go on with, or of a new one in an emptied folder."""
+    path = folder / "listing.json"
+    if path.exists():
+        data = json.loads(path.read_bytes())
+        if data.get("format") == _FORMAT:
+            heading = Heading.from_json(data)
+            fits = heading.place == place and heading.started <= now <= heading.started + max_age
+            if fits and (heading.ended is None or reuse):
+                return heading
+        path.unlink()  # first: what stands without it counts for nothing
+        sync_folder(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    heading = Heading(place, now.astimezone(UTC), (Interval("", None),))
+    write_sealed(path, heading.to_json())
+    return heading
+
+
+class _Listing:
+    """One listing under way. Its methods that ask the store run on daemon threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        heading: Heading,
+        connection: duckdb.DuckDBPyConnection,
+        segment_rows: int,
+        is_stopping: Stopping,
+        on_progress: Progress,
+        threads: int,
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._heading = heading
+        self._connection = connection
+        self._segment_rows = segment_rows
+        self._is_stopping = is_stopping
+        self._on_progress = on_progress
+        self._threads = threads
+        self._count_lock = threading.Lock()
+        self._seen = sum(state.rows for state in self._states())
+
+    def run(self) -> None:
+        """List all that is not listed yet. A store that fits in one segment is never cut."""
+        if not self._heading.split:
+            self._side_by_side([lambda halted: self._chain(0, halted, segments_max=1)])
+            state = self._state(0)
+            if not state.finished:
+                self._split(state.last_key)
+        jobs: list[Callable[[Stopping], object]] = [self._count_versions, self._count_uploads]
+        jobs += [partial(self._chain, number) for number, state in enumerate(self._states()) if not state.finished]
+        self._side_by_side(jobs)
+
+    def _states(self) -> list[ChainState]:
+        return [self._state(number) for number in range(len(self._heading.intervals))]
+
+    def _side_by_side(self, jobs: Sequence[Callable[[Stopping], object]]) -> None:
+        side_by_side(jobs, threads=self._threads, is_stopping=self._is_stopping)
+
+    def _split(self, last_key: str) -> None:
+        cuts: list[str] = []
+        self._side_by_side([lambda _halted: cuts.extend(cut_points(self._store, after=last_key))])
+        bounds = ["", last_key, *cuts]
+        intervals = tuple(Interval(after, until) for after, until in itertools.pairwise([*bounds, None]))  # type: ignore[arg-type]
+        self._save(replace(self._heading, intervals=intervals, split=True))
+
+    def _save(self, heading: Heading) -> None:
+        write_sealed(self._folder / "listing.json", heading.to_json())
+        self._heading = heading
+
+    def _state(self, number: int) -> ChainState:
+        path = self._folder / f"chain-{number:03d}.json"
+        if not path.exists():
+            return ChainState(self._heading.intervals[number].after)
+        return ChainState(**json.loads(path.read_bytes()))
+
+    def _chain(self, number: int, halted: Stopping, segments_max: int | None = None) -> None:
+        """List one interval to its end, or until `segments_max` segments are sealed, or until halted (what it has is sealed)."""
+        interval, state = self._heading.intervals[number], self._state(number)
+        writer = SegmentWriter(self._connection.cursor())
+        pages = _pages(self._store, state.last_key) if interval.holds_after(state.last_key) else iter(())
+        seen = state.last_key
+        for page in pages:
+            fitting = _in_interval(page, interval, seen, self._store.name)
+            writer.add(fitting)
+            self._progress(len(fitting))
+            seen = fitting[-1].key if fitting else seen
+            if len(fitting) < len(page) or not interval.holds_after(seen):
+                break
+            if len(writer) >= self._segment_rows or halted():
+                state = self._seal(number, state, writer, finished=False)
+                if halted() or state.segments == segments_max:
+                    return
+        self._seal(number, state, writer, finished=True)
+
+    def _seal(self, number: int, state: ChainState, writer: SegmentWriter, *, finished: bool) -> ChainState:
+        rows, last_key = len(writer), writer.last_key or state.last_key
+        if rows:
+            writer.seal(self._segment(number, state.segments))
+        sealed = ChainState(last_key, state.segments + (1 if rows else 0), state.rows + rows, finished)
+        content = {"last_key": last_key, "segments": sealed.segments, "rows": sealed.rows, "finished": finished}
+        write_sealed(self._folder / f"chain-{number:03d}.json", json.dumps(content).encode())
+        return sealed
+
+    def _segment(self, number: int, segment: int) -> Path:
+        return self._folder / f"{number:03d}-{segment:06d}.parquet"
+
+    def _progress(self, rows: int) -> None:
+        with self._count_lock:
+            self._seen += rows
+            seen = self._seen
+        self._on_progress(self._store.name, seen)
+
+    def _count_versions(self, halted: Stopping) -> None:
+        def count() -> dict[str, int]:
+            noncurrent = markers = 0
+            for page in self._store.list_versions():
+                markers += sum(info.is_delete_marker for info in page)
+                noncurrent += sum(not info.is_latest and not info.is_delete_marker for info in page)
+                if halted():
+                    break
+            return {"noncurrent": noncurrent, "delete_markers": markers}
+
+        self._remember("versions.json", count, halted, possible=self._store.capabilities.versions)
+
+    def _count_uploads(self, halted: Stopping) -> None:
+        self._remember(
+            "uploads.json",
+            lambda: {"open_uploads": len(self._store.list_uploads())},
+            halted,
+            possible=self._store.capabilities.multipart,
+        )
+
+    def _remember(self, name: str, count: Callable[[], dict[str, int]], halted: Stopping, *, possible: bool) -> None:
+        """Keep a count beside the listing, empty where the store cannot tell or does not let us ask."""
+        path = self._folder / name
+        if path.exists():
+            return
+        counts: dict[str, int] = {}
+        if possible:
+            try:
+                counts = ask(count)
+            except (UnsupportedError, DeniedError):
+                counts = {}
+        if not halted():
+            write_sealed(path, json.dumps(counts).encode())
+
+    def finish(self, ended: datetime) -> None:
+        """Say that all is listed, and remove what no state counts."""
+        states = self._states()
+        if not all(state.finished for state in states):
+            raise IntegrityError("a listing without its end", remedy="Run it again: it goes on from there.")
+        counted = {self._segment(n, s) for n, state in enumerate(states) for s in range(state.segments)}
+        for path in self._folder.glob("*.parquet"):
+            if path not in counted:
+                path.unlink()
+        if not counted:
+            SegmentWriter(self._connection).seal(self._segment(0, 0))  # so that there are columns to read
+        self._save(replace(self._heading, ended=ended.astimezone(UTC)))
+
+    def result(self) -> Listed:
+        """The finished listing. IntegrityError where its segments do not hold what their states say."""
+        ended = self._heading.ended
+        rows = sum(state.rows for state in self._states())
+        with reading(f"the listing of {self._store.name}"):
+            found = count_rows(self._connection, self._folder)
+        if ended is None or found != rows:
+            raise IntegrityError(
+                f"the saved listing of {self._store.name} has {found:,} rows, and {rows:,} were sealed",
+                remedy=f"Remove {self._folder} and list again.",
+            )
+        counts: dict[str, int] = {}
+        for name in ("versions.json", "uploads.json"):
+            counts |= json.loads((self._folder / name).read_bytes())
+        side = SideCounts(counts.get("noncurrent"), counts.get("delete_markers"), counts.get("open_uploads"))
+        return Listed(self._folder, rows, self._heading.started, ended, side)
+
+
+def _pages(store: Store, start_after: str) -> Iterator[Sequence[ObjectInfo]]:
+    """Pages after `start_after`; a request that fails in passing is asked again from where the last page ended."""
+    position = start_after
+    pages: Iterator[Sequence[ObjectInfo]] | None = None
+
+    def fetch() -> Sequence[ObjectInfo] | None:
+        nonlocal pages
+        try:
+            if pages is None:
+                pages = iter(store.list("", start_after=position))
+            return next(pages, None)
+        except TransientStoreError:
+            pages = None
+            raise
+
+    while (page := ask(fetch)) is not None:
+        if page:
+            position = page[-1].key
+            yield page
+
+
+def _in_interval(page: Sequence[ObjectInfo], interval: Interval, last_key: str, store: str) -> Sequence[ObjectInfo]:
+    """What of the page lies in the interval. InputError where keys are not in order: going on from a last key would lose some.
+
+    Python compares texts by code points, which is the order of their UTF-8 bytes.
+    """
+    for info in page:
+        if info.key <= last_key:
+            raise InputError(
+                f"{store}: its listing is not in the order of the keys' bytes",
+                remedy="Give an inventory file for this store (kind s3-inventory or listing).",
+            )
+        last_key = info.key
+    until = interval.until
+    if until is None or last_key <= until:
+        return page
+    return [info for info in page if info.key <= until]

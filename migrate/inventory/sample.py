@@ -1,0 +1,98 @@
+"""A sample of an inventory's keys, asked for with HEAD: it proves that keys were decoded rightly and that the inventory is fresh.
+
+Half of the sample is taken from keys with characters that encodings change, because those are what a wrong decoding loses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from migrate.errors import InputError, NotFoundError
+from migrate.inventory.aside import Stopping, aside, ask, never, side_by_side
+from migrate.inventory.files import InventoryFile
+from migrate.inventory.tables import literal, open_tables, parquet_sql, reading
+from migrate.stores.base import Store
+
+_THREADS = 8
+_PLAIN = "[A-Za-z0-9/._-]*"
+
+
+class _Seen(StrEnum):
+    SAME = "same"
+    CHANGED = "changed"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReport:
+    """How many keys were asked for, and what became of them since the inventory. `odd` keys hold characters that need encoding."""
+
+    asked: int
+    same: int
+    changed: int
+    gone: int
+    odd_asked: int
+    odd_gone: int
+
+
+def check_sample(
+    inventory: InventoryFile, store: Store, *, count: int, seed: str, scratch: Path, is_stopping: Stopping = never
+) -> SampleReport:
+    """HEAD about `count` keys, always the same ones for one `seed`. InputError where too many are gone.
+
+    Too many: all of them, or more than two and more than a twentieth; of the odd keys, more than two and more than half.
+    """
+    rows = aside(lambda: _choose(inventory, count, seed, scratch), is_stopping)
+    seen = side_by_side(
+        [lambda _halted, row=row: _look(store, *row[:3]) for row in rows],  # type: ignore[misc]
+        threads=_THREADS,
+        is_stopping=is_stopping,
+    )
+    odd = [result for result, row in zip(seen, rows, strict=True) if row[3]]
+    report = SampleReport(
+        asked=len(seen),
+        same=seen.count(_Seen.SAME),
+        changed=seen.count(_Seen.CHANGED),
+        gone=seen.count(_Seen.GONE),
+        odd_asked=len(odd),
+        odd_gone=odd.count(_Seen.GONE),
+    )
+    _judge(report, inventory.store)
+    return report
+
+
+def _choose(inventory: InventoryFile, count: int, seed: str, scratch: Path) -> list[tuple[str, int, str, bool]]:
+    """Key, size, ETag, and whether the key is odd: first up to half odd ones, then others, by the SHA-256 of seed and key."""
+    with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
+        return connection.execute(
+            f"WITH ranked AS (SELECT key, size, etag, NOT regexp_full_match(key, '{_PLAIN}') AS odd, "
+            f"sha256(concat({literal(seed)}, chr(0), key)) AS turn FROM {parquet_sql(inventory.path)}), "
+            f"odd_ones AS (SELECT * FROM ranked WHERE odd ORDER BY turn, key LIMIT {(count + 1) // 2}), "
+            f"others AS (SELECT * FROM ranked WHERE NOT odd ORDER BY turn, key LIMIT {count}) "
+            f"SELECT key, size, etag, odd FROM (FROM odd_ones UNION ALL FROM others) "
+            f"ORDER BY odd DESC, turn, key LIMIT {count}"
+        ).fetchall()
+
+
+def _look(store: Store, key: str, size: int, etag: str) -> _Seen:
+    try:
+        info = ask(lambda: store.head(key))
+    except NotFoundError:
+        return _Seen.GONE
+    return _Seen.SAME if (info.size, info.etag) == (size, etag) else _Seen.CHANGED
+
+
+def _judge(report: SampleReport, store: str) -> None:
+    if report.odd_gone > 2 and report.odd_gone * 2 > report.odd_asked:
+        raise InputError(
+            f"{store}: {report.odd_gone} of {report.odd_asked} sampled keys with special characters are not there: "
+            "the inventory's keys were decoded wrongly",
+            remedy="Use a Parquet inventory, whose keys are not encoded, or list the store (kind live).",
+        )
+    if report.gone and (report.gone == report.asked or (report.gone > 2 and report.gone * 20 > report.asked)):
+        raise InputError(
+            f"{store}: {report.gone} of {report.asked} sampled keys are not there: the inventory is stale, or of another place",
+            remedy="Use a newer inventory, or list the store (kind live).",
+        )

@@ -1,0 +1,202 @@
+"""Tables in files, read and written by DuckDB: with types that are said, in UTC, in bounded memory, off the network.
+
+A CSV or Parquet file is first staged: one Parquet file with the columns in the types that they must have, and beside them
+`file` and `row`, the place where each row came from. What does not fit a type is NULL there, and the checks find it: they
+report file and row numbers (1 is the first row after a header), never what stands in the row (design, invariant 10).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from migrate.errors import InputError, IntegrityError
+from migrate.inventory.files import parquet_glob, seal
+
+MEMORY_LIMIT = "1GB"  # what does not fit is spilled to scratch
+_THREADS = 2
+_ROWS_SHOWN = 5
+
+
+@contextmanager
+def open_tables(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection with a memory limit; what it spills goes to a private folder under `scratch`, and away at the end."""
+    spill = tempfile.mkdtemp(prefix="spill-", dir=scratch)
+    connection = duckdb.connect(
+        config={
+            "threads": _THREADS,
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": spill,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.close()
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def literal(text: str) -> str:
+    """`text` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """`name` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def parquet_sql(path: Path, *, numbered: bool = False) -> str:
+    """The rows of a Parquet file or folder; `numbered` adds `file_row_number`, from 0."""
+    return f"read_parquet({literal(parquet_glob(path))}{', file_row_number = true' if numbered else ''})"
+
+
+@contextmanager
+def reading(label: str) -> Iterator[None]:
+    """DuckDB's errors become InputErrors here. Their text repeats the line that does not parse, so it is not passed on."""
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        kind = type(error).__name__
+        raise InputError(
+            f"{label}: reading it failed ({kind})",
+            remedy="Free disk space for .migrate/scratch; check that the file is whole.",
+        ) from None
+    except duckdb.Error as error:
+        raise InputError(
+            f"{label}: does not parse",
+            [f"{label}: {_csv_place(str(error))}"],
+            remedy="Mend or deliver the file again; CSV as in RFC 4180, with commas.",
+        ) from None
+
+
+def _csv_place(text: str) -> str:
+    line = re.search(r"CSV Error on Line: (\d+)", text)
+    columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
+    reason = "not a table that can be read"
+    if columns:
+        reason = f"{columns[2]} columns instead of {columns[1]}"
+    elif "unterminated quote" in text:
+        reason = "a quote that does not end, or ends in the middle"
+    elif "invalid state" in text:
+        reason = "line ends or quotes that are mixed"
+    return f"line {line[1]}: {reason}" if line else reason
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Rows for which `where` holds must not be. `problem` says what they are."""
+
+    where: str
+    problem: str
+
+
+def check_rows(
+    connection: duckdb.DuckDBPyConnection, staged: Path, labels: Sequence[str], checks: Sequence[Check], *, remedy: str
+) -> None:
+    """InputError with files and row numbers, where any check finds a row. All problems are reported together."""
+    counts = ", ".join(f"count(*) FILTER (WHERE {check.where})" for check in checks)
+    found = connection.execute(f"SELECT {counts} FROM {parquet_sql(staged)}").fetchone()
+    problems: list[str] = []
+    for check, count in zip(checks, found or (), strict=True):
+        if count:
+            problems += _places(connection, staged, labels, check, count)
+    if problems:
+        raise InputError(f"{labels[0]}: {len(problems)} problem{'s' * (len(problems) > 1)}", problems, remedy=remedy)
+
+
+def _places(
+    connection: duckdb.DuckDBPyConnection, staged: Path, labels: Sequence[str], check: Check, count: int
+) -> list[str]:
+    rows = connection.execute(
+        f'SELECT "file", "row" FROM {parquet_sql(staged)} WHERE {check.where} ORDER BY "file", "row" LIMIT {_ROWS_SHOWN}'
+    ).fetchall()
+    by_file: dict[int, list[str]] = {}
+    for file, row in rows:
+        by_file.setdefault(file, []).append(f"{row:,}")
+    more = f" (and {count - len(rows):,} more)" if count > len(rows) else ""
+    places = [
+        f"{labels[file]}: row{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {check.problem}"
+        for file, numbers in by_file.items()
+    ]
+    return [*places[:-1], places[-1] + more]
+
+
+def write_unique(
+    connection: duckdb.DuckDBPyConnection,
+    staged: Path,
+    labels: Sequence[str],
+    final: Path,
+    *,
+    columns: Sequence[tuple[str, str]],
+    where: str,
+    problem: str,
+    remedy: str,
+) -> int:
+    """Write the staged rows, ordered by the first column, which must be unique among them. The number of rows.
+
+    Sorting spills to disk, and in sorted rows a repetition stands beside its twin: no table of all values is held.
+    """
+    unique = quoted(columns[0][0])
+    names = ", ".join(quoted(name) for name, _ in columns)
+    temporary = final.with_name(final.name + ".tmp")
+    connection.execute(
+        f"COPY (SELECT {names} FROM {parquet_sql(staged)} WHERE {where} ORDER BY {unique}) "
+        f"TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
+    )
+    twins = (
+        f"SELECT {unique} FROM (SELECT {unique}, lag({unique}) OVER () AS before "
+        f"FROM {parquet_sql(temporary)}) WHERE {unique} = before"
+    )
+    row = connection.execute(f"SELECT count(*) FROM ({twins})").fetchone()
+    if row and row[0]:
+        first = f"SELECT {unique} FROM ({twins}) ORDER BY {unique} LIMIT {_ROWS_SHOWN}"
+        check = Check(f"({where}) AND {unique} IN ({first})", problem)
+        try:
+            check_rows(connection, staged, labels, [check], remedy=remedy)
+        finally:
+            temporary.unlink()
+    count = count_rows(connection, temporary)
+    seal(temporary, final)
+    return count
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The number of rows of a Parquet file or folder."""
+    row = connection.execute(f"SELECT count(*) FROM {parquet_sql(path)}").fetchone()
+    if row is None:
+        raise IntegrityError("a count without an answer")
+    return int(row[0])
+
+
+def fingerprint(connection: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[tuple[str, str]]) -> str:
+    """64 hex digits that stand for the set of rows, whatever their order, the files' bytes or their Parquet version.
+
+    Each row's canonical form (length-prefixed fields, `-` for NULL, times in microseconds) has a SHA-256; its four 64-bit
+    words are summed over all rows as exact integers, and the sums and the count are hashed once more. A sum needs no sort
+    and no memory, and unlike XOR does not lose two equal rows. It names an input, for `diff` and for people; it is no defence
+    against one who forges rows, which the plan's own digests are.
+    """
+    parts = ", ".join(_canonical(name, kind) for name, kind in columns)
+    words = ", ".join(f"sum(CAST('0x' || d[{at}:{at + 15}] AS UBIGINT))" for at in (1, 17, 33, 49))
+    row = connection.execute(
+        f"SELECT count(*), {words} FROM (SELECT sha256(concat({parts})) AS d FROM {parquet_sql(path)})"
+    ).fetchone()
+    return hashlib.sha256(":".join(str(value or 0) for value in row or ()).encode()).hexdigest()
+
+
+def _canonical(name: str, kind: str) -> str:
+    column = quoted(name)
+    text = f"epoch_us({column})::VARCHAR" if kind == "TIMESTAMP" else f"{column}::VARCHAR"
+    return f"coalesce(strlen({text}) || ':' || {text}, '-')"
