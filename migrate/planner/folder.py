@@ -171,9 +171,9 @@ def utc(value: datetime) -> datetime:
 
 def open_reader() -> duckdb.DuckDBPyConnection:
     """A connection to read plan files with: one thread, 256 MB."""
-    return duckdb.connect(
-        ":memory:", config={"threads": 1, "memory_limit": "256MB", "TimeZone": "UTC", "temp_directory": ""}
-    )
+    connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB", "temp_directory": ""})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
 
 
 @contextmanager

@@ -1,0 +1,136 @@
+"""The second half of planning: each planned user gets a home, a backup, a wave and its batches. Nothing here reads a big table
+but once for the sums and once for the users that are split over several batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from migrate.errors import RefusedError
+from migrate.layout import CompiledRule
+from migrate.model import Role
+from migrate.placement import Closing, netstrings, rule_for
+from migrate.planner.session import Session, literal, pattern
+from migrate.residency import ISO_COUNTRIES
+from migrate.spec import PlacementRule, Spec
+
+_TICKETS = "STRUCT(form VARCHAR, site VARCHAR)[]"
+
+
+def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
+    """Make the table `placed`; the sites that closed. RefusedError where a user can go nowhere."""
+    rules = spec.placement.rules
+    covered = [(code, rule_for(code, rules)) for code in sorted(ISO_COUNTRIES)]
+    session.table(
+        "country_rules",
+        "country VARCHAR, rule VARCHAR",
+        [(code, rule.name) for code, rule in covered if rule is not None],
+    )
+    session.table(
+        "rule_tickets",
+        f"rule VARCHAR, home_tickets {_TICKETS}, backup_tickets {_TICKETS}",
+        [(rule.name, _tickets(spec, "home", rule), _tickets(spec, "backup", rule)) for rule in rules],
+    )
+    session.run("tally")
+    _refuse_if_any(
+        session,
+        "SELECT country, count(*) FROM tally WHERE placement_rule IS NULL GROUP BY country ORDER BY country",
+        "no placement rule names these countries",
+        "Add them to a rule under placement.rules in the spec.",
+    )
+    session.run("preferences")
+    closings = _close_sites(session, spec)
+    _refuse_if_any(
+        session,
+        "SELECT country, count(*) FROM placed WHERE home IS NULL OR (wants_backup AND backup IS NULL) "
+        "GROUP BY country ORDER BY country",
+        "no site with capacity left takes the users of these countries",
+        "Raise a site's capacity in the spec, or offer their rule more sites.",
+    )
+    return closings
+
+
+def _tickets(spec: Spec, kind: str, rule: PlacementRule) -> list[dict[str, str]]:
+    sites: Iterable[str] = rule.home if kind == "home" else rule.backup
+    return [
+        {"form": netstrings(kind, site, str(ticket)).decode(), "site": site}
+        for site in sorted(set(sites))
+        for ticket in range(1, spec.sites[site].weight + 1)
+    ]
+
+
+def _refuse_if_any(session: Session, sql: str, what: str, remedy: str) -> None:
+    rows = session.query(sql)
+    if rows:
+        raise RefusedError(
+            f"{what}: {', '.join(f'{country} ({count} users)' for country, count in rows)}", remedy=remedy
+        )
+
+
+def _close_sites(session: Session, spec: Spec) -> dict[str, Closing]:
+    """Place, and place again for each site whose capacity is overrun: at most one pass more than there are such sites."""
+    capacities = [(name, site.capacity) for name, site in sorted(spec.sites.items()) if site.capacity is not None]
+    session.table("capacities", "site VARCHAR, capacity BIGINT", capacities)
+    turns: dict[str, int] = {}
+    session.run("placed", open="TRUE")
+    while capacities and (overruns := session.run("closing")):
+        turns.update(overruns)
+        is_open = " AND ".join(f"(site <> {literal(site)} OR turn < {turn})" for site, turn in sorted(turns.items()))
+        session.run("placed", open=f"({is_open})")
+    placed: dict[str, int] = dict(
+        session.query(
+            "SELECT site, CAST(sum(bytes) AS BIGINT) FROM "
+            "(SELECT home AS site, bytes FROM placed UNION ALL SELECT backup, bytes FROM placed) GROUP BY site"
+        )
+    )
+    return {site: Closing(turn, placed.get(site, 0)) for site, turn in sorted(turns.items())}
+
+
+def make_batches(session: Session, spec: Spec, *, file_copies: int) -> Path:
+    """Make the tables `movers` (users with their waves), `batches` and `seats`; the file of the objects of split users."""
+    users = session.query("SELECT count(*) FROM placed")[0][0]
+    halves = {"half_copies": spec.batches.copies_max // 2, "half_bytes": max(1, spec.batches.bytes_max // 2)}
+    session.run(
+        "waves",
+        canary_users=-(-users * spec.waves.canary // 1_000_000),
+        waves=spec.waves.count,
+        copies_max=spec.batches.copies_max,
+        bytes_max=spec.batches.bytes_max,
+        **halves,
+    )
+    big = session.folder / "big.parquet"
+    session.run("big", path=literal(str(big)), **halves)
+    session.run("batches", big=pattern(big), file_copies=max(1, file_copies - spec.batches.copies_max), **halves)
+    session.run("seats", **halves)
+    return big
+
+
+def make_routes(session: Session, spec: Spec, rules: tuple[CompiledRule, ...]) -> None:
+    """Make the tables that say what a layout rule is called and which store takes what at each site."""
+    session.table(
+        "layout_rules",
+        "number SMALLINT, name VARCHAR, category VARCHAR",
+        [(number, rule.name, rule.category) for number, rule in enumerate(rules)],
+    )
+    session.table(
+        "routes", "source VARCHAR, site VARCHAR, role VARCHAR, rank INTEGER, store VARCHAR", list(_routes(spec))
+    )
+
+
+def _routes(spec: Spec) -> Iterable[tuple[Any, ...]]:
+    for rank, role in enumerate(("home", "backup")):
+        sites = {site for rule in spec.placement.rules for site in (rule.home if role == "home" else rule.backup)}
+        for site in sorted(sites):
+            for source in sorted(spec.by_role(Role.SOURCE)):
+                yield source, site, role, rank, spec.target_store(site, source)
+
+
+def may_collide(spec: Spec, rules: tuple[CompiledRule, ...]) -> bool:
+    """False where no two objects can have one target key: one source to each target store, and no key is changed."""
+    takers = [(store, source) for source, _, _, _, store in _routes(spec)]
+    sources_of = {store: {source for taker, source in takers if taker == store} for store, _ in takers}
+    return any(len(sources) > 1 for sources in sources_of.values()) or not all(
+        rule.shared or rule.keeps_keys for rule in rules
+    )

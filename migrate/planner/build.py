@@ -1,0 +1,156 @@
+"""`migrate plan`: from a spec, a directory and inventories to a plan folder. The steps in their order; each is told elsewhere.
+
+The same inputs give the same plan and the same digest, whatever the order of their rows, the number of threads, the machine or
+its time zone. A build that breaks off leaves no plan: the folder gets its name last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from migrate import __version__
+from migrate.errors import RefusedError
+from migrate.inventory.files import DirectoryFile, InventoryFile, sync_folder
+from migrate.layout import compile_rules
+from migrate.planner import assemble, document
+from migrate.planner.assemble import Progress
+from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
+from migrate.planner.census import judge_users, take_census
+from migrate.planner.digest import plan_digest
+from migrate.planner.folder import PLAN_FORMAT, PREFIX_DIGITS, Plan
+from migrate.planner.session import MEMORY_BYTES, THREADS, Session, literal
+from migrate.planner.summary import PlanSummary, summarise
+from migrate.spec import Spec
+from migrate.stores.base import Capabilities
+from migrate.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """What a plan is made from: the directory, an inventory of each source and backup, and what `doctor` found."""
+
+    directory: DirectoryFile
+    inventories: Mapping[str, InventoryFile]
+    capabilities: Mapping[str, Capabilities]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What planning may use, and how long a file of copies gets. None of it changes what is planned, but for `file_copies`."""
+
+    memory_bytes: int = MEMORY_BYTES
+    threads: int = THREADS
+    file_copies: int = assemble.FILE_ROWS
+
+
+def make_plan(
+    spec: Spec,
+    workspace: Workspace,
+    inputs: PlanInputs,
+    *,
+    now: datetime,
+    on_progress: Progress,
+    dry_run: bool = False,
+    limits: Limits = Limits(),
+) -> Plan | PlanSummary:
+    """Plan, and keep the plan, or with `dry_run` only its summary.
+
+    RefusedError where policy or a collision forbids it, InputError where an inventory cannot be trusted, IntegrityError where a
+    sum is off.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="plan-", dir=workspace.ensure(workspace.scratch)))
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=workspace.ensure(workspace.plans)))
+    try:
+        with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
+            content = _steps(session, spec, workspace, inputs, building, on_progress, limits)
+        content["built_at"] = now.isoformat()
+        content["tool_version"] = __version__
+        content["digest"] = plan_digest(content, spec)
+        if dry_run:
+            return summarise(content)
+        assemble.write_document(building, content)
+        return _publish(building, workspace.plans / content["digest"][:PREFIX_DIGITS])
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _steps(
+    session: Session,
+    spec: Spec,
+    workspace: Workspace,
+    inputs: PlanInputs,
+    folder: Path,
+    on_progress: Progress,
+    limits: Limits,
+) -> dict[str, Any]:
+    rules = compile_rules(spec.layout.rules)
+    users = judge_users(session, spec, inputs.directory)
+    on_progress("users", inputs.directory.rows)
+    census = take_census(session, spec, rules, inputs.inventories)
+    on_progress("census", sum(store.listed for store in census.stores.values()))
+    closings = place_users(session, spec)
+    on_progress("placement", users["planned"])
+    big = make_batches(session, spec, file_copies=limits.file_copies)
+    make_routes(session, spec, rules)
+    if may_collide(spec, rules):
+        _refuse_collisions(session, spec, workspace)
+    session.query(
+        "CREATE TEMP TABLE findings "
+        "(kind VARCHAR, store VARCHAR, user_id VARCHAR, key VARCHAR, detail VARCHAR, count BIGINT)"
+    )
+    copies = assemble.write_copies(session, spec, inputs.capabilities, big, folder, on_progress)
+    document.gather_findings(session, spec, inputs.capabilities, inputs.inventories, census)
+    files, digests = assemble.write_small_tables(session, folder)
+    return {
+        "format": PLAN_FORMAT,
+        "name": spec.name,
+        "parent": None,
+        "spec": spec.model_dump(mode="json"),
+        "capabilities": {
+            name: asdict(inputs.capabilities[name]) for name in sorted(spec.stores) if name in inputs.capabilities
+        },
+        "inputs": document.inputs_of(inputs.directory, inputs.inventories),
+        "skew_seconds": document.skew_of(spec, inputs.inventories),
+        "census": document.census_of(census),
+        "reconciliation": census.reconciliation,
+        "totals": document.totals_of(session, users),
+        "placement": document.placement_of(closings),
+        "forecast": document.forecast_of(session, spec),
+        "findings": document.findings_of(session),
+        "blockers": assemble.blockers(session),
+        "files": {"copies": copies, **files},
+        "digests": digests,
+    }
+
+
+def _refuse_collisions(session: Session, spec: Spec, workspace: Workspace) -> None:
+    path = workspace.scratch / f"collisions-{spec.name}.parquet"
+    session.run("collisions", path=literal(str(path)))
+    path.chmod(0o600)
+    count, stores = session.query(
+        "SELECT count(*), list_sort(list(DISTINCT target_store)) "
+        f"FROM (SELECT DISTINCT target_store, target_key FROM read_parquet({literal(str(path))}))"
+    )[0]
+    if count:
+        raise RefusedError(
+            f"{count} target keys would each be taken by several objects, at {', '.join(stores)}; they are listed in {path}",
+            remedy="Give the layout rules targets that keep them apart, or the source stores target stores of their own.",
+        )
+    path.unlink()
+
+
+def _publish(building: Path, folder: Path) -> Plan:
+    """Give the folder its name. The same plan, built before, stands: plans do not change (design, invariant 6)."""
+    if folder.exists():
+        return Plan.open(folder)
+    assemble.make_durable(building)
+    building.rename(folder)
+    sync_folder(folder.parent)
+    return Plan.open(folder)

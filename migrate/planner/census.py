@@ -1,0 +1,226 @@
+"""The first half of planning: every user judged, every key in exactly one class, the backups compared with their sources.
+
+The classes and what they add up to are the design's invariant 3: a sum that is off is an IntegrityError, and no plan comes of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrate import layout, residency
+from migrate.errors import IntegrityError, RefusedError
+from migrate.inventory.files import DirectoryFile, InventoryFile
+from migrate.layout import CompiledRule
+from migrate.model import CensusClass, Role
+from migrate.planner.session import Session, literal, numbers, pattern, text, texts
+from migrate.spec import Spec
+
+# An ETag that speaks of the content alone: an MD5 or a composite of MD5s, with no customer's or KMS key behind it.
+_COMPARABLE = (
+    "CASE WHEN (encryption IS NULL OR encryption = 'AES256') AND regexp_full_match(etag, '[0-9a-f]{32}(-[0-9]+)?') "
+    "THEN etag END"
+)
+
+
+@dataclass(slots=True)
+class StoreCensus:
+    """One store's keys by class, and the owned ones by what planning does with them. Bytes are counted for sources alone."""
+
+    listed: int = 0
+    classes: dict[str, int] = field(default_factory=lambda: {kind.value: 0 for kind in CensusClass})
+    size_bytes: dict[str, int] = field(default_factory=dict)
+    dispositions: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, disposition: str | None, keys: int) -> None:
+        self.listed += keys
+        self.classes[kind] += keys
+        if disposition is not None:
+            self.dispositions[disposition] = self.dispositions.get(disposition, 0) + keys
+
+    def check(self, store: str, rows: int) -> None:
+        """IntegrityError unless the classes add up to what the inventory lists (invariant 3)."""
+        classed, owned = sum(self.classes.values()), self.classes[CensusClass.OWNED.value]
+        disposed = sum(self.dispositions.values())
+        if classed != rows or disposed != owned:
+            raise IntegrityError(
+                f"{store}: its inventory lists {rows} keys, the census has {classed} in its classes; "
+                f"of {owned} owned ones {disposed} are accounted for",
+                remedy="An inventory that lists a key twice does this. Take a new one.",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The census of all stores, and by backup how its keys of planned users stand beside its source's."""
+
+    stores: dict[str, StoreCensus]
+    reconciliation: dict[str, dict[str, int]]
+
+
+def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[str, int]:
+    """Make the table `users`; how many there are by state. RefusedError where a country still needs a decision."""
+    session.table(
+        "policy",
+        "code VARCHAR, country VARCHAR, verdict VARCHAR, rule VARCHAR",
+        residency.scope_table(spec.scope.decisions),
+    )
+    session.run(
+        "users",
+        directory=pattern(directory.path),
+        folded=residency.FOLD_SQL,
+        unknown_verdict=residency.UNKNOWN.verdict.value,
+        unknown_rule=residency.UNKNOWN.rule,
+        status_moves="TRUE"
+        if spec.directory.columns.status is None
+        else f"coalesce(d.status IN {texts(spec.scope.statuses)}, FALSE)",
+    )
+    undecided = session.query(
+        "SELECT country, count(*) FROM users WHERE state = 'undecided' GROUP BY country ORDER BY country"
+    )
+    if undecided:
+        found = ", ".join(f"{country} ({count})" for country, count in undecided)
+        raise RefusedError(
+            f"users live where the policy {spec.scope.policy} needs a written decision: {found}",
+            remedy='Say "in", "out" or "review" for each in the spec, under scope.decisions.',
+        )
+    counts = dict(session.query("SELECT state, count(*) FROM users GROUP BY state"))
+    if sum(counts.values()) != directory.rows:
+        raise IntegrityError(f"the directory has {directory.rows} users, planning judged {sum(counts.values())}")
+    return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")}
+
+
+def take_census(
+    session: Session, spec: Spec, rules: tuple[CompiledRule, ...], inventories: Mapping[str, InventoryFile]
+) -> Census:
+    """Make the views `census` and `planned`. IntegrityError where a sum is off."""
+    paths: list[Path] = []
+    for source in sorted(spec.by_role(Role.SOURCE)):
+        path = session.folder / f"census-{len(paths)}.parquet"
+        _census_of(session, spec, rules, source, inventories, path)
+        paths.append(path)
+    listed = ", ".join(pattern(path) for path in paths)
+    session.query(f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet([{listed}])")
+    _fetch_backup_only(session, spec, inventories)
+    counts = session.run("counts")
+    stores = _count(spec, counts)
+    for name, census in stores.items():
+        census.check(name, inventories[name].rows)
+    return Census(stores, _reconcile(spec, counts))
+
+
+def backups_of(spec: Spec, source: str) -> list[str]:
+    """The backups of a source, by name: the bit of each is its place in this list."""
+    return sorted(name for name, store in spec.by_role(Role.BACKUP).items() if store.backup_of == source)
+
+
+def _census_of(
+    session: Session,
+    spec: Spec,
+    rules: tuple[CompiledRule, ...],
+    source: str,
+    inventories: Mapping[str, InventoryFile],
+    path: Path,
+) -> None:
+    backups = backups_of(spec, source)
+    listed = text("listed", primary=pattern(inventories[source].path), comparable=_COMPARABLE)
+    for place, backup in enumerate(backups):
+        listed = text(
+            "backed",
+            listed=listed,
+            backup=pattern(inventories[backup].path),
+            bit=1 << place,
+            comparable=_COMPARABLE,
+        )
+    first_backup = " ".join(f"WHEN seen & {1 << place} > 0 THEN {literal(name)}" for place, name in enumerate(backups))
+    decided = {
+        decision: [number for number, rule in enumerate(rules) if _decision(spec, rule) == decision]
+        for decision in ("copy", "exclude")
+    }
+    session.run(
+        "census",
+        listed=listed,
+        rule=layout.rule_sql(rules, source),
+        user=layout.user_sql(rules),
+        target_key=layout.target_key_sql(rules),
+        shared_rules=numbers(number for number, rule in enumerate(rules) if rule.shared),
+        copied_rules=numbers(decided["copy"]),
+        excluded_rules=numbers(decided["exclude"]),
+        source=source,
+        first_backup=f"CASE {first_backup} END" if backups else "NULL",
+        backups=len(backups),
+        path=literal(str(path)),
+    )
+
+
+def _decision(spec: Spec, rule: CompiledRule) -> str:
+    return "block" if rule.category is None else spec.reconcile.backup_only.get(rule.category, "block")
+
+
+def _fetch_backup_only(session: Session, spec: Spec, inventories: Mapping[str, InventoryFile]) -> None:
+    """The view `planned`: what is copied from the sources, and from the backups what only they hold."""
+    parts = ["SELECT * FROM census WHERE disposition = 'planned' AND in_primary"]
+    if "copy" in spec.reconcile.backup_only.values():
+        for place, backup in enumerate(sorted(spec.by_role(Role.BACKUP))):
+            path = session.folder / f"fetched-{place}.parquet"
+            session.run("fetched", backup=pattern(inventories[backup].path), origin=backup, path=literal(str(path)))
+            parts.append(f"SELECT * FROM read_parquet({pattern(path)})")
+    session.query("CREATE TEMP VIEW planned AS " + " UNION ALL ".join(parts))
+
+
+def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:
+    stores = {name: StoreCensus() for name in sorted(spec.by_role(Role.SOURCE, Role.BACKUP))}
+    for source, kind, disposition, _, in_primary, seen, _, _, keys, size_bytes in counts:
+        if in_primary:
+            stores[source].add(kind, disposition, keys)
+            stores[source].size_bytes[kind] = stores[source].size_bytes.get(kind, 0) + size_bytes
+        for place, backup in enumerate(backups_of(spec, source)):
+            if seen >> place & 1:
+                stores[backup].add(kind, disposition, keys)
+    return stores
+
+
+def _reconcile(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter[str]] = {}
+    for source, _, disposition, _, in_primary, seen, diverged, incomparable, keys, _ in counts:
+        if disposition not in ("planned", "blocked", "excluded"):
+            continue
+        for place, backup in enumerate(backups_of(spec, source)):
+            kind = _comparison(place, in_primary, seen, diverged, incomparable, disposition)
+            if kind is not None:
+                found.setdefault(backup, Counter())[kind] += keys
+    return {
+        backup: {kind: found.get(backup, Counter())[kind] for kind in _COMPARISONS}
+        for backup in sorted(spec.by_role(Role.BACKUP))
+    }
+
+
+_COMPARISONS = (
+    "equal",
+    "diverged",
+    "incomparable",
+    "unbacked",
+    "backup_only_copied",
+    "backup_only_excluded",
+    "backup_only_blocked",
+)
+_BACKUP_ONLY = {
+    "planned": "backup_only_copied",
+    "excluded": "backup_only_excluded",
+    "blocked": "backup_only_blocked",
+}
+
+
+def _comparison(
+    place: int, in_primary: bool, seen: int, diverged: int, incomparable: int, disposition: str
+) -> str | None:
+    if not seen >> place & 1:
+        return "unbacked" if in_primary else None
+    if not in_primary:
+        return _BACKUP_ONLY[disposition]
+    if diverged >> place & 1:
+        return "diverged"
+    return "incomparable" if incomparable >> place & 1 else "equal"

@@ -1,0 +1,103 @@
+"""One DuckDB connection for one planning, and the SQL files that it runs. Out of core: what does not fit spills to scratch.
+
+The files in `sql/` are the pipeline, to be read in the order in which `build.py` and its neighbours run them. `$name` in them
+stands for what the spec gives: a literal, a path, or an expression made by `layout.py`.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+
+from migrate.errors import MigrateError, UnreachableError
+
+MEMORY_BYTES = 10**9
+THREADS = 2
+
+
+class Session:
+    """A connection in memory that spills to `folder`. All errors of DuckDB leave as UnreachableError: disk or memory ran out."""
+
+    def __init__(self, folder: Path, *, memory_bytes: int = MEMORY_BYTES, threads: int = THREADS) -> None:
+        self.folder = folder
+        spill = folder / "spill"
+        spill.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "memory_limit": f"{memory_bytes // 2**20}MiB",
+                "threads": threads,
+                "temp_directory": str(spill),
+                "preserve_insertion_order": False,
+                "partitioned_write_flush_threshold": 100_000,
+            },
+        )
+        self._connection.execute("SET TimeZone = 'UTC'")
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        return self._connection
+
+    def run(self, name: str, **given: object) -> list[tuple[Any, ...]]:
+        """Run `sql/<name>.sql` and fetch what it yields."""
+        return self.query(text(name, **given))
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except duckdb.Error as error:
+            raise _failed(error) from error
+
+    def table(self, name: str, columns: str, rows: Iterable[Sequence[object]]) -> None:
+        """A small table of what the spec says."""
+        self.query(f"CREATE OR REPLACE TEMP TABLE {name} ({columns})")
+        for row in rows:
+            self.query(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+
+def _failed(error: duckdb.Error) -> MigrateError:
+    # DuckDB's text may quote a value of a row, so only the kind of the error is told
+    return UnreachableError(
+        f"planning failed in DuckDB: {type(error).__name__}",
+        remedy="See that the scratch folder's disk has room for the inventories twice over, and plan again.",
+    )
+
+
+def text(name: str, **given: object) -> str:
+    """The SQL file `name`, filled in."""
+    template = (files("migrate.planner") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
+    return Template(template).substitute({key: str(value) for key, value in given.items()}).rstrip()
+
+
+def literal(value: str) -> str:
+    """A SQL string."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def pattern(path: Path) -> str:
+    """A SQL string for `read_parquet`: the file at `path`, or all Parquet files under the folder."""
+    return literal(f"{glob.escape(str(path))}/**/*.parquet" if path.is_dir() else glob.escape(str(path)))
+
+
+def numbers(values: Iterable[int]) -> str:
+    """A SQL list for IN, also where it is empty."""
+    return "(" + ", ".join([*map(str, values), "NULL"]) + ")"
+
+
+def texts(values: Iterable[str]) -> str:
+    return "(" + ", ".join([*map(literal, values), "NULL"]) + ")"

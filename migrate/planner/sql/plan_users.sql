@@ -1,0 +1,27 @@
+-- The plan's users: all but those out of scope, in order of the SHA-256 of their ids.
+CREATE TEMP TABLE plan_users AS
+WITH places AS (
+    SELECT turn, number FROM seats
+    UNION ALL
+    SELECT first_turn, number FROM batches WHERE big
+),
+spans AS (SELECT turn, min(number) AS first_batch, max(number) AS last_batch FROM places GROUP BY turn)
+SELECT
+    u.user_id,
+    u.country,
+    u.country_given,
+    u.state,
+    u.scope_rule,
+    m.home,
+    m.backup,
+    m.placement_rule,
+    m.wave,
+    coalesce(m.objects, 0) AS objects,
+    coalesce(m.copies, 0) AS copies,
+    coalesce(m.size_bytes, 0) AS size_bytes,
+    s.first_batch,
+    s.last_batch
+FROM users AS u
+LEFT JOIN movers AS m ON u.turn = m.turn
+LEFT JOIN spans AS s ON u.turn = s.turn
+WHERE u.state IN ('planned', 'held', 'review')

@@ -1,0 +1,121 @@
+"""What `migrate plan` and `migrate show` say of a plan, as values; the command line puts it into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OBJECTS_PER_SECOND = 450
+BYTES_PER_SECOND = 100 * 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Users and copies of a country, of a site in a role, or of a wave. `size_bytes` counts every copy."""
+
+    name: str
+    users: int
+    copies: int
+    size_bytes: int
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """What keeps `run` from starting: its kind, how many keys or users, and the digest that accepts just these."""
+
+    kind: str
+    count: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The requests that a run comes to, without tags (what objects have tags is not known before), and its least duration.
+
+    `seconds` is by the slower of both rates, for one worker process. Bytes are counted once for reading, and by copy for
+    writing.
+    """
+
+    get_requests: int
+    put_requests: int
+    part_requests: int
+    upload_requests: int  # begin and complete a multipart upload
+    bytes_read: int
+    bytes_written: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """A plan in numbers. `census`, `reconciliation` and `closed` are as in `plan.json`."""
+
+    digest: str
+    name: str
+    built_at: str
+    users: dict[str, int]
+    objects: int
+    copies: int
+    size_bytes: int
+    batches: int
+    by_country: tuple[Share, ...]
+    by_site: tuple[Share, ...]
+    by_wave: tuple[Share, ...]
+    census: dict[str, Any]
+    reconciliation: dict[str, dict[str, int]]
+    skew_seconds: dict[str, int]
+    closed: dict[str, dict[str, int]]
+    findings: dict[str, int]
+    blockers: tuple[Blocker, ...]
+    forecast: Forecast
+
+
+def summarise(
+    document: Mapping[str, Any],
+    *,
+    objects_per_second: int = OBJECTS_PER_SECOND,
+    bytes_per_second: int = BYTES_PER_SECOND,
+) -> PlanSummary:
+    """The summary of a plan from its `plan.json`, with the rates of one worker process."""
+    totals = document["totals"]
+    return PlanSummary(
+        digest=document["digest"],
+        name=document["name"],
+        built_at=document["built_at"],
+        users=totals["users"],
+        objects=totals["objects"],
+        copies=totals["copies"],
+        size_bytes=totals["size_bytes"],
+        batches=totals["batches"],
+        by_country=tuple(_share(row, "country") for row in totals["by_country"]),
+        by_site=tuple(_share(row, "site") for row in totals["by_site"]),
+        by_wave=tuple(_share(row, "wave") for row in totals["by_wave"]),
+        census=document["census"],
+        reconciliation=document["reconciliation"],
+        skew_seconds=document["skew_seconds"],
+        closed=document["placement"]["closed"],
+        findings=document["findings"],
+        blockers=tuple(Blocker(**blocker) for blocker in document["blockers"]),
+        forecast=_forecast(document, objects_per_second, bytes_per_second),
+    )
+
+
+def _share(row: Mapping[str, Any], name: str) -> Share:
+    return Share(str(row[name]), row["users"], row["copies"], row["size_bytes"], row.get("role"))
+
+
+def _forecast(document: Mapping[str, Any], objects_per_second: int, bytes_per_second: int) -> Forecast:
+    counts, totals = document["forecast"], document["totals"]
+    read, written = counts["bytes_read"], totals["size_bytes"]
+    by_objects = -(-totals["copies"] // objects_per_second)
+    by_bytes = -(-written // bytes_per_second)
+    return Forecast(
+        get_requests=counts["whole_objects"] + counts["parts_read"],
+        put_requests=counts["whole_copies"],
+        part_requests=counts["parts_written"],
+        upload_requests=2 * counts["parted_copies"],
+        bytes_read=read,
+        bytes_written=written,
+        seconds=max(by_objects, by_bytes),
+    )
