@@ -1,0 +1,105 @@
+"""What the subjects of the ledger share: the database, the fence, and guarded moves. Each subject is a mixin over `Core`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import and_, select, update
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql.elements import ColumnElement
+
+from migrate.errors import IntegrityError, StaleLeaseError
+from migrate.ledger import schema
+from migrate.ledger.engine import Database
+from migrate.ledger.rows import Lease
+from migrate.model import BatchInfo
+from migrate.states import USER_MOVES, BatchState, UserState, check_batch_move
+
+T = TypeVar("T")
+CHUNK = 5000  # rows that are bound at a time
+
+
+class Core:
+    """The database of a ledger. Every method above it is one short transaction, taken here."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._database.write() as connection:
+            yield connection
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._database.read() as connection:
+            yield connection
+
+
+def chunks(rows: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def in_batch(table: Any, plan_id: int, number: int) -> ColumnElement[bool]:
+    return and_(table.c.plan_id == plan_id, table.c.number == number)
+
+
+def demand_lease(connection: Connection, lease: Lease) -> None:
+    """Hold the lease's row to the end of the transaction. StaleLeaseError if its fence is no longer the batch's (invariant 5)."""
+    leases = schema.leases
+    # FOR NO KEY UPDATE: rows that refer to the lease's batch do not wait for it. SQLite has the whole database by now.
+    found = connection.execute(
+        select(leases.c.number)
+        .where(
+            in_batch(leases, lease.plan_id, lease.number),
+            leases.c.fence == lease.fence,
+            leases.c.worker_id == lease.worker_id,
+            leases.c.purpose == lease.purpose.value,
+        )
+        .with_for_update(key_share=True)
+    ).first()
+    if found is None:
+        raise StaleLeaseError(
+            f"batch {lease.number}: the lease with fence {lease.fence} is no longer held",
+            remedy="drop the batch and lease another one",
+        )
+
+
+def move_batch(
+    connection: Connection, plan_id: int, number: int, old: BatchState, new: BatchState, **values: Any
+) -> None:
+    """Move one batch from `old` to `new`, and demand that it was there. IntegrityError otherwise."""
+    check_batch_move(old, new)
+    batches = schema.batches
+    moved = connection.execute(
+        update(batches)
+        .where(in_batch(batches, plan_id, number), batches.c.state == old.value)
+        .values(state=new.value, **values)
+    ).rowcount
+    if moved != 1:
+        raise IntegrityError(f"batch {number} is not {old}, so it cannot become {new}")
+
+
+def may_become(new: UserState, *, of: Iterable[UserState] = UserState) -> list[str]:
+    """The states, among `of`, from which a user may move to `new`."""
+    return [old.value for old in of if new in USER_MOVES[old]]
+
+
+def batch_info(row: Row[Any] | Mapping[str, Any]) -> BatchInfo:
+    values = row._mapping if isinstance(row, Row) else row
+    return BatchInfo(
+        number=values["number"],
+        wave=values["wave"],
+        users=values["users"],
+        objects=values["objects"],
+        copies=values["copies"],
+        size_bytes=values["size_bytes"],
+        digest=bytes(values["digest"]),
+        key_from=values["key_from"],
+        key_until=values["key_until"],
+    )

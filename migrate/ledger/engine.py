@@ -1,0 +1,253 @@
+"""Connecting to the database: SQLite's pragmas, PostgreSQL's session, short transactions, and errors turned into ours.
+
+Each transaction is short. On SQLite a writer says BEGIN IMMEDIATE: a deferred transaction that reads and then writes would
+fail at once with "database is locked", whatever the busy timeout. Threads of one process queue for a lock of their own first,
+because SQLite's waiting is polling and not fair.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event, make_url
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine import URL, Connection, Engine
+
+from migrate.errors import IntegrityError, LedgerError, MigrateError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+    from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+    from sqlalchemy.schema import Table
+
+BUSY_TIMEOUT_SECONDS = 30
+_NETWORK_FILE_SYSTEMS = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|glusterfs|gpfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|glusterfs|rclone|goofys|juicefs)"
+)
+
+
+def wal_is_safe(version: tuple[int, int, int]) -> bool:
+    """Whether several connections may use WAL: SQLite 3.7.0 to 3.51.2 can corrupt the file, but for the fixed lines.
+
+    Source: sqlite.org/wal.html, "the WAL-reset bug".
+    """
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def safe_journal_mode() -> str:
+    """The journal mode that this process's SQLite may use: `wal` or `delete`."""
+    return "wal" if wal_is_safe(sqlite3.sqlite_version_info[:3]) else "delete"
+
+
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """The type of the network file system that `path` lies on, by the text of /proc/mounts; None for a local one."""
+    best, found = "", ""
+    target = str(path.resolve())
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, found = point, fields[2]
+    return found if _NETWORK_FILE_SYSTEMS.fullmatch(found) else None
+
+
+def parse_url(url: str) -> URL:
+    """The URL of a ledger: `sqlite:///PATH` or `postgresql://…`. UsageError for anything else."""
+    try:
+        parsed = make_url(url)
+    except sa_exc.ArgumentError:
+        # not chained: the cause repeats the URL, which may hold a password
+        raise UsageError("the ledger's URL cannot be read", remedy=_URL_HELP) from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        if not parsed.database or parsed.database == ":memory:":
+            raise UsageError("a ledger in memory is forgotten at the end", remedy=_URL_HELP)
+        return parsed.set(drivername="sqlite+pysqlite")
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise UsageError(f"a ledger cannot be kept in {parsed.drivername}", remedy=_URL_HELP)
+
+
+_URL_HELP = "name it as sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+
+
+class Database:
+    """One ledger's database: its engine, and the two kinds of transaction. Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        parsed = parse_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self.display_url = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
+        self.path = Path(parsed.database or "") if self.is_sqlite else None
+        self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed)
+        self._writing = threading.Lock()
+
+    def prepare_file(self, *, create: bool) -> None:
+        """For SQLite: refuse a network file system, make the file private to its owner, choose the journal mode."""
+        if self.path is None:
+            return
+        _check_place(self.path)
+        if not self.path.exists():
+            if not create:
+                raise LedgerError(
+                    f"there is no ledger at {self.path}", remedy="`migrate plan` and `migrate run` make one"
+                )
+            try:
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            except OSError as error:
+                raise UnreachableError(f"the ledger {self.path} cannot be made: {error.strerror}") from error
+        with self.errors(), self.engine.connect() as connection:
+            wanted = safe_journal_mode()
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            if driver.execute("PRAGMA journal_mode").fetchone()[0] != wanted:
+                driver.execute(f"PRAGMA journal_mode={wanted}")
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction that changes something: all of it, or nothing."""
+        with self.errors():
+            if self.is_sqlite:
+                with self._writing, self.engine.begin() as connection:
+                    yield connection
+            else:
+                with self.engine.begin() as connection:
+                    yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that only looks, at one moment of the ledger. Leave it before anything slow: it holds writers up."""
+        with self.errors():
+            options: dict[str, Any] = {"migrate_reads": True}
+            if not self.is_sqlite:
+                options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+            with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection of its own without a transaction, closed for good at the end: what a session lock lives on."""
+        with self.errors():
+            connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+        finally:
+            connection.invalidate()  # the session's locks must not live on in the pool
+            connection.close()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn the database's errors into ours.
+
+        Never chained: PostgreSQL's texts hold the values of the row, such as a user's id (design, invariant 10).
+        """
+        try:
+            yield
+        except sa_exc.DBAPIError as error:
+            raise self._translate(error) from None
+        except sa_exc.SQLAlchemyError as error:
+            raise UnreachableError(f"the ledger {self.display_url} cannot be used: {type(error).__name__}") from None
+
+    def _translate(self, error: sa_exc.DBAPIError) -> MigrateError:
+        text = _driver_text(error)
+        name = self.display_url
+        if "locked" in text or "lock timeout" in text:
+            return UnreachableError(
+                f"the ledger {name} was locked for {BUSY_TIMEOUT_SECONDS} s",
+                remedy="another process holds it: a stuck `migrate`, a backup, or a shell with an open transaction"
+                + (f"; `fuser -v {self.path}` names it" if self.path else "; look at pg_stat_activity"),
+            )
+        if isinstance(error, sa_exc.IntegrityError):
+            return LedgerError(f"the ledger's constraints do not allow this: {text}")
+        if "malformed" in text:
+            return IntegrityError(
+                f"the ledger {name} is damaged: {text}", remedy="put a backup of it back (`migrate ledger backup`)"
+            )
+        if isinstance(error, sa_exc.OperationalError | sa_exc.InterfaceError) or error.connection_invalidated:
+            return UnreachableError(f"the ledger {name} cannot be reached: {text}")
+        return LedgerError(f"the ledger {name} refuses: {text}")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _driver_text(error: sa_exc.DBAPIError) -> str:
+    """What the driver said, without the values of any row: the first line, and of PostgreSQL only the primary message."""
+    original = error.orig
+    primary = getattr(getattr(original, "diag", None), "message_primary", None)
+    lines = str(primary or original).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _check_place(path: Path) -> None:
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # not Linux: nothing to ask
+    kind = network_file_system(path.parent, mounts)
+    if kind is not None:
+        raise UsageError(
+            f"the ledger {path} would lie on a network file system ({kind}), where SQLite can lose data",
+            remedy="put it on a local disk with --ledger sqlite:///PATH, or use a PostgreSQL ledger",
+        )
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # autocommit: BEGIN is ours
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("migrate_reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    try:
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 10, "application_name": "migrate", "keepalives_idle": 30},
+        )
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "a PostgreSQL ledger needs psycopg, which is not installed",
+            remedy="python3 -m pip install 'migrate[postgres]'",
+        ) from error
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'")
+        connection.commit()
+
+    return engine
+
+
+def upsert(connection: Connection, table: Table) -> SqliteInsert | PostgresInsert:
+    """An INSERT of this database that knows ON CONFLICT."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        return sqlite_insert(table)
+    # loaded here because it costs 50 ms that SQLite need not pay
+    from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+    return postgres_insert(table)

@@ -1,0 +1,214 @@
+"""Leases: one holder a batch, a fence that only grows, and how the leases of the dead come back (design, invariant 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, exists, insert, literal_column, or_, select, update
+from sqlalchemy.engine import Connection, Row
+
+from migrate.errors import IntegrityError, UsageError
+from migrate.ledger import schema
+from migrate.ledger.core import Core, batch_info, demand_lease, in_batch, may_become, move_batch
+from migrate.ledger.engine import upsert
+from migrate.ledger.processes import LeaseWatch, Observed, ProcessIdentity
+from migrate.ledger.rows import CheckState, Lease
+from migrate.model import Purpose
+from migrate.states import BatchState, UserState
+
+_CONTENDED = 20  # on PostgreSQL, another worker may take a batch between our look and our hand
+
+
+class Leases(Core):
+    """A batch is leased for copying when it is pending, for verifying when it is done. Never for both at once."""
+
+    def lease(
+        self,
+        plan_id: int,
+        worker_id: int,
+        purpose: Purpose,
+        *,
+        waves: Sequence[int] | None = None,
+        pass_id: int | None = None,
+    ) -> Lease | None:
+        """The lowest batch that can be had, or None. `waves` bounds a copy lease; a verify lease goes by its pass."""
+        if (purpose is Purpose.VERIFY) != (pass_id is not None) or purpose not in (Purpose.COPY, Purpose.VERIFY):
+            raise UsageError("a lease is for copying, or for verifying in a pass")
+        for _ in range(_CONTENDED):
+            with self._write() as connection:
+                row = _pending(connection, plan_id, waves) if pass_id is None else _unchecked(connection, pass_id)
+                if row is None:
+                    return None
+                lease = _take(connection, row, worker_id, purpose, pass_id)
+            if lease is not None:
+                return lease
+        return None
+
+    def release(self, lease: Lease) -> None:
+        """Give a batch back that is not finished. What was recorded stays. StaleLeaseError if it is no longer ours."""
+        with self._write() as connection:
+            demand_lease(connection, lease)
+            _free(connection, [_lease_row(connection, lease)])
+
+    def end_worker(self, worker_id: int) -> None:
+        """Give back every lease of a worker that ends."""
+        with self._write() as connection:
+            _free(connection, _leases_of(connection, [worker_id]))
+            connection.execute(update(schema.workers).where(schema.workers.c.id == worker_id).values(ended=True))
+
+    def reclaim(self, watch: LeaseWatch) -> int:
+        """Free the leases of workers that `watch` holds for dead; how many. Open rows stay: they are receipts (invariant 1)."""
+        with self._read() as connection:
+            holders = _holders(connection)
+        freed = 0
+        for worker in watch.dead(holders):
+            with self._write() as connection:
+                workers = schema.workers
+                # its beat may have moved since we looked
+                still = connection.execute(
+                    select(workers.c.id)
+                    .where(workers.c.id == worker.worker_id, workers.c.beat == worker.beat)
+                    .with_for_update()
+                ).first()
+                if still is not None:
+                    freed += _free(connection, _leases_of(connection, [worker.worker_id]))
+        return freed
+
+    def leases(self, plan_id: int) -> int:
+        """How many batches of a plan are leased now."""
+        table = schema.leases
+        with self._read() as connection:
+            return len(connection.execute(select(table.c.number).where(table.c.plan_id == plan_id)).all())
+
+
+def _pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> Row[Any] | None:
+    batches = schema.batches
+    query = (
+        select(batches)
+        # the literal text lets the databases use the index over pending batches
+        .where(batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"))
+        .order_by(batches.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    if waves is not None:
+        query = query.where(batches.c.wave.in_(list(waves)))
+    return connection.execute(query).first()
+
+
+def _unchecked(connection: Connection, pass_id: int) -> Row[Any] | None:
+    batches, checks, leases = schema.batches, schema.checks, schema.leases
+    return connection.execute(
+        select(batches)
+        .join(checks, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
+        .where(
+            checks.c.pass_id == pass_id,
+            checks.c.state == CheckState.PENDING.value,
+            batches.c.state == BatchState.DONE.value,
+            ~exists().where(leases.c.plan_id == checks.c.plan_id, leases.c.number == checks.c.number),
+        )
+        .order_by(checks.c.number)
+        .limit(1)
+        .with_for_update(of=[checks, batches], skip_locked=True, key_share=True)
+    ).first()
+
+
+def _take(connection: Connection, row: Row[Any], worker_id: int, purpose: Purpose, pass_id: int | None) -> Lease | None:
+    """Lease the batch of `row`; None, with nothing changed, if another pass was faster (PostgreSQL only)."""
+    batches = schema.batches
+    plan_id, number, fence = row.plan_id, row.number, row.fence + 1
+    if purpose is Purpose.COPY:
+        move_batch(connection, plan_id, number, BatchState.PENDING, BatchState.LEASED, fence=fence)
+    lease = {
+        "plan_id": plan_id,
+        "number": number,
+        "purpose": purpose.value,
+        "batch_state": (BatchState.LEASED if purpose is Purpose.COPY else BatchState.DONE).value,
+        "fence": fence,
+        "worker_id": worker_id,
+        "pass_id": pass_id,
+    }
+    if pass_id is None:
+        connection.execute(insert(schema.leases).values(lease))
+        _users_begin(connection, plan_id, number)
+    else:
+        statement = upsert(connection, schema.leases).values(lease).on_conflict_do_nothing()
+        if connection.execute(statement).rowcount == 0:
+            return None
+        connection.execute(update(batches).where(in_batch(batches, plan_id, number)).values(fence=fence))
+        _move_check(connection, pass_id, plan_id, number, CheckState.PENDING, CheckState.LEASED)
+    return Lease(
+        plan_id=plan_id,
+        number=number,
+        wave=row.wave,
+        purpose=purpose,
+        fence=fence,
+        worker_id=worker_id,
+        pass_id=pass_id,
+        batch=batch_info(row),
+        fresh=purpose is Purpose.COPY and _is_fresh(connection, plan_id, number),
+    )
+
+
+def _is_fresh(connection: Connection, plan_id: int, number: int) -> bool:
+    looks = [
+        exists().where(in_batch(table, plan_id, number)) for table in (schema.copies, schema.uploads, schema.seals)
+    ]
+    return not connection.execute(select(or_(*looks))).scalar_one()
+
+
+def _users_begin(connection: Connection, plan_id: int, number: int) -> None:
+    """Users whose first batch is leased go from planned to copying. Two statements, so that each uses its index."""
+    users = schema.users
+    planned = users.c.state.in_(may_become(UserState.COPYING, of=[UserState.PLANNED]))
+    for where in (
+        users.c.first_batch == number,
+        (users.c.last_batch > users.c.first_batch) & (users.c.first_batch < number) & (users.c.last_batch >= number),
+    ):
+        connection.execute(
+            update(users).where(users.c.plan_id == plan_id, where, planned).values(state=UserState.COPYING.value)
+        )
+
+
+def _move_check(
+    connection: Connection, pass_id: int, plan_id: int, number: int, old: CheckState, new: CheckState
+) -> None:
+    checks = schema.checks
+    moved = connection.execute(
+        update(checks)
+        .where(checks.c.pass_id == pass_id, in_batch(checks, plan_id, number), checks.c.state == old.value)
+        .values(state=new.value)
+    ).rowcount
+    if moved != 1:
+        raise IntegrityError(f"the check of batch {number} in pass {pass_id} is not {old}, so it cannot become {new}")
+
+
+def _lease_row(connection: Connection, lease: Lease) -> Row[Any]:
+    return connection.execute(select(schema.leases).where(in_batch(schema.leases, lease.plan_id, lease.number))).one()
+
+
+def _leases_of(connection: Connection, workers: list[int]) -> list[Row[Any]]:
+    leases = schema.leases
+    return list(connection.execute(select(leases).where(leases.c.worker_id.in_(workers)).with_for_update()).all())
+
+
+def _free(connection: Connection, rows: list[Row[Any]]) -> int:
+    leases = schema.leases
+    for row in rows:
+        connection.execute(delete(leases).where(in_batch(leases, row.plan_id, row.number)))
+        if row.pass_id is None:
+            move_batch(connection, row.plan_id, row.number, BatchState.LEASED, BatchState.PENDING)
+        else:
+            _move_check(connection, row.pass_id, row.plan_id, row.number, CheckState.LEASED, CheckState.PENDING)
+    return len(rows)
+
+
+def _holders(connection: Connection) -> list[Observed]:
+    workers, leases = schema.workers, schema.leases
+    rows = connection.execute(
+        select(workers).where(exists().where(leases.c.worker_id == workers.c.id)).order_by(workers.c.id)
+    ).all()
+    return [
+        Observed(row.id, ProcessIdentity(row.host, row.boot_id, row.pid, row.pid_started), row.beat) for row in rows
+    ]

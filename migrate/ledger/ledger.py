@@ -1,0 +1,105 @@
+"""The ledger: the database of everything mutable, and the one class that is the way to it (design, sections 3 to 5).
+
+Every method is one short transaction. What a worker writes for a batch carries its lease, and is refused once the lease's
+fence is stale (invariant 5). The subjects stand in modules of their own, and this one joins them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, inspect, select
+from sqlalchemy.engine import Connection
+
+from migrate.errors import LedgerError
+from migrate.ledger import schema
+from migrate.ledger.copying import Copying
+from migrate.ledger.engine import Database
+from migrate.ledger.leases import Leases
+from migrate.ledger.lock import Lock
+from migrate.ledger.plans import Plans
+from migrate.ledger.reading import Reading
+from migrate.ledger.repairing import Repairing
+from migrate.ledger.runs import Runs
+from migrate.ledger.seals import Seals
+from migrate.ledger.verifying import Verifying
+
+
+class Ledger(Runs, Plans, Leases, Copying, Seals, Verifying, Repairing, Reading, Lock):
+    """A ledger on SQLite or PostgreSQL. Safe to share between threads; a new process opens its own."""
+
+    def __init__(self, database: Database, url: str) -> None:
+        super().__init__(database)
+        self.url = url
+
+    @staticmethod
+    def open(url: str, *, create: bool = True) -> Ledger:
+        """Open the ledger at `url`; make it where there is none and `create` is asked for.
+
+        LedgerError for a ledger of another version (invariant 12), UnreachableError where there is no way to it.
+        """
+        database = Database(url)
+        try:
+            database.prepare_file(create=create)
+            with database.read() as connection:
+                found = revision(connection)
+            if found is None:
+                with database.write() as connection:
+                    found = _make(connection, database.display_url, create=create)
+            _demand_revision(found, database.display_url)
+        except BaseException:
+            database.close()
+            raise
+        return Ledger(database, url)
+
+    @property
+    def display_url(self) -> str:
+        """The URL for people and logs: without its password."""
+        return self._database.display_url
+
+    def journal_mode(self) -> str | None:
+        """SQLite's journal mode as it is; None for PostgreSQL."""
+        if self._database.path is None:
+            return None
+        with self._read() as connection:
+            return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision that a database is stamped with; None where it is no ledger yet."""
+    if not inspect(connection).has_table(schema.alembic_version.name):
+        return None
+    return connection.execute(select(schema.alembic_version.c.version_num)).scalar()
+
+
+def _make(connection: Connection, display_url: str, *, create: bool) -> str:
+    """Make the tables of a new ledger and stamp it. Another process may be doing the same: the second one finds them made."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7262347143)")  # any number, the same for all
+    found = revision(connection)
+    if found is not None:
+        return found
+    if not create:
+        raise LedgerError(f"there is no ledger in {display_url}", remedy="`migrate run` makes one")
+    if inspect(connection).get_table_names():
+        raise LedgerError(f"{display_url} is a database of something else", remedy="name an empty one with --ledger")
+    schema.metadata.create_all(connection)
+    schema.version_metadata.create_all(connection)
+    connection.execute(insert(schema.alembic_version).values(version_num=schema.REVISION))
+    return schema.REVISION
+
+
+def _demand_revision(found: str, display_url: str) -> None:
+    if found == schema.REVISION:
+        return
+    if found > schema.REVISION:  # revisions are numbers with leading zeros, so their texts are in order
+        raise LedgerError(
+            f"the ledger {display_url} has version {found}, and this migrate knows versions up to {schema.REVISION}",
+            remedy="use the newer migrate that made it: python3 -m pip install --upgrade migrate",
+        )
+    raise LedgerError(
+        f"the ledger {display_url} has version {found}, and this migrate needs {schema.REVISION}",
+        remedy="`migrate ledger backup`, then `migrate ledger upgrade`",
+    )

@@ -1,0 +1,77 @@
+"""The run lock: one run a plan, unless asked to share. It is the kernel's, so it dies with its holder, even by kill -9.
+
+SQLite: flock on a file beside the ledger. PostgreSQL: an advisory lock of a session of its own. Whoever comes without sharing
+tries for the exclusive lock, and once it is had keeps a shared one, so that those who share may come later. With flock that
+change is not atomic, so entering is guarded by the ledger's write lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection
+
+from migrate.errors import LaterError, UnreachableError
+from migrate.ledger.core import Core
+
+
+class Lock(Core):
+    """Holding a plan while a run works on it."""
+
+    @contextmanager
+    def hold_plan(self, digest: str, *, share: bool) -> Iterator[None]:
+        """Hold the plan to the end of the block. LaterError at once if another run holds it and `share` is not asked for."""
+        path = self._database.path
+        if path is not None:
+            with self._hold_file(path.with_name(f"{path.name}.{digest[:16]}.lock"), digest, share=share):
+                yield
+        else:
+            with self._hold_session(digest, share=share):
+                yield
+
+    @contextmanager
+    def _hold_file(self, path: Path, digest: str, *, share: bool) -> Iterator[None]:
+        try:
+            # not inherited by other programs (PEP 446), so that no child outlives its parent with the lock
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        except OSError as error:
+            raise UnreachableError(f"the lock file {path} cannot be opened: {error.strerror}") from error
+        try:
+            with self._write():
+                if not share:
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError as error:
+                        raise _held(digest) from error
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _hold_session(self, digest: str, *, share: bool) -> Iterator[None]:
+        key = int.from_bytes(hashlib.sha256(b"migrate run lock " + digest.encode("ascii")).digest()[:8], signed=True)
+        with self._database.session() as connection:
+            if not share and not _ask(connection, func.pg_try_advisory_lock(key)):
+                raise _held(digest)
+            _ask(connection, func.pg_advisory_lock_shared(key))  # at most a moment, while another one enters
+            if not share:
+                _ask(connection, func.pg_advisory_unlock(key))
+            yield
+
+
+def _ask(connection: Connection, call: object) -> object:
+    return connection.execute(select(call)).scalar()  # type: ignore[call-overload]
+
+
+def _held(digest: str) -> LaterError:
+    return LaterError(
+        f"another run works on plan {digest[:16]}",
+        remedy="run again when it has ended, or ask to share its work",
+    )

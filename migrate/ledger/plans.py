@@ -1,0 +1,187 @@
+"""Plans, their batches and users, and what an operator accepted of their blockers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.engine import Connection
+
+from migrate.errors import IntegrityError, RefusedError
+from migrate.ledger import schema
+from migrate.ledger.core import Core, chunks
+from migrate.ledger.engine import upsert
+from migrate.ledger.rows import PlanEntry, PlanRow
+from migrate.model import BatchInfo, Level, UserInfo
+from migrate.states import UserState
+
+
+class Plans(Core):
+    """A plan is registered once, whole, and never changes."""
+
+    def register(
+        self, plan: PlanEntry, batches: Iterable[BatchInfo], users: Iterable[UserInfo], run_id: int, now: datetime
+    ) -> int:
+        """The plan's id; the first time, its batches and users are written too, all or nothing.
+
+        RefusedError where a user's row belongs to another plan, IntegrityError where totals are not the sums (invariant 3).
+        """
+        with self._write() as connection:
+            plan_id = _insert_plan(connection, plan, run_id, now)
+            if plan_id is None:
+                return _plan_id(connection, plan.digest)
+            found_batches = _insert_batches(connection, plan_id, batches)
+            found_users = _insert_users(connection, plan_id, users)
+            _demand_users(connection, plan_id, found_users[0])
+            expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
+            if found_batches + found_users != expected:
+                raise IntegrityError(
+                    f"plan {plan.digest[:16]}: the totals are not the sums over its batches and users",
+                    remedy="build the plan again",
+                )
+            return plan_id
+
+    def plan_id(self, digest: str) -> int | None:
+        """The id of a registered plan; None if it is not registered."""
+        with self._read() as connection:
+            found = connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar()
+        return None if found is None else int(found)
+
+    def plans(self) -> list[PlanRow]:
+        """All registered plans, oldest first."""
+        with self._read() as connection:
+            rows = connection.execute(select(schema.plans).order_by(schema.plans.c.id)).all()
+        return [
+            PlanRow(
+                id=row.id,
+                entry=PlanEntry(
+                    digest=row.digest,
+                    name=row.name,
+                    built_at=row.built_at,
+                    verify_level=Level(row.verify_level),
+                    users=row.users,
+                    objects=row.objects,
+                    copies=row.copies,
+                    size_bytes=row.size_bytes,
+                    batches=row.batches,
+                    parent=row.parent,
+                ),
+                registered_at=row.registered_at,
+                run_id=row.run_id,
+            )
+            for row in rows
+        ]
+
+    def accept(self, plan_id: int, kind: str, count: int, digest: str, run_id: int, now: datetime) -> None:
+        """Write down that an operator accepts a plan's blockers of one kind, named by count and digest. The last word counts."""
+        row = {"plan_id": plan_id, "kind": kind, "count": count, "digest": digest, "run_id": run_id, "at": now}
+        with self._write() as connection:
+            statement = upsert(connection, schema.acceptances).values(row)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["plan_id", "kind"],
+                    set_={name: statement.excluded[name] for name in ("count", "digest", "run_id", "at")},
+                )
+            )
+
+    def acceptances(self, plan_id: int) -> dict[str, tuple[int, str]]:
+        """By kind of blocker: the count and digest that were accepted."""
+        table = schema.acceptances
+        with self._read() as connection:
+            rows = connection.execute(
+                select(table.c.kind, table.c["count"], table.c.digest).where(table.c.plan_id == plan_id)
+            ).all()
+        return {kind: (count, digest) for kind, count, digest in rows}
+
+
+def _plan_id(connection: Connection, digest: str) -> int:
+    return int(connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar_one())
+
+
+def _insert_plan(connection: Connection, plan: PlanEntry, run_id: int, now: datetime) -> int | None:
+    """The new plan's id; None if it is there already. On PostgreSQL this waits for another registration of the same plan."""
+    row = {
+        "digest": plan.digest,
+        "parent": plan.parent,
+        "name": plan.name,
+        "built_at": plan.built_at,
+        "registered_at": now,
+        "run_id": run_id,
+        "users": plan.users,
+        "objects": plan.objects,
+        "copies": plan.copies,
+        "size_bytes": plan.size_bytes,
+        "batches": plan.batches,
+        "verify_level": plan.verify_level.value,
+    }
+    statement = upsert(connection, schema.plans).values(row).on_conflict_do_nothing(index_elements=["digest"])
+    return None if connection.execute(statement).rowcount == 0 else _plan_id(connection, plan.digest)
+
+
+def _insert_batches(connection: Connection, plan_id: int, batches: Iterable[BatchInfo]) -> tuple[int, int, int]:
+    count = copies = size_bytes = 0
+    for chunk in chunks(batches):
+        rows = [
+            {
+                "plan_id": plan_id,
+                "number": batch.number,
+                "wave": batch.wave,
+                "users": batch.users,
+                "objects": batch.objects,
+                "copies": batch.copies,
+                "size_bytes": batch.size_bytes,
+                "digest": batch.digest,
+                "key_from": batch.key_from,
+                "key_until": batch.key_until,
+            }
+            for batch in chunk
+        ]
+        connection.execute(insert(schema.batches), rows)
+        count += len(chunk)
+        copies += sum(batch.copies for batch in chunk)
+        size_bytes += sum(batch.size_bytes for batch in chunk)
+    return count, copies, size_bytes
+
+
+def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo]) -> tuple[int, int, int]:
+    statement = upsert(connection, schema.users).on_conflict_do_nothing(index_elements=["user_id"])
+    count = copies = size_bytes = 0
+    for chunk in chunks(users):
+        connection.execute(statement, [_user_row(plan_id, user) for user in chunk])
+        count += len(chunk)
+        copies += sum(user.copies for user in chunk)
+        size_bytes += sum(user.size_bytes for user in chunk)
+    return count, copies, size_bytes
+
+
+def _user_row(plan_id: int, user: UserInfo) -> dict[str, Any]:
+    state = UserState(user.state)
+    if state is UserState.PLANNED and user.copies == 0:
+        state = UserState.COPIED  # nothing to copy: all of it is there
+    return {
+        "user_id": user.user_id,
+        "plan_id": plan_id,
+        "country": user.country,
+        "home": user.home,
+        "backup": user.backup,
+        "wave": user.wave,
+        "state": state.value,
+        "copies": user.copies,
+        "size_bytes": user.size_bytes,
+        "first_batch": user.first_batch,
+        "last_batch": user.last_batch,
+    }
+
+
+def _demand_users(connection: Connection, plan_id: int, expected: int) -> None:
+    """A row that was there before belongs to another plan: the insert left it alone, so fewer are ours than were given."""
+    ours = connection.execute(
+        select(func.count()).select_from(schema.users).where(schema.users.c.plan_id == plan_id)
+    ).scalar_one()
+    if ours != expected:
+        raise RefusedError(
+            f"{expected - ours} users are already in another plan of this ledger (or stand twice in this one)",
+            remedy="finish the other plan first, or leave these users out with the spec's scope",
+        )

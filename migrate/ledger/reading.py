@@ -1,0 +1,197 @@
+"""What `status` and the summaries ask: fast at any size, because it reads counters and indexes, never rows by the million."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import Row
+
+from migrate.ledger import schema
+from migrate.ledger.core import Core, batch_info, in_batch
+from migrate.ledger.rows import (
+    BatchRow,
+    CheckCounts,
+    CheckState,
+    Failure,
+    FindingRow,
+    NewFinding,
+    PassProgress,
+    UserRow,
+    VerdictRow,
+    WaveProgress,
+)
+from migrate.ledger.verifying import verdict_row
+from migrate.model import Outcome
+from migrate.states import BatchState, UserState
+
+_SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
+
+
+class Reading(Core):
+    """Each answer is of one moment."""
+
+    def progress(self, plan_id: int) -> list[WaveProgress]:
+        """Where each wave stands, by wave; users without a wave last."""
+        batches, users = schema.batches, schema.users
+        sums = ["objects", "copies", "size_bytes", "done_bytes", *(outcome.value for outcome in _SETTLED)]
+        with self._read() as connection:
+            by_state = connection.execute(
+                select(batches.c.wave, batches.c.state, func.count(), *(func.sum(batches.c[name]) for name in sums))
+                .where(batches.c.plan_id == plan_id)
+                .group_by(batches.c.wave, batches.c.state)
+            ).all()
+            of_users = connection.execute(
+                select(users.c.wave, users.c.state, func.count())
+                .where(users.c.plan_id == plan_id)
+                .group_by(users.c.wave, users.c.state)
+            ).all()
+        totals: dict[int | None, Counter[str]] = defaultdict(Counter)
+        states: dict[int | None, dict[BatchState, int]] = defaultdict(dict)
+        people: dict[int | None, dict[UserState, int]] = defaultdict(dict)
+        for wave, state, count, *values in by_state:
+            states[wave][BatchState(state)] = count
+            totals[wave].update({name: int(value) for name, value in zip(sums, values, strict=True)})
+        for wave, state, count in of_users:
+            people[wave][UserState(state)] = count
+        waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
+        return [_wave(wave, people[wave], states[wave], totals[wave]) for wave in waves]
+
+    def pass_progress(self, pass_id: int) -> PassProgress:
+        """How far a pass is, and what it found."""
+        checks = schema.checks
+        with self._read() as connection:
+            rows = connection.execute(
+                select(
+                    checks.c.state,
+                    func.count(),
+                    func.sum(checks.c.matched),
+                    func.sum(checks.c.mismatched),
+                    func.sum(checks.c.missing),
+                    func.sum(checks.c.unknown),
+                    func.sum(checks.c.extra),
+                )
+                .where(checks.c.pass_id == pass_id)
+                .group_by(checks.c.state)
+            ).all()
+        found = [sum(int(row[place]) for row in rows) for place in range(2, 7)]
+        return PassProgress({CheckState(row[0]): int(row[1]) for row in rows}, CheckCounts(*found))
+
+    def batch(self, plan_id: int, number: int) -> BatchRow:
+        """Where one batch stands."""
+        batches = schema.batches
+        with self._read() as connection:
+            row = connection.execute(select(batches).where(in_batch(batches, plan_id, number))).one()
+        return BatchRow(
+            info=batch_info(row),
+            state=BatchState(row.state),
+            fence=row.fence,
+            outcomes={outcome: row._mapping[outcome.value] for outcome in _SETTLED},
+            done_bytes=row.done_bytes,
+        )
+
+    def user(self, user_id: str) -> UserRow | None:
+        """Where a user stands; None if the ledger does not know the user."""
+        with self._read() as connection:
+            row = connection.execute(select(schema.users).where(schema.users.c.user_id == user_id)).first()
+        return None if row is None else _user(row)
+
+    def failures(self, plan_id: int, limit: int) -> list[Failure]:
+        """The first copies that ended without a receipt, by batch and ordinal."""
+        copies = schema.copies
+        failed = text(schema.FAILED)  # the very text of the index over failed copies
+        with self._read() as connection:
+            rows = connection.execute(
+                select(copies)
+                .where(copies.c.plan_id == plan_id, failed)
+                .order_by(copies.c.number, copies.c.ordinal)
+                .limit(limit)
+            ).all()
+        return [
+            Failure(
+                number=row.number,
+                ordinal=row.ordinal,
+                outcome=Outcome(row.outcome),
+                reason=row.reason,
+                detail=row.detail,
+                run_id=row.run_id,
+                at=schema.from_micros(row.at),
+            )
+            for row in rows
+        ]
+
+    def differences(self, pass_id: int, limit: int) -> list[VerdictRow]:
+        """The first verdicts other than MATCH of the finished checks of a pass, by batch and ordinal."""
+        verdicts, checks = schema.verdicts, schema.checks
+        with self._read() as connection:
+            rows = connection.execute(
+                select(verdicts)
+                .join(
+                    checks,
+                    (checks.c.pass_id == verdicts.c.pass_id)
+                    & (checks.c.plan_id == verdicts.c.plan_id)
+                    & (checks.c.number == verdicts.c.number),
+                )
+                .where(verdicts.c.pass_id == pass_id, checks.c.state == CheckState.DONE.value)
+                .order_by(verdicts.c.number, verdicts.c.ordinal)
+                .limit(limit)
+            ).all()
+        return [verdict_row(row) for row in rows]
+
+    def findings(self, plan_id: int, limit: int, *, pass_id: int | None = None) -> list[FindingRow]:
+        """The first findings of a plan, or of one pass of it."""
+        findings = schema.findings
+        query = select(findings).where(findings.c.plan_id == plan_id).order_by(findings.c.id).limit(limit)
+        if pass_id is not None:
+            query = query.where(findings.c.pass_id == pass_id)
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            FindingRow(
+                id=row.id,
+                pass_id=row.pass_id,
+                finding=NewFinding(row.kind, row.store, row.key, row.user_id, row.size),
+                at=row.at,
+                run_id=row.run_id,
+            )
+            for row in rows
+        ]
+
+
+def _wave(
+    wave: int | None, users: dict[UserState, int], batches: dict[BatchState, int], totals: Counter[str]
+) -> WaveProgress:
+    outcomes: dict[Outcome, int] = {outcome: totals[outcome.value] for outcome in _SETTLED}
+    outcomes[Outcome.PENDING] = totals["copies"] - sum(outcomes.values())
+    return WaveProgress(
+        wave=wave,
+        users=users,
+        batches=batches,
+        objects=totals["objects"],
+        copies=totals["copies"],
+        size_bytes=totals["size_bytes"],
+        outcomes=outcomes,
+        done_bytes=totals["done_bytes"],
+    )
+
+
+def _user(row: Row[Any]) -> UserRow:
+    return UserRow(
+        user_id=row.user_id,
+        plan_id=row.plan_id,
+        country=row.country,
+        home=row.home,
+        backup=row.backup,
+        wave=row.wave,
+        state=UserState(row.state),
+        copies=row.copies,
+        size_bytes=row.size_bytes,
+        good=row.good,
+        quarantined=row.quarantined,
+        other=row.other,
+        matched=row.matched,
+        matched_pass=row.matched_pass,
+        first_batch=row.first_batch,
+        last_batch=row.last_batch,
+    )

@@ -1,0 +1,234 @@
+"""Putting copies back to pending: what a verification found wrong, and what was quarantined and is to be tried again.
+
+Both refuse to work beside a lease of the same batches: nobody may be working on what changes here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy.engine import Connection, Row
+
+from migrate.errors import IntegrityError, LaterError
+from migrate.ledger import schema
+from migrate.ledger.core import Core, chunks, in_batch, may_become
+from migrate.ledger.rows import CheckState, SealedCopy
+from migrate.model import Outcome, Verdict
+from migrate.states import BatchState, UserState, check_batch_move
+
+REPAIR, RETRY = "repair", "retry"
+_WRONG = [Verdict.MISMATCH.value, Verdict.MISSING.value]
+
+
+class Repairing(Core):
+    """What goes back to pending leaves the counters of its batch and its user with it (invariant 3)."""
+
+    def reopen(self, pass_id: int, sealed: Mapping[tuple[int, int], SealedCopy], run_id: int, now: datetime) -> int:
+        """Put the MISMATCH and MISSING copies of a pass back to pending; how many. Doing it again changes nothing.
+
+        `sealed` tells of each, by (batch, ordinal), its outcome, owner and size. LaterError while one of the batches is leased.
+        Older verdicts on the same copies, of whatever pass, are void with it.
+        """
+        with self._write() as connection:
+            rows = _wrong_verdicts(connection, pass_id)
+            by_batch: dict[int, list[Row[Any]]] = defaultdict(list)
+            for row in rows:
+                by_batch[row.number].append(row)
+            if not by_batch:
+                return 0
+            plan_id = rows[0].plan_id
+            _demand_unleased(connection, plan_id, list(by_batch))
+            users: Counter[str] = Counter()
+            for number, group in by_batch.items():
+                copies = [_sealed_copy(sealed, number, row.ordinal) for row in group]
+                users.update(copy.user_id for copy in copies)
+                _put_back(connection, plan_id, number, group, run_id, now)
+                _uncount(connection, plan_id, number, copies)
+            _users_lose(connection, plan_id, users)
+        return len(rows)
+
+    def retry_quarantined(self, plan_id: int, waves: Sequence[int] | None, run_id: int, now: datetime) -> int:
+        """Put all quarantined copies of the waves (None: of the plan) back to pending; how many.
+
+        LaterError while a batch among them is leased.
+        """
+        batches, copies, users = schema.batches, schema.copies, schema.users
+        with self._write() as connection:
+            wanted = [batches.c.plan_id == plan_id, batches.c.quarantined > 0]
+            if waves is not None:
+                wanted.append(batches.c.wave.in_(list(waves)))
+            found = connection.execute(
+                select(batches).where(*wanted).order_by(batches.c.number).with_for_update()
+            ).all()
+            _demand_unleased(connection, plan_id, [batch.number for batch in found])
+            tallied = 0
+            for batch in found:
+                of_batch = [in_batch(copies, plan_id, batch.number), copies.c.outcome == Outcome.QUARANTINED.value]
+                tallied += connection.execute(
+                    select(func.count()).where(*of_batch, copies.c.tallied.is_(True))
+                ).scalar_one()
+                changed = connection.execute(
+                    update(copies)
+                    .where(*of_batch)
+                    .values(
+                        outcome=Outcome.PENDING.value,
+                        reason=RETRY,
+                        detail=None,
+                        etag=None,
+                        tallied=False,
+                        run_id=run_id,
+                        at=schema.to_micros(now),
+                    )
+                ).rowcount
+                if changed != batch.quarantined:
+                    raise IntegrityError(
+                        f"batch {batch.number} counts {batch.quarantined} quarantined copies and has {changed}"
+                    )
+                _to_pending(connection, batch, quarantined=0)
+            of_users = [users.c.plan_id == plan_id, users.c.quarantined > 0]
+            if waves is not None:
+                of_users.append(users.c.wave.in_(list(waves)))
+            _users_retry(connection, of_users, tallied)
+        return sum(batch.quarantined for batch in found)
+
+
+def _wrong_verdicts(connection: Connection, pass_id: int) -> list[Row[Any]]:
+    """The verdicts of finished checks that no repair has answered yet, with their rows and batches locked."""
+    verdicts, checks, batches = schema.verdicts, schema.checks, schema.batches
+    return list(
+        connection.execute(
+            select(verdicts)
+            .join(
+                checks,
+                (checks.c.pass_id == verdicts.c.pass_id)
+                & (checks.c.plan_id == verdicts.c.plan_id)
+                & (checks.c.number == verdicts.c.number),
+            )
+            .join(batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number))
+            .where(
+                verdicts.c.pass_id == pass_id,
+                verdicts.c.verdict.in_(_WRONG),
+                verdicts.c.reopened.is_(False),
+                checks.c.state == CheckState.DONE.value,
+            )
+            .order_by(verdicts.c.number, verdicts.c.ordinal)
+            .with_for_update(of=[verdicts, batches])
+        ).all()
+    )
+
+
+def _demand_unleased(connection: Connection, plan_id: int, numbers: list[int]) -> None:
+    leases = schema.leases
+    leased = set(connection.execute(select(leases.c.number).where(leases.c.plan_id == plan_id)).scalars())
+    if busy := leased.intersection(numbers):
+        raise LaterError(
+            f"{len(busy)} of the batches are leased by a worker",
+            remedy="wait until the run or verification under way has ended",
+        )
+
+
+def _sealed_copy(sealed: Mapping[tuple[int, int], SealedCopy], number: int, ordinal: int) -> SealedCopy:
+    copy = sealed.get((number, ordinal))
+    if copy is None or not copy.outcome.has_receipt:
+        raise IntegrityError(f"batch {number}: copy {ordinal} has a verdict, but no sealed receipt")
+    return copy
+
+
+def _put_back(
+    connection: Connection, plan_id: int, number: int, group: Sequence[Row[Any]], run_id: int, now: datetime
+) -> None:
+    copies, verdicts, passes = schema.copies, schema.verdicts, schema.passes
+    at = schema.to_micros(now)
+    connection.execute(
+        insert(copies),
+        [
+            {
+                "plan_id": plan_id,
+                "number": number,
+                "ordinal": row.ordinal,
+                "outcome": Outcome.PENDING.value,
+                "etag": row.etag,
+                "reason": REPAIR,
+                "run_id": run_id,
+                "at": at,
+            }
+            for row in group
+        ],
+    )
+    connection.execute(
+        update(verdicts)
+        .where(
+            verdicts.c.pass_id.in_(select(passes.c.id).where(passes.c.plan_id == plan_id)),
+            in_batch(verdicts, plan_id, number),
+            verdicts.c.ordinal == bindparam("of_copy"),
+            verdicts.c.verdict.in_(_WRONG),
+        )
+        .values(reopened=True),
+        [{"of_copy": row.ordinal} for row in group],
+    )
+
+
+def _uncount(connection: Connection, plan_id: int, number: int, copies: Sequence[SealedCopy]) -> None:
+    batches = schema.batches
+    batch = connection.execute(select(batches).where(in_batch(batches, plan_id, number))).one()
+    counts = Counter(copy.outcome for copy in copies)
+    _to_pending(
+        connection,
+        batch,
+        copied=batch.copied - counts[Outcome.COPIED],
+        present=batch.present - counts[Outcome.PRESENT],
+        done_bytes=batch.done_bytes - sum(copy.size_bytes for copy in copies),
+        voided=batch.voided + len(copies),
+    )
+
+
+def _to_pending(connection: Connection, batch: Row[Any], **values: int) -> None:
+    """Set a batch's counters, and put it back to pending if it was done. Its row is locked, and it is not leased."""
+    batches = schema.batches
+    if batch.state != BatchState.PENDING.value:
+        check_batch_move(BatchState(batch.state), BatchState.PENDING)
+    connection.execute(
+        update(batches)
+        .where(in_batch(batches, batch.plan_id, batch.number), batches.c.state == batch.state)
+        .values(state=BatchState.PENDING.value, **values)
+    )
+
+
+def _users_lose(connection: Connection, plan_id: int, lost: Mapping[str, int]) -> None:
+    """Users whose copies went back are no longer whole, and nothing is known of them by any pass."""
+    users = schema.users
+    whole = may_become(UserState.COPYING, of=[UserState.COPIED, UserState.VERIFIED, UserState.READY])
+    statement = (
+        update(users)
+        .where(users.c.user_id == bindparam("of_user"), users.c.plan_id == plan_id)
+        .values(
+            good=users.c.good - bindparam("lost"),
+            matched=0,
+            matched_pass=None,
+            state=case((users.c.state.in_(whole), UserState.COPYING.value), else_=users.c.state),
+        )
+    )
+    changed = 0
+    for chunk in chunks(sorted(lost.items())):
+        changed += connection.execute(
+            statement, [{"of_user": user_id, "lost": count} for user_id, count in chunk]
+        ).rowcount
+    if changed != len(lost):
+        raise IntegrityError(f"{len(lost) - changed} users of reopened copies have no row in the ledger")
+
+
+def _users_retry(connection: Connection, of_users: list[Any], tallied: int) -> None:
+    users = schema.users
+    counted = connection.execute(select(func.coalesce(func.sum(users.c.quarantined), 0)).where(*of_users)).scalar_one()
+    if counted != tallied:
+        raise IntegrityError(f"users count {counted} quarantined copies, their batches {tallied}")
+    again = may_become(UserState.COPYING, of=[UserState.QUARANTINED])
+    connection.execute(
+        update(users)
+        .where(*of_users)
+        .values(quarantined=0, state=case((users.c.state.in_(again), UserState.COPYING.value), else_=users.c.state))
+    )

@@ -1,0 +1,333 @@
+"""What goes into the ledger and comes out of it: frozen values. No query stands here, and no constraint.
+
+Times are UTC-aware datetimes, sizes are bytes, digests are 32 raw bytes (a plan's digest is 64 hex digits). Batches are named by
+(plan_id, number), copies by their ordinal in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from migrate.model import BatchInfo, Level, Outcome, Purpose, Receipt, Verdict
+from migrate.states import BatchState, UserState
+
+FULL_SAMPLE_PPM = 1_000_000
+
+
+class SealKind(StrEnum):
+    """What a sealed file holds: the receipts of a batch, or the verdicts of one check of it."""
+
+    RECEIPTS = "receipts"
+    VERDICTS = "verdicts"
+
+
+class CheckState(StrEnum):
+    """Where the check of one batch in one pass stands."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """A built plan as it is registered. The totals must be the sums over its batches and users."""
+
+    digest: str
+    name: str
+    built_at: datetime
+    verify_level: Level
+    users: int
+    objects: int
+    copies: int
+    size_bytes: int  # over all copies
+    batches: int
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A registered plan."""
+
+    id: int
+    entry: PlanEntry
+    registered_at: datetime
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One command that changes something: who, where, when, how it ended. `failures`: copies it quarantined."""
+
+    id: int
+    verb: str
+    operator: str
+    host: str
+    country: str | None
+    tool_version: str
+    arguments: Mapping[str, Any]
+    plan: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    exit_code: int | None
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one batch. Every write for the batch shows it, and is refused once `fence` is stale (invariant 5).
+
+    `fresh`: no receipt, open row or upload of the batch exists, so nothing has to be looked up before copying.
+    """
+
+    plan_id: int
+    number: int
+    wave: int
+    purpose: Purpose
+    fence: int
+    worker_id: int
+    pass_id: int | None
+    batch: BatchInfo
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRow:
+    """One open row of a batch: an outcome that is not sealed, or a pending copy that was put back.
+
+    `etag` of a pending copy is what the target showed when it was put back by a repair (None: nothing there, or a retry).
+    `tallied`: its user's tally already has it, from an earlier end of the batch; the next `finish_copy` must leave it out.
+    """
+
+    ordinal: int
+    outcome: Outcome
+    receipt: Receipt | None
+    reason: str | None
+    detail: str | None
+    etag: str | None
+    run_id: int
+    at: datetime
+    tallied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """One part of a multipart upload that the target has confirmed. `part` counts from 1; `sha256` is of its bytes."""
+
+    ordinal: int
+    part: int
+    etag: str
+    sha256: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    """A multipart upload under way, with the parts that are known to be there, by part number."""
+
+    number: int
+    ordinal: int
+    store: str
+    upload_id: str
+    part_bytes: int
+    run_id: int
+    parts: tuple[PartRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewSeal:
+    """A sealed file that is durable: its path (relative to the workspace's seals), its rows and its digest over content."""
+
+    path: str
+    rows: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A seal in the chain of its plan; `sequence` is dense from 1."""
+
+    plan_id: int
+    sequence: int
+    number: int
+    kind: SealKind
+    pass_id: int | None
+    rows: int
+    digest: bytes
+    chain: bytes
+    path: str
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserTally:
+    """How many copies of a user were settled by the batch that ends now: with a receipt, quarantined, drifted or withdrawn."""
+
+    good: int = 0
+    quarantined: int = 0
+    other: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UserCheck:
+    """What one check of a batch found about a user's copies; `wrong` is MISMATCH and MISSING."""
+
+    matched: int = 0
+    wrong: int = 0
+    unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCounts:
+    """What one check of a batch found. The first four add up to the copies that were checked; `extra` counts findings."""
+
+    match: int = 0
+    mismatch: int = 0
+    missing: int = 0
+    unknown: int = 0
+    extra: int = 0
+
+    @property
+    def checked(self) -> int:
+        return self.match + self.mismatch + self.missing + self.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One verification of a plan, or of some of its waves (None: all of them)."""
+
+    id: int
+    plan_id: int
+    level: Level
+    sample_ppm: int
+    waves: tuple[int, ...] | None
+    started_at: datetime
+    ended_at: datetime | None
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassProgress:
+    """How far a pass is: its checks by state, and what those that are done found."""
+
+    checks: Mapping[CheckState, int]
+    counts: CheckCounts
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictRow:
+    """One verdict that is in the ledger: all of a check under way, those other than MATCH afterwards.
+
+    `reopened`: a repair has put the copy back, which voids the verdict.
+    """
+
+    number: int
+    ordinal: int
+    verdict: Verdict
+    reason: str | None
+    etag: str | None
+    run_id: int
+    at: datetime
+    reopened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCopy:
+    """What the caller knows, from plan and seals, of a copy that a repair puts back."""
+
+    outcome: Outcome
+    user_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewFinding:
+    """Something about a user or a store that no copy stands for: EXTRA objects, uploads left behind."""
+
+    kind: str
+    store: str
+    key: str | None = None
+    user_id: str | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FindingRow:
+    """A finding in the ledger."""
+
+    id: int
+    pass_id: int | None
+    finding: NewFinding
+    at: datetime
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A copy that ended without a receipt: drifted, quarantined or withdrawn."""
+
+    number: int
+    ordinal: int
+    outcome: Outcome
+    reason: str
+    detail: str | None
+    run_id: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """Where a batch stands. `done_bytes` counts copies with a receipt."""
+
+    info: BatchInfo
+    state: BatchState
+    fence: int
+    outcomes: Mapping[Outcome, int]  # of the five settled ones
+    done_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaveProgress:
+    """Where a wave stands. `outcomes` has all six; they add up to `copies` (invariant 3).
+
+    `wave` is None for users without one (held, in review): they have no copies.
+    """
+
+    wave: int | None
+    users: Mapping[UserState, int]
+    batches: Mapping[BatchState, int]
+    objects: int
+    copies: int
+    size_bytes: int
+    outcomes: Mapping[Outcome, int]
+    done_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """Where a user stands. `matched` counts the MATCH verdicts of the full pass `matched_pass`."""
+
+    user_id: str
+    plan_id: int
+    country: str
+    home: str | None
+    backup: str | None
+    wave: int | None
+    state: UserState
+    copies: int
+    size_bytes: int
+    good: int
+    quarantined: int
+    other: int
+    matched: int
+    matched_pass: int | None
+    first_batch: int | None
+    last_batch: int | None
+
+    @property
+    def settled(self) -> int:
+        return self.good + self.quarantined + self.other

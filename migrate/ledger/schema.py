@@ -1,0 +1,497 @@
+"""The ledger's tables, with every constraint that a database can hold. Queries stand elsewhere.
+
+`REVISION` is the Alembic revision of these tables: a fresh ledger is made from here and stamped with it, and a test shows that
+one that was upgraded step by step looks the same. Whoever changes a table adds a revision under `upgrades/versions`.
+
+Enums are text with a CHECK. A CHECK that comes out as NULL passes in SQL, so what must be there is asked for with IS NOT NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from migrate.ledger.rows import CheckState, SealKind
+from migrate.model import Evidence, Level, Outcome, Purpose, Verdict
+from migrate.states import BatchState, UserState
+
+REVISION = "0001"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(at: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime; exact, no float on the way."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """The aware UTC datetime of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+class Micros(TypeDecorator[datetime]):
+    """An aware datetime, kept as microseconds since 1970."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else from_micros(value)
+
+
+class KeyBytes(TypeDecorator[str]):
+    """An object key, kept as its UTF-8: PostgreSQL's text cannot hold every character that a key can."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.encode("utf-8", "surrogateescape")
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else bytes(value).decode("utf-8", "surrogateescape")
+
+
+def one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# The name and shape that Alembic itself gives it; apart, because Alembic makes it by itself.
+version_metadata = MetaData()
+alembic_version = Table(
+    "alembic_version",
+    version_metadata,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("verb", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("country", Text),
+    Column("tool_version", Text, nullable=False),
+    Column("arguments", Text, nullable=False),  # JSON
+    Column("plan_digest", Text),
+    Column("started_at", Micros, nullable=False),
+    Column("ended_at", Micros),
+    Column("exit_code", Integer),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    CheckConstraint("(ended_at IS NULL) = (exit_code IS NULL)", name="ended"),
+    CheckConstraint("failures >= 0", name="failures"),
+)
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("parent", Text),
+    Column("name", Text, nullable=False),
+    Column("built_at", Micros, nullable=False),
+    Column("registered_at", Micros, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("users", Integer, nullable=False),
+    Column("objects", BigInteger, nullable=False),
+    Column("copies", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("batches", Integer, nullable=False),
+    Column("verify_level", Text, nullable=False),
+    UniqueConstraint("digest"),
+    CheckConstraint("length(digest) = 64", name="digest"),
+    CheckConstraint("users >= 0 AND objects >= 0 AND copies >= 0 AND size_bytes >= 0 AND batches >= 0", name="totals"),
+    one_of("verify_level", Level),
+)
+
+acceptances = Table(
+    "acceptances",
+    metadata,
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("at", Micros, nullable=False),
+    PrimaryKeyConstraint("plan_id", "kind"),
+    CheckConstraint("count >= 0", name="count"),
+    sqlite_with_rowid=False,
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("wave", Integer, nullable=False),
+    Column("users", Integer, nullable=False),
+    Column("objects", Integer, nullable=False),
+    Column("copies", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("key_from", KeyBytes),
+    Column("key_until", KeyBytes),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("copied", Integer, nullable=False, server_default="0"),
+    Column("present", Integer, nullable=False, server_default="0"),
+    Column("drifted", Integer, nullable=False, server_default="0"),
+    Column("quarantined", Integer, nullable=False, server_default="0"),
+    Column("withdrawn", Integer, nullable=False, server_default="0"),
+    Column("done_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("voided", Integer, nullable=False, server_default="0"),  # sealed receipts that a repair has put back
+    PrimaryKeyConstraint("plan_id", "number"),
+    UniqueConstraint("plan_id", "number", "state"),  # what a lease refers to
+    one_of("state", BatchState),
+    CheckConstraint("length(digest) = 32", name="digest"),
+    CheckConstraint("number >= 0 AND users >= 0 AND objects >= 0 AND copies >= 0 AND size_bytes >= 0", name="totals"),
+    CheckConstraint(
+        "copied >= 0 AND present >= 0 AND drifted >= 0 AND quarantined >= 0 AND withdrawn >= 0"
+        " AND voided >= 0 AND fence >= 0",
+        name="counted",
+    ),
+    CheckConstraint("copied + present + drifted + quarantined + withdrawn <= copies", name="sum"),
+    CheckConstraint(
+        "state <> 'done' OR copied + present + drifted + quarantined + withdrawn = copies", name="done_is_whole"
+    ),
+    CheckConstraint("done_bytes >= 0 AND done_bytes <= size_bytes", name="done_bytes"),
+    Index(
+        "ix_batches_pending",
+        "plan_id",
+        "number",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+users = Table(
+    "users",
+    metadata,
+    # The key makes "at most one active line of plans a user" a constraint.
+    Column("user_id", Text, nullable=False),
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("country", Text, nullable=False),
+    Column("home", Text),
+    Column("backup", Text),
+    Column("wave", Integer),
+    Column("state", Text, nullable=False),
+    Column("copies", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("good", Integer, nullable=False, server_default="0"),
+    Column("quarantined", Integer, nullable=False, server_default="0"),
+    Column("other", Integer, nullable=False, server_default="0"),
+    Column("matched", Integer, nullable=False, server_default="0"),
+    Column("matched_pass", Integer, ForeignKey("passes.id")),
+    Column("first_batch", Integer),
+    Column("last_batch", Integer),
+    PrimaryKeyConstraint("user_id"),
+    one_of("state", UserState),
+    ForeignKeyConstraint(
+        ["plan_id", "first_batch"], ["batches.plan_id", "batches.number"], name="fk_users_first_batch"
+    ),
+    ForeignKeyConstraint(["plan_id", "last_batch"], ["batches.plan_id", "batches.number"], name="fk_users_last_batch"),
+    CheckConstraint(
+        "copies >= 0 AND size_bytes >= 0 AND good >= 0 AND quarantined >= 0 AND other >= 0", name="counted"
+    ),
+    CheckConstraint("good + quarantined + other <= copies", name="sum"),
+    CheckConstraint("matched >= 0 AND matched <= good", name="matched"),
+    CheckConstraint("state NOT IN ('copied', 'verified') OR good = copies", name="copied_is_whole"),
+    CheckConstraint("state <> 'verified' OR matched = copies", name="verified_is_whole"),
+    CheckConstraint("state <> 'quarantined' OR quarantined > 0", name="quarantined"),
+    CheckConstraint(
+        "(copies = 0 AND first_batch IS NULL AND last_batch IS NULL)"
+        " OR (copies > 0 AND wave IS NOT NULL AND first_batch IS NOT NULL AND last_batch IS NOT NULL"
+        " AND first_batch <= last_batch)",
+        name="batches",
+    ),
+    Index("ix_users_batch", "plan_id", "first_batch"),
+    Index(
+        "ix_users_split",
+        "plan_id",
+        "last_batch",
+        sqlite_where=text("last_batch > first_batch"),
+        postgresql_where=text("last_batch > first_batch"),
+    ),
+    Index("ix_users_state", "plan_id", "wave", "state"),
+    sqlite_with_rowid=False,
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", BigInteger, nullable=False),  # clock ticks since boot, as in /proc/PID/stat
+    Column("started_at", Micros, nullable=False),
+    Column("beat", Integer, nullable=False, server_default="0"),
+    Column("ended", Boolean, nullable=False, server_default=text("false")),
+)
+
+passes = Table(
+    "passes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("level", Text, nullable=False),
+    Column("sample_ppm", Integer, nullable=False),
+    Column("waves", Text, nullable=False),  # numbers in order with commas between, or * for all
+    Column("started_at", Micros, nullable=False),
+    Column("ended_at", Micros),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    one_of("level", Level),
+    CheckConstraint("sample_ppm > 0 AND sample_ppm <= 1000000", name="sample"),
+    Index(
+        "uq_passes_open",
+        "plan_id",
+        "level",
+        "sample_ppm",
+        "waves",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+checks = Table(
+    "checks",
+    metadata,
+    Column("pass_id", Integer, ForeignKey("passes.id"), nullable=False),
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("matched", Integer, nullable=False, server_default="0"),
+    Column("mismatched", Integer, nullable=False, server_default="0"),
+    Column("missing", Integer, nullable=False, server_default="0"),
+    Column("unknown", Integer, nullable=False, server_default="0"),
+    Column("extra", Integer, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("pass_id", "plan_id", "number"),
+    ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_checks_batch"),
+    one_of("state", CheckState),
+    CheckConstraint(
+        "matched >= 0 AND mismatched >= 0 AND missing >= 0 AND unknown >= 0 AND extra >= 0", name="counted"
+    ),
+    CheckConstraint("state = 'done' OR matched + mismatched + missing + unknown + extra = 0", name="done_first"),
+    Index("ix_checks_batch", "plan_id", "number"),
+    sqlite_with_rowid=False,
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("batch_state", Text, nullable=False),
+    Column("fence", Integer, nullable=False),
+    Column("worker_id", Integer, ForeignKey("workers.id"), nullable=False),
+    Column("pass_id", Integer),
+    PrimaryKeyConstraint("plan_id", "number"),  # one lease a batch
+    # A batch that is being copied is 'leased', one that is being verified is 'done', and stays so while the lease is there.
+    ForeignKeyConstraint(
+        ["plan_id", "number", "batch_state"],
+        ["batches.plan_id", "batches.number", "batches.state"],
+        name="fk_leases_batch",
+    ),
+    ForeignKeyConstraint(
+        ["pass_id", "plan_id", "number"], ["checks.pass_id", "checks.plan_id", "checks.number"], name="fk_leases_check"
+    ),
+    one_of("purpose", (Purpose.COPY, Purpose.VERIFY)),
+    CheckConstraint("(purpose = 'copy') = (batch_state = 'leased')", name="copy_is_leased"),
+    CheckConstraint("(purpose = 'verify') = (batch_state = 'done')", name="verify_is_done"),
+    CheckConstraint("(purpose = 'verify') = (pass_id IS NOT NULL)", name="verify_has_pass"),
+    CheckConstraint("fence > 0", name="fence"),
+    Index("ix_leases_worker", "worker_id"),
+    sqlite_with_rowid=False,
+)
+
+_RECEIPT = "outcome IN ('copied', 'present')"
+FAILED = "outcome IN ('drifted', 'quarantined', 'withdrawn')"
+
+copies = Table(
+    "copies",
+    metadata,
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("sha256", LargeBinary),
+    Column("part_bytes", BigInteger),
+    Column("attributes", LargeBinary),
+    Column("etag", Text),
+    Column("version_id", Text),
+    Column("evidence", Text),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("at", BigInteger, nullable=False),  # microseconds; no Micros, because these rows come by the million
+    Column("tallied", Boolean, nullable=False, server_default=text("false")),
+    PrimaryKeyConstraint("plan_id", "number", "ordinal"),
+    ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_copies_batch"),
+    one_of("outcome", Outcome),
+    CheckConstraint("ordinal >= 0", name="ordinal"),
+    CheckConstraint(
+        f"NOT ({_RECEIPT}) OR (sha256 IS NOT NULL AND length(sha256) = 32"
+        " AND attributes IS NOT NULL AND length(attributes) = 32 AND part_bytes IS NOT NULL AND part_bytes >= 0"
+        " AND etag IS NOT NULL AND evidence IS NOT NULL AND reason IS NULL)",
+        name="receipt_is_whole",
+    ),
+    CheckConstraint(
+        f"({_RECEIPT}) OR (reason IS NOT NULL AND sha256 IS NULL AND attributes IS NULL AND part_bytes IS NULL"
+        " AND evidence IS NULL AND version_id IS NULL)",
+        name="others_have_reason",
+    ),
+    one_of("evidence", Evidence),
+    CheckConstraint(f"tallied = false OR NOT ({_RECEIPT} OR outcome = 'pending')", name="tallied"),
+    Index("ix_copies_failed", "plan_id", "number", "ordinal", sqlite_where=text(FAILED), postgresql_where=text(FAILED)),
+    sqlite_with_rowid=False,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("store", Text, nullable=False),
+    Column("upload_id", Text, nullable=False),
+    Column("part_bytes", BigInteger, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    PrimaryKeyConstraint("plan_id", "number", "ordinal"),
+    ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_uploads_batch"),
+    CheckConstraint("part_bytes > 0", name="part_bytes"),
+    sqlite_with_rowid=False,
+)
+
+parts = Table(
+    "parts",
+    metadata,
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("part", Integer, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    PrimaryKeyConstraint("plan_id", "number", "ordinal", "part"),
+    ForeignKeyConstraint(
+        ["plan_id", "number", "ordinal"],
+        ["uploads.plan_id", "uploads.number", "uploads.ordinal"],
+        name="fk_parts_upload",
+    ),
+    CheckConstraint("part >= 1 AND part <= 10000", name="part"),  # S3 user guide, multipart upload limits
+    CheckConstraint("length(sha256) = 32", name="sha256"),
+    CheckConstraint("size >= 0", name="size"),
+    sqlite_with_rowid=False,
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("plan_id", Integer, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("pass_id", Integer),
+    Column("rows", Integer, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    PrimaryKeyConstraint("plan_id", "sequence"),
+    ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_seals_batch"),
+    ForeignKeyConstraint(
+        ["pass_id", "plan_id", "number"], ["checks.pass_id", "checks.plan_id", "checks.number"], name="fk_seals_check"
+    ),
+    one_of("kind", SealKind),
+    CheckConstraint("sequence >= 1", name="sequence"),
+    CheckConstraint("rows > 0", name="rows"),
+    CheckConstraint("length(digest) = 32 AND length(chain) = 32", name="digests"),
+    CheckConstraint("(kind = 'verdicts') = (pass_id IS NOT NULL)", name="verdicts_have_pass"),
+    Index("ix_seals_batch", "plan_id", "number", "kind"),
+    sqlite_with_rowid=False,
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("pass_id", Integer, nullable=False),
+    Column("plan_id", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text),
+    Column("etag", Text),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("at", BigInteger, nullable=False),  # microseconds, as in copies
+    Column("reopened", Boolean, nullable=False, server_default=text("false")),
+    PrimaryKeyConstraint("pass_id", "plan_id", "number", "ordinal"),
+    ForeignKeyConstraint(
+        ["pass_id", "plan_id", "number"],
+        ["checks.pass_id", "checks.plan_id", "checks.number"],
+        name="fk_verdicts_check",
+    ),
+    one_of("verdict", Verdict),
+    CheckConstraint("ordinal >= 0", name="ordinal"),
+    CheckConstraint("reopened = false OR verdict IN ('MISMATCH', 'MISSING')", name="reopened"),
+    sqlite_with_rowid=False,
+)
+
+findings = Table(
+    "findings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("pass_id", Integer, ForeignKey("passes.id")),
+    Column("kind", Text, nullable=False),
+    Column("store", Text, nullable=False),
+    Column("key", KeyBytes),
+    Column("user_id", Text),
+    Column("size", BigInteger),
+    Column("at", Micros, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    UniqueConstraint("pass_id", "kind", "store", "key"),  # a check that is done again finds the same again
+    Index("ix_findings_plan", "plan_id"),
+)
