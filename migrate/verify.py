@@ -208,7 +208,9 @@ def check_prefix(
         results.clear()
         extras.clear()
         seen: set[str] = set()
-        for page in opened.list(prefix):
+        for page in opened.list(prefix, start_after=_just_before(key_from)):
+            if key_until is not None and page and not in_range(page[0].key, None, key_until):
+                break
             for info in page:
                 item = wanted.get(info.key)
                 if item is not None:
@@ -225,6 +227,11 @@ def check_prefix(
     except StoreError as error:
         return PrefixCheck(tuple(CheckResult(item.ordinal, Verdict.UNKNOWN, error.code) for item in expected), ())
     return PrefixCheck(tuple(results), tuple(extras))
+
+
+def _just_before(key: str | None) -> str:
+    """A key that sorts before `key`, and close to it: a listing can begin there."""
+    return key[:-1] if key else ""
 
 
 def in_range(key: str, key_from: str | None, key_until: str | None) -> bool:

@@ -82,7 +82,9 @@ class Seals:
         """The receipts of a batch from its seals, in order: a later one replaces an earlier one's row."""
         found: dict[int, tuple[Outcome, Receipt]] = {}
         for seal in seals:
-            for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(seal, _RECEIPTS):
+            for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(
+                seal, _RECEIPTS
+            ):
                 receipt = Receipt(sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us))
                 found[ordinal] = (Outcome(outcome), receipt)
         return found
@@ -94,9 +96,13 @@ class Seals:
     def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
         path = self._root / name
         partial = path.with_suffix(".partial")
-        selected = ", ".join(f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1))
+        selected = ", ".join(
+            f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1)
+        )
         lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
-        self._connection.execute(f"COPY (SELECT {selected}) TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)", lists)
+        self._connection.execute(
+            f"COPY (SELECT {selected}) TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)", lists
+        )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.chmod(0o600)
@@ -116,7 +122,8 @@ class Seals:
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
             raise IntegrityError(
-                f"sealed file {seal.path} is missing or cannot be read", remedy="Bring it back from a backup of .migrate/seals."
+                f"sealed file {seal.path} is missing or cannot be read",
+                remedy="Bring it back from a backup of .migrate/seals.",
             ) from error
         if len(rows) != seal.rows or _digest(rows) != seal.digest:
             raise IntegrityError(

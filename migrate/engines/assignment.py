@@ -1,0 +1,150 @@
+"""What one worker process is told to do, and how it puts its parts together. Plain data, so that it crosses a pipe."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from migrate.errors import IntegrityError, UsageError
+from migrate.layout import compile_rules
+from migrate.ledger import Lease, LeaseWatch, Ledger, ProcessIdentity
+from migrate.model import Level, Purpose
+from migrate.planner.folder import Plan, PlanReader
+from migrate.stores.door import Door, Visitor
+from migrate.transfer.caller import Caller
+from migrate.transfer.limits import RateLimit
+from migrate.worker.checking import CheckTools, CheckWork
+from migrate.worker.copying import CopyTools, CopyWork
+from migrate.worker.loop import LEASE_SECONDS, Worker, WorkerLimits, WorkerReport
+from migrate.worker.seals import Seals
+from migrate.worker.work import Tally, Work
+from migrate.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One worker's part of a run. Limits are this worker's share; `seconds` is how long it may work."""
+
+    workspace: str
+    ledger: str
+    plan_folder: str
+    plan_digest: str
+    purpose: str
+    run_id: int
+    operator: str
+    host: str
+    country: str | None
+    processes: int
+    threads: int
+    bytes_in_flight: int
+    waves: tuple[int, ...] | None = None
+    pass_id: int | None = None
+    level: str | None = None
+    sample_ppm: int | None = None
+    seconds: float | None = None
+    limit_bytes: int | None = None
+    max_failures: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Assignment:
+        waves = data.pop("waves")
+        return Assignment(**data, waves=None if waves is None else tuple(waves))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where a worker is: what it did, how often it had to try again, how many requests each store is given at once."""
+
+    tally: Tally
+    retries: int
+    levels: dict[str, int]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def work_on(assignment: Assignment, stop: threading.Event, on_progress: Callable[[Snapshot], None]) -> WorkerReport:
+    """Do an assignment in this thread, which must be the main one for signals to be heard."""
+    workspace = Workspace(Path(assignment.workspace))
+    plan = Plan.open(Path(assignment.plan_folder))
+    if plan.digest != assignment.plan_digest:
+        raise IntegrityError("the plan is not the one that this run began with", remedy="Run `migrate run` again.")
+    ledger = Ledger.open(assignment.ledger)
+    purpose = Purpose(assignment.purpose)
+    visitor = Visitor(assignment.operator, assignment.host, assignment.country, purpose, plan.digest)
+    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
+    caller = Caller(
+        door.open,
+        concurrency=lambda name: max(1, plan.spec.stores[name].concurrency_max // assignment.processes),
+        rate=RateLimit(assignment.limit_bytes),
+    )
+    identity = ProcessIdentity.current()
+    worker_id = ledger.start_worker(assignment.run_id, identity, utc_now())
+    worker = Worker(
+        ledger,
+        worker_id,
+        _leaser(assignment, plan, ledger, worker_id, caller, Seals(workspace.seals, plan.digest)),
+        run_id=assignment.run_id,
+        watch=LeaseWatch(identity, LEASE_SECONDS, clock=time.monotonic),
+        limits=WorkerLimits(
+            threads=assignment.threads,
+            bytes_in_flight=assignment.bytes_in_flight,
+            deadline=None if assignment.seconds is None else time.monotonic() + assignment.seconds,
+            max_failures=assignment.max_failures,
+        ),
+        stop=stop,
+        on_progress=lambda tally: on_progress(Snapshot(tally, caller.retries, caller.levels())),
+    )
+    # nothing is closed here: threads may still be in a request, and the process ends next
+    return worker.run()
+
+
+def _leaser(
+    assignment: Assignment, plan: Plan, ledger: Ledger, worker_id: int, caller: Caller, seals: Seals
+) -> Callable[[], Work | None]:
+    reader = PlanReader(plan)
+    plan_id = ledger.plan_id(plan.digest)
+    if plan_id is None:
+        raise IntegrityError("the plan is not registered in this ledger", remedy="Run `migrate run` again.")
+    purpose = Purpose(assignment.purpose)
+
+    def lease() -> Lease | None:
+        return ledger.lease(plan_id, worker_id, purpose, waves=assignment.waves, pass_id=assignment.pass_id)
+
+    if purpose is Purpose.COPY:
+        copy_tools = CopyTools(ledger, caller, seals, plan.spec.copying, assignment.run_id, utc_now)
+
+        def next_copy() -> Work | None:
+            found = lease()
+            return None if found is None else CopyWork(found, reader.objects(found.batch), copy_tools)
+
+        return next_copy
+
+    if assignment.pass_id is None or assignment.level is None or assignment.sample_ppm is None:
+        raise UsageError("a verifying worker is told its pass, level and sample")
+    check_tools = CheckTools(
+        ledger,
+        caller,
+        seals,
+        compile_rules(plan.spec.layout.rules),
+        assignment.pass_id,
+        Level(assignment.level),
+        assignment.sample_ppm,
+        assignment.run_id,
+        utc_now,
+    )
+
+    def next_check() -> Work | None:
+        found = lease()
+        return None if found is None else CheckWork(found, reader.objects(found.batch), check_tools)
+
+    return next_check

@@ -1,0 +1,180 @@
+"""Runs assignments on this machine: one in this process, or several in processes of their own that are watched."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from migrate.engines.assignment import Assignment, Snapshot, work_on
+from migrate.errors import ExitCode, MigrateError
+from migrate.worker.loop import StopReason
+from migrate.worker.work import Tally
+
+_KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
+
+OnProgress = Callable[[Snapshot], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What stopped a worker."""
+
+    what: str
+    remedy: str
+    exit_code: ExitCode
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """How all workers of a run ended."""
+
+    reasons: list[StopReason] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event while this is open. In the main thread only; elsewhere signals are not ours."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_assignments(assignments: Sequence[Assignment], on_progress: OnProgress, stop: threading.Event) -> EngineReport:
+    """Do all assignments; return when every worker has ended. A bug in a worker is raised; its checkpoint is safe."""
+    if len(assignments) == 1:
+        return _run_here(assignments[0], on_progress, stop)
+    children = [_Child(assignment) for assignment in assignments]
+    try:
+        return _Parent(children, on_progress, stop).watch()
+    finally:
+        for child in children:
+            child.end()
+
+
+def _run_here(assignment: Assignment, on_progress: OnProgress, stop: threading.Event) -> EngineReport:
+    report = work_on(assignment, stop, on_progress)
+    if report.error is not None and not isinstance(report.error, MigrateError):
+        raise report.error
+    problems = [] if report.error is None else [Problem(report.error.what, report.error.remedy, report.error.exit_code)]
+    return EngineReport([report.reason], report.tally, problems)
+
+
+class _Child:
+    """One worker process, seen from its parent."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "migrate.engines.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.snapshot = Snapshot(Tally(), 0, {})
+        self.result: dict[str, Any] | None = None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self.stdout = self.process.stdin, self.process.stdout
+        self._pending = b""
+        self._stdin.write(json.dumps(assignment.to_json()).encode() + b"\n")
+        self._stdin.flush()
+
+    def read(self) -> bool:
+        """Take what the worker says; False at its end."""
+        data = self.stdout.read1(65536)  # type: ignore[attr-defined]  # a BufferedReader, typed as IO[bytes]
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            if "snapshot" in said:
+                found = said["snapshot"]
+                self.snapshot = Snapshot(Tally(**found["tally"]), found["retries"], found["levels"])
+            else:
+                self.result = said["end"]
+        return bool(data)
+
+    def ask_to_stop(self) -> None:
+        if not self._stdin.closed:
+            self._stdin.close()
+
+    def end(self) -> None:
+        """Whatever happened, leave no process behind."""
+        self.ask_to_stop()
+        try:
+            self.process.wait(timeout=_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class _Parent:
+    def __init__(self, children: Sequence[_Child], on_progress: OnProgress, stop: threading.Event) -> None:
+        self._children = children
+        self._on_progress = on_progress
+        self._stop = stop
+
+    def watch(self) -> EngineReport:
+        kill_at: float | None = None
+        with selectors.DefaultSelector() as selector:
+            for child in self._children:
+                selector.register(child.stdout, selectors.EVENT_READ, child)
+            while selector.get_map():
+                for key, _ in selector.select(timeout=0.2):
+                    if not key.data.read():
+                        selector.unregister(key.fileobj)
+                self._on_progress(self._sum())
+                if kill_at is None and (self._stop.is_set() or self._some_failed()):
+                    kill_at = time.monotonic() + _KILL_SECONDS
+                    for child in self._children:
+                        child.ask_to_stop()
+                if kill_at is not None and time.monotonic() >= kill_at:
+                    for child in self._children:
+                        child.process.kill()
+        return self._report()
+
+    def _some_failed(self) -> bool:
+        """An error that stops one worker (a store is down, policy refuses) stops all: they would meet it too."""
+        return any(child.result is not None and child.result["error"] is not None for child in self._children)
+
+    def _sum(self) -> Snapshot:
+        tally, levels = Tally(), dict[str, int]()
+        for child in self._children:
+            tally.add(child.snapshot.tally)
+            for store, level in child.snapshot.levels.items():
+                levels[store] = levels.get(store, 0) + level
+        return Snapshot(tally, sum(child.snapshot.retries for child in self._children), levels)
+
+    def _report(self) -> EngineReport:
+        report = EngineReport()
+        for child in self._children:
+            if child.result is None:
+                report.reasons.append(StopReason.INTERRUPTED if self._stop.is_set() else StopReason.ERROR)
+                if not self._stop.is_set():
+                    what = f"worker process {child.process.pid} ended without a word"
+                    report.problems.append(Problem(what, "Run again: its batch is taken over at once.", ExitCode.LATER))
+                report.tally.add(child.snapshot.tally)
+                continue
+            report.reasons.append(StopReason(child.result["reason"]))
+            report.tally.add(Tally(**child.result["tally"]))
+            error = child.result["error"]
+            if error is not None:
+                report.problems.append(Problem(error["what"], error["remedy"], ExitCode(error["exit_code"])))
+        return report

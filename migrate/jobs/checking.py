@@ -1,0 +1,208 @@
+"""`migrate verify`: a pass over some waves at one level, what it found, and the repair."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from migrate.engines.assignment import Snapshot
+from migrate.engines.local import EngineReport, run_assignments
+from migrate.errors import ExitCode, UsageError, worst
+from migrate.jobs.common import Actor, Limits, assignments, check_sums, codes_of, count, parse_waves
+from migrate.ledger import (
+    FULL_SAMPLE_PPM,
+    CheckState,
+    Ledger,
+    Pass,
+    PassProgress,
+    SealedCopy,
+    SealKind,
+    VerdictRow,
+    WaveProgress,
+)
+from migrate.model import Level, Outcome, Purpose, Verdict
+from migrate.planner.folder import Plan, PlanReader
+from migrate.worker.seals import Seals
+from migrate.workspace import Workspace
+
+_WRONG = (Verdict.MISMATCH, Verdict.MISSING)
+_MANY = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """What the command line asks of a verification."""
+
+    waves: str | None = None
+    level: Level | None = None
+    sample_ppm: int = FULL_SAMPLE_PPM
+    repair: bool = False
+    share: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyEnd:
+    """How a verification ended. `repaired` copies are pending again."""
+
+    exit_code: ExitCode
+    verification: Pass
+    found: PassProgress
+    report: EngineReport
+    progress: tuple[WaveProgress, ...]
+    repaired: int
+    next_step: str
+
+
+def plan_id_of(plan: Plan, ledger: Ledger) -> int:
+    """The plan's id in the ledger. UsageError where nothing of it was run yet."""
+    plan_id = ledger.plan_id(plan.digest)
+    if plan_id is None:
+        raise UsageError("nothing of this plan was copied yet", remedy=f"`migrate run {plan.digest[:12]}` comes first.")
+    return plan_id
+
+
+def verify_plan(
+    plan: Plan,
+    workspace: Workspace,
+    ledger: Ledger,
+    actor: Actor,
+    request: VerifyRequest,
+    *,
+    run_id: int,
+    now: Callable[[], datetime],
+    stop: threading.Event,
+    on_start: Callable[[Pass, PassProgress], None],
+    on_progress: Callable[[Snapshot], None],
+) -> VerifyEnd:
+    """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
+    plan_id = plan_id_of(plan, ledger)
+    with ledger.hold_plan(plan.digest, share=request.share):
+        progress = ledger.progress(plan_id)
+        check_sums(progress, plan.document["totals"])
+        ledger.check_chain(plan_id)
+        waves = _waves(request, progress)
+        level = request.level or plan.spec.verify.level
+        verification = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
+        on_start(verification, ledger.pass_progress(verification.id))
+        tasks = assignments(
+            plan,
+            workspace,
+            ledger,
+            actor,
+            request.limits,
+            Purpose.VERIFY,
+            run_id=run_id,
+            pass_id=verification.id,
+            level=level,
+            sample_ppm=request.sample_ppm,
+        )
+        report = run_assignments(tasks, on_progress, stop)
+        ended = ledger.end_pass(verification.id, now())
+        repaired = _repair(plan, workspace, ledger, verification, run_id, now) if request.repair else 0
+        return _end(plan, plan_id, ledger, verification, report, repaired, ended=ended)
+
+
+def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[int, ...] | None:
+    """The waves named, else those of which everything has an outcome; None for all of them."""
+    known = [wave.wave for wave in progress if wave.wave is not None]
+    named = parse_waves(request.waves, known)
+    if named is not None:
+        return named
+    done = [wave.wave for wave in progress if wave.wave is not None and not wave.outcomes[Outcome.PENDING]]
+    if not done:
+        raise UsageError(
+            "no wave is copied to its end yet",
+            remedy="`migrate run` goes on; or name a wave to check what there is of it.",
+        )
+    return None if len(done) == len(known) else tuple(done)
+
+
+def _repair(
+    plan: Plan, workspace: Workspace, ledger: Ledger, verification: Pass, run_id: int, now: Callable[[], datetime]
+) -> int:
+    """Put the copies back to pending that a pass found to be wrong or missing."""
+    wrong = [row for row in ledger.differences(verification.id, _MANY) if row.verdict in _WRONG and not row.reopened]
+    return ledger.reopen(verification.id, _sealed_copies(plan, workspace, ledger, verification, wrong), run_id, now())
+
+
+def _sealed_copies(
+    plan: Plan, workspace: Workspace, ledger: Ledger, verification: Pass, wrong: Sequence[VerdictRow]
+) -> dict[tuple[int, int], SealedCopy]:
+    reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
+    found: dict[tuple[int, int], SealedCopy] = {}
+    try:
+        for number in sorted({row.number for row in wrong}):
+            ordinals = {row.ordinal for row in wrong if row.number == number}
+            receipts = seals.read_receipts(ledger.seals(verification.plan_id, number, SealKind.RECEIPTS))
+            for planned in reader.objects(ledger.batch(verification.plan_id, number).info):
+                for copy in planned.copies:
+                    if copy.ordinal in ordinals:
+                        outcome, _ = receipts[copy.ordinal]
+                        found[number, copy.ordinal] = SealedCopy(outcome, planned.user_id, planned.size)
+    finally:
+        reader.close()
+        seals.close()
+    return found
+
+
+def _end(
+    plan: Plan,
+    plan_id: int,
+    ledger: Ledger,
+    verification: Pass,
+    report: EngineReport,
+    repaired: int,
+    *,
+    ended: bool,
+) -> VerifyEnd:
+    progress = tuple(ledger.progress(plan_id))
+    check_sums(progress, plan.document["totals"])
+    found = ledger.pass_progress(verification.id)
+    counts = found.counts
+    codes = codes_of(report)
+    if counts.mismatch or counts.missing or counts.extra:
+        codes.append(ExitCode.DIFFERENT)
+    if counts.unknown or (not ended and not codes):
+        codes.append(ExitCode.LATER)
+    taken = [
+        wave
+        for wave in progress
+        if wave.wave is not None and (verification.waves is None or wave.wave in verification.waves)
+    ]
+    if count(taken, Outcome.QUARANTINED) or count(taken, Outcome.DRIFTED):
+        codes.append(ExitCode.INCOMPLETE)
+    step = _next_step(plan, report, found, progress, repaired, ended=ended)
+    return VerifyEnd(worst(codes), verification, found, report, progress, repaired, step)
+
+
+def _next_step(
+    plan: Plan,
+    report: EngineReport,
+    found: PassProgress,
+    progress: Sequence[WaveProgress],
+    repaired: int,
+    *,
+    ended: bool,
+) -> str:
+    name = plan.digest[:12]
+    if report.problems:
+        return report.problems[0].remedy or f"`migrate verify {name}` goes on."
+    if repaired:
+        return f"`migrate run {name} --wave all` makes the {repaired} copies again, then verify again."
+    if found.counts.mismatch or found.counts.missing:
+        return f"`migrate status {name} --failures` lists them; `migrate verify {name} --repair` puts them back to pending."
+    if found.counts.extra:
+        return f"`migrate status {name} --failures` lists the EXTRA objects: find out who wrote them."
+    if not ended:
+        waiting = found.checks.get(CheckState.PENDING, 0)
+        return (
+            f"{waiting} batches wait: `migrate run {name}` for those not copied, then `migrate verify {name}` goes on."
+        )
+    if found.counts.unknown:
+        return f"`migrate status {name} --failures` says why some could not be checked; `migrate verify {name}` asks again."
+    if count(progress, Outcome.PENDING):
+        return f"`migrate run {name}` takes the next wave."
+    return "Everything that was checked is as it should be."

@@ -1,0 +1,165 @@
+"""What runs and verifications share: which waves, how the limits are divided over processes, what the end amounts to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from migrate.engines.assignment import Assignment
+from migrate.engines.local import EngineReport
+from migrate.errors import ExitCode, IntegrityError, UsageError
+from migrate.ledger import Ledger, PlanEntry, WaveProgress
+from migrate.model import Level, Outcome, Purpose
+from migrate.planner.folder import Plan
+from migrate.states import UserState
+from migrate.worker.loop import StopReason
+from migrate.workspace import Workspace
+
+_MIN_THREADS = 1
+_UNVERIFIED = frozenset({UserState.PLANNED, UserState.COPYING, UserState.COPIED, UserState.QUARANTINED})
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does it, and from where. `country` is where the workers run."""
+
+    operator: str
+    host: str
+    country: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the command line asks for; None: the spec's default."""
+
+    workers: int | None = None
+    seconds: float | None = None
+    limit_bytes: int | None = None
+    max_failures: int | None = None
+
+
+def parse_waves(text: str | None, known: Sequence[int]) -> tuple[int, ...] | None:
+    """Waves from `2`, `0-3`, `1,4` or `all`; None where none were named. UsageError where a wave is not the plan's."""
+    if text is None:
+        return None
+    if text.strip() == "all":
+        return tuple(known)
+    wanted: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if match is None:
+            raise UsageError(f"--wave {text!r} names no waves", remedy="Write 2, 0-3, 1,4 or all.")
+        wanted.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    unknown = sorted(wanted.difference(known))
+    if unknown:
+        raise UsageError(
+            f"the plan has no wave {unknown[0]}", remedy=f"Its waves are {', '.join(str(wave) for wave in known)}."
+        )
+    return tuple(sorted(wanted))
+
+
+def seconds_until(text: str, zone: ZoneInfo, now: datetime) -> tuple[float, datetime]:
+    """Seconds from `now` to the next time the clock of `zone` shows `text` (HH:MM), and that instant. UsageError otherwise."""
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text.strip())
+    if match is None:
+        raise UsageError(f"--until {text!r} is no time of day", remedy="Write HH:MM, such as 06:00.")
+    local = now.astimezone(zone)
+    until = local.replace(hour=int(match[1]), minute=int(match[2]), second=0, microsecond=0)
+    if until <= local:
+        until = (until.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
+    # through UTC, since subtraction within one zone does not see its clock change
+    instant = until.astimezone(now.tzinfo)
+    return (instant - now).total_seconds(), instant
+
+
+def plan_entry(plan: Plan) -> PlanEntry:
+    """The plan as the ledger registers it."""
+    totals = plan.document["totals"]
+    return PlanEntry(
+        digest=plan.digest,
+        name=plan.name,
+        built_at=plan.built_at,
+        verify_level=plan.spec.verify.level,
+        users=sum(totals["users"].values()),
+        objects=totals["objects"],
+        copies=totals["copies"],
+        size_bytes=totals["size_bytes"],
+        batches=totals["batches"],
+        parent=plan.document.get("parent"),
+    )
+
+
+def assignments(
+    plan: Plan,
+    workspace: Workspace,
+    ledger: Ledger,
+    actor: Actor,
+    limits: Limits,
+    purpose: Purpose,
+    *,
+    run_id: int,
+    waves: Sequence[int] | None = None,
+    pass_id: int | None = None,
+    level: Level | None = None,
+    sample_ppm: int | None = None,
+) -> list[Assignment]:
+    """An assignment a worker process: each gets its share of what holds for the run as a whole (invariant 11)."""
+    spec = plan.spec.run
+    workers = limits.workers or spec.workers
+    limit_bytes = limits.limit_bytes or spec.limit_bytes
+    one = Assignment(
+        workspace=str(workspace.root),
+        ledger=ledger.url,
+        plan_folder=str(plan.folder),
+        plan_digest=plan.digest,
+        purpose=purpose.value,
+        run_id=run_id,
+        operator=actor.operator,
+        host=actor.host,
+        country=actor.country,
+        processes=workers,
+        threads=max(_MIN_THREADS, spec.concurrency),
+        bytes_in_flight=max(1, spec.bytes_in_flight // workers),
+        waves=None if waves is None else tuple(waves),
+        pass_id=pass_id,
+        level=None if level is None else level.value,
+        sample_ppm=sample_ppm,
+        seconds=limits.seconds,
+        limit_bytes=None if limit_bytes is None else max(1, limit_bytes // workers),
+        max_failures=limits.max_failures or spec.max_failures,
+    )
+    return [one] * workers
+
+
+def is_verified(wave: WaveProgress) -> bool:
+    """Whether no user of the wave still has to be verified."""
+    return not any(count for state, count in wave.users.items() if state in _UNVERIFIED)
+
+
+def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None:
+    """Planned = the sum of the outcomes, over the whole plan (invariant 3). IntegrityError where it is off."""
+    for wave in waves:
+        if sum(wave.outcomes.values()) != wave.copies or any(count < 0 for count in wave.outcomes.values()):
+            raise IntegrityError(f"the outcomes of wave {wave.wave} do not add up to its copies", remedy=ASK_A_PERSON)
+    if sum(wave.copies for wave in waves) != totals["copies"]:
+        raise IntegrityError("the ledger does not count as many copies as the plan has", remedy=ASK_A_PERSON)
+
+
+ASK_A_PERSON = "Do not go on. Compare the ledger with its last backup and the plan with its copy."
+
+
+def count(waves: Sequence[WaveProgress], outcome: Outcome) -> int:
+    return sum(wave.outcomes[outcome] for wave in waves)
+
+
+def codes_of(report: EngineReport) -> list[ExitCode]:
+    """What the way in which the workers ended amounts to."""
+    codes = [problem.exit_code for problem in report.problems]
+    if StopReason.INTERRUPTED in report.reasons:
+        codes.append(ExitCode.INTERRUPTED)
+    if StopReason.DEADLINE in report.reasons or StopReason.FAILURES in report.reasons:
+        codes.append(ExitCode.LATER)
+    return codes

@@ -1,0 +1,239 @@
+"""`migrate run`: what must hold before it starts, the waves it may take, and what its end amounts to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from migrate.engines.assignment import Snapshot
+from migrate.engines.local import EngineReport, run_assignments
+from migrate.errors import ExitCode, LaterError, RefusedError, UsageError, worst
+from migrate.jobs.common import (
+    Actor,
+    Limits,
+    assignments,
+    check_sums,
+    codes_of,
+    count,
+    is_verified,
+    parse_waves,
+    plan_entry,
+)
+from migrate.ledger import Ledger, WaveProgress
+from migrate.model import Outcome, Purpose
+from migrate.planner.folder import Plan
+from migrate.planner.summary import Blocker, summarise
+from migrate.worker.loop import StopReason
+from migrate.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asks of a run. `accept` holds `KIND:COUNT:DIGEST` words."""
+
+    waves: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    accept: tuple[str, ...] = ()
+    share: bool = False
+    retry_quarantined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended: what this run did, and where the whole plan stands."""
+
+    exit_code: ExitCode
+    waves: tuple[int, ...]
+    report: EngineReport
+    progress: tuple[WaveProgress, ...]
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunForecast:
+    """What a run would do now: the waves it would take, and what keeps it from starting."""
+
+    waves: tuple[int, ...]
+    users: int
+    copies: int
+    size_bytes: int
+    blockers: tuple[Blocker, ...]
+    waits_for: str | None
+
+
+def matching(words: Sequence[str], blockers: Sequence[Blocker]) -> list[Blocker]:
+    """The blockers that the operator's words accept. UsageError for a word that names none, with what it should have been."""
+    accepted = []
+    for word in words:
+        parts = word.split(":")
+        blocker = next((found for found in blockers if parts and found.kind == parts[0]), None)
+        if blocker is None:
+            kinds = ", ".join(found.kind for found in blockers) or "none"
+            raise UsageError(f"--accept {word!r}: the plan has no such blocker", remedy=f"Its blockers: {kinds}.")
+        if (
+            len(parts) != 3
+            or parts[1] != str(blocker.count)
+            or len(parts[2]) < 12
+            or not blocker.digest.startswith(parts[2])
+        ):
+            raise UsageError(
+                f"--accept {word!r} does not name what the plan has",
+                remedy=f"It has {blocker.kind}:{blocker.count}:{blocker.digest[:12]}; `migrate show` lists it.",
+            )
+        accepted.append(blocker)
+    return accepted
+
+
+def open_blockers(plan: Plan, accepted: dict[str, tuple[int, str]], words: Sequence[str]) -> list[Blocker]:
+    """The blockers of a plan that neither the ledger nor the command line's words accept."""
+    blockers = list(summarise(plan.document).blockers)
+    newly = {blocker.kind for blocker in matching(words, blockers)}
+    return [
+        blocker
+        for blocker in blockers
+        if blocker.kind not in newly and accepted.get(blocker.kind) != (blocker.count, blocker.digest)
+    ]
+
+
+def choose_waves(named: str | None, progress: Sequence[WaveProgress]) -> tuple[int, ...]:
+    """The waves that a run takes: those named, else the first that is not complete, if all before it are verified.
+
+    LaterError where an earlier wave waits for its verification; an empty tuple where every wave is copied.
+    """
+    waves = [wave for wave in progress if wave.wave is not None]
+    known = [wave.wave for wave in waves if wave.wave is not None]
+    chosen = parse_waves(named, known)
+    if chosen is not None:
+        return chosen
+    for place, wave in enumerate(waves):
+        if wave.outcomes[Outcome.PENDING] == 0:
+            continue
+        waiting = next((before.wave for before in waves[:place] if not is_verified(before)), None)
+        if waiting is not None:
+            raise LaterError(
+                f"wave {wave.wave} waits: wave {waiting} is not verified",
+                remedy=f"`migrate verify --wave {waiting}`; or name the wave: `migrate run --wave {wave.wave}`.",
+            )
+        return (known[place],)
+    return ()
+
+
+def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunForecast:
+    """What `migrate run` would do now; changes nothing. `ledger` is None where there is none yet."""
+    plan_id = None if ledger is None else ledger.plan_id(plan.digest)
+    summary = summarise(plan.document)
+    if ledger is None or plan_id is None:
+        shares = {int(share.name): share for share in summary.by_wave}
+        known = sorted(shares)
+        waves = parse_waves(request.waves, known) or tuple(known[:1])
+        return RunForecast(
+            waves,
+            sum(shares[wave].users for wave in waves),
+            sum(shares[wave].copies for wave in waves),
+            sum(shares[wave].size_bytes for wave in waves),
+            tuple(open_blockers(plan, {}, request.accept)),
+            None,
+        )
+    progress = ledger.progress(plan_id)
+    blockers = tuple(open_blockers(plan, ledger.acceptances(plan_id), request.accept))
+    try:
+        waves, waits = choose_waves(request.waves, progress), None
+    except LaterError as error:
+        waves, waits = (), error.what
+    taken = [wave for wave in progress if wave.wave in waves]
+    return RunForecast(
+        waves,
+        sum(sum(wave.users.values()) for wave in taken),
+        count(taken, Outcome.PENDING),
+        sum(wave.size_bytes - wave.done_bytes for wave in taken),
+        blockers,
+        waits,
+    )
+
+
+def run_plan(
+    plan: Plan,
+    workspace: Workspace,
+    ledger: Ledger,
+    actor: Actor,
+    request: RunRequest,
+    *,
+    run_id: int,
+    now: Callable[[], datetime],
+    stop: threading.Event,
+    on_start: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
+    on_progress: Callable[[Snapshot], None],
+) -> RunEnd:
+    """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan."""
+    with ledger.hold_plan(plan.digest, share=request.share):
+        plan_id = _register(plan, ledger, request, run_id, now)
+        if request.retry_quarantined:
+            known = [wave.wave for wave in ledger.progress(plan_id) if wave.wave is not None]
+            ledger.retry_quarantined(plan_id, parse_waves(request.waves, known), run_id, now())
+        progress = ledger.progress(plan_id)
+        check_sums(progress, plan.document["totals"])
+        waves = choose_waves(request.waves, progress)
+        on_start(waves, progress)
+        report = EngineReport()
+        if count([wave for wave in progress if wave.wave in waves], Outcome.PENDING):
+            tasks = assignments(
+                plan, workspace, ledger, actor, request.limits, Purpose.COPY, run_id=run_id, waves=waves
+            )
+            report = run_assignments(tasks, on_progress, stop)
+        return _end(plan, plan_id, ledger, waves, report)
+
+
+def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now: Callable[[], datetime]) -> int:
+    plan_id = ledger.plan_id(plan.digest)
+    accepted = {} if plan_id is None else ledger.acceptances(plan_id)
+    blockers = open_blockers(plan, accepted, request.accept)
+    if blockers:
+        named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
+        words = " ".join(f"--accept {blocker.kind}:{blocker.count}:{blocker.digest[:12]}" for blocker in blockers)
+        raise RefusedError(
+            f"the plan is blocked: {named}",
+            remedy=f"Decide them in the spec and plan again, or accept just these: migrate run {plan.digest[:12]} {words}",
+        )
+    if plan_id is None:
+        plan_id = ledger.register(plan_entry(plan), plan.batches(), plan.users(), run_id, now())
+    for blocker in matching(request.accept, summarise(plan.document).blockers):
+        ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
+    return plan_id
+
+
+def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], report: EngineReport) -> RunEnd:
+    progress = tuple(ledger.progress(plan_id))
+    check_sums(progress, plan.document["totals"])
+    codes = codes_of(report)
+    taken = [wave for wave in progress if wave.wave in waves]
+    left, left_elsewhere = count(taken, Outcome.PENDING), count(progress, Outcome.PENDING)
+    if left_elsewhere and not codes:
+        codes.append(ExitCode.LATER)
+    if any(count(progress, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
+        codes.append(ExitCode.INCOMPLETE)
+    return RunEnd(worst(codes), waves, report, progress, _next_step(plan, report, progress, waves, left))
+
+
+def _next_step(
+    plan: Plan, report: EngineReport, progress: Sequence[WaveProgress], waves: tuple[int, ...], left: int
+) -> str:
+    name = plan.digest[:12]
+    if report.problems:
+        return report.problems[0].remedy or f"migrate run {name}"
+    if StopReason.FAILURES in report.reasons:
+        return f"Too many failures. See them with `migrate status {name} --failures`, mend the cause, then `migrate run {name}`."
+    if left:
+        return f"Work is left: `migrate run {name}` goes on."
+    if count(progress, Outcome.QUARANTINED):
+        return (
+            f"`migrate status {name} --failures` says why; `migrate run {name} --retry-quarantined` tries them again."
+        )
+    unverified = [wave.wave for wave in progress if wave.wave is not None and not is_verified(wave)]
+    to_check = [wave for wave in unverified if wave in waves]
+    if to_check:
+        return f"`migrate verify {name} --wave {to_check[0]}` checks what was copied."
+    if count(progress, Outcome.PENDING):
+        return f"`migrate run {name}` takes the next wave."
+    return f"`migrate verify {name}` checks what was copied." if unverified else "Nothing is left to copy."

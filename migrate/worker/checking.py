@@ -1,0 +1,212 @@
+"""Checking one leased batch at a level: the tasks that look, the verdicts that they leave, and what is there too much."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from migrate.layout import CompiledRule, literal_prefix
+from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
+from migrate.model import CheckResult, Level, Outcome, PlannedObject, Receipt, Verdict
+from migrate.transfer.caller import Caller
+from migrate.verify import Expected, Extra, PrefixCheck, check_head, check_object, check_prefix, is_sampled
+from migrate.worker.pool import Task
+from migrate.worker.seals import Seals
+from migrate.worker.work import Tally
+
+EXTRA = "extra"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTools:
+    """What checking needs, the same for every batch of a worker."""
+
+    ledger: Ledger
+    caller: Caller
+    seals: Seals
+    rules: tuple[CompiledRule, ...]
+    pass_id: int
+    level: Level
+    sample_ppm: int
+    run_id: int
+    now: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    results: Sequence[CheckResult]
+    extras: Sequence[Extra]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One user's prefix at one store."""
+
+    store: str
+    user_id: str
+    prefix: str
+
+
+def batch_receipts(ledger: Ledger, seals: Seals, lease: Lease) -> dict[int, tuple[Outcome, Receipt]]:
+    """The receipts of a finished batch, by ordinal: from its seals, less what has been put back since."""
+    receipts = seals.read_receipts(ledger.seals(lease.plan_id, lease.number, SealKind.RECEIPTS))
+    for row in ledger.copy_rows(lease):
+        if row.receipt is None:
+            receipts.pop(row.ordinal, None)
+        else:
+            receipts[row.ordinal] = (row.outcome, row.receipt)
+    return receipts
+
+
+class CheckWork:
+    """The check of one batch in one pass."""
+
+    def __init__(self, lease: Lease, objects: Sequence[PlannedObject], tools: CheckTools) -> None:
+        self.lease = lease
+        self._objects = objects
+        self._tools = tools
+        self._level = tools.level
+        self._is_full = tools.sample_ppm >= FULL_SAMPLE_PPM
+        every = batch_receipts(tools.ledger, tools.seals, lease)
+        self._receipts: dict[int, Receipt] = {
+            ordinal: receipt
+            for ordinal, (_, receipt) in every.items()
+            if is_sampled(lease.batch.digest, ordinal, tools.sample_ppm)
+        }
+        self._known = {row.ordinal for row in tools.ledger.verdict_rows(lease)}
+        self._todo = {ordinal: receipt for ordinal, receipt in self._receipts.items() if ordinal not in self._known}
+        self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
+        self._results: list[CheckResult] = []
+        self._extras: list[Extra] = []
+        self._tally = Tally()
+
+    def tasks(self) -> Iterator[Task]:
+        if self._is_full or self._level is Level.LISTING:
+            yield from self._listing_tasks()
+        if self._level is not Level.LISTING:
+            for planned in self._objects:
+                receipts = {
+                    copy.ordinal: self._todo[copy.ordinal] for copy in planned.copies if copy.ordinal in self._todo
+                }
+                if receipts:
+                    yield Task(self, 0, partial(self._read, planned, receipts))
+
+    def _read(self, planned: PlannedObject, receipts: Mapping[int, Receipt]) -> _Checked:
+        results = check_object(planned, receipts, self._level, self._tools.caller)
+        return _Checked(results, (), planned.size * len(receipts))
+
+    def _listing_tasks(self) -> Iterator[Task]:
+        """A listing a user, prefix and store, where the layout allows it; a HEAD a copy where it does not."""
+        expected: dict[_Place, list[Expected]] = {}
+        planned_keys: dict[_Place, set[str]] = defaultdict(set)
+        loose: list[tuple[str, Expected]] = []
+        for planned in self._objects:
+            prefixes = self._prefixes(planned.user_id)
+            prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
+            for copy in planned.copies:
+                for each in prefixes:
+                    expected.setdefault(_Place(copy.store, planned.user_id, each), [])
+                if prefix is not None:
+                    planned_keys[_Place(copy.store, planned.user_id, prefix)].add(planned.target_key)
+                if self._level is not Level.LISTING or copy.ordinal not in self._todo:
+                    continue
+                item = Expected(copy.ordinal, planned.target_key, planned.size, self._todo[copy.ordinal].etag)
+                if prefix is None:
+                    loose.append((copy.store, item))
+                else:
+                    expected[_Place(copy.store, planned.user_id, prefix)].append(item)
+        for place, items in expected.items():
+            yield Task(self, 0, partial(self._list, place, items, planned_keys[place]))
+        for store, item in loose:
+            yield Task(self, 0, partial(self._head, store, item))
+
+    def _prefixes(self, user_id: str) -> list[str]:
+        """The user's target prefixes, none of them within another."""
+        found = sorted(
+            {
+                prefix
+                for rule in self._tools.rules
+                if not rule.shared and (prefix := literal_prefix(rule, user_id)) is not None
+            }
+        )
+        return [prefix for prefix in found if not any(prefix != other and prefix.startswith(other) for other in found)]
+
+    def _list(self, place: _Place, items: Sequence[Expected], planned_keys: set[str]) -> _Checked:
+        batch = self.lease.batch
+        found: PrefixCheck = check_prefix(
+            place.store, place.user_id, place.prefix, items, batch.key_from, batch.key_until, self._tools.caller
+        )
+        extras = [extra for extra in found.extras if extra.key not in planned_keys] if self._is_full else []
+        return _Checked(found.results, extras, 0)
+
+    def _head(self, store: str, item: Expected) -> _Checked:
+        return _Checked([check_head(store, item, self._tools.caller)], (), 0)
+
+    def take(self, event: object) -> Iterable[Task]:
+        assert isinstance(event, _Checked), "a checking task returns nothing else"
+        self._results += event.results
+        self._extras += event.extras
+        self._tally.copies += len(event.results)
+        self._tally.failures += sum(result.verdict is not Verdict.MATCH for result in event.results)
+        self._tally.size_bytes += event.size_bytes
+        return ()
+
+    @property
+    def buffered(self) -> int:
+        return len(self._results)
+
+    def commit(self) -> None:
+        if self._results:
+            self._tools.ledger.record_verdicts(
+                self.lease, self._results, run_id=self._tools.run_id, now=self._tools.now()
+            )
+            self._results = []
+
+    def finish(self) -> None:
+        tools = self._tools
+        results = [
+            CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in tools.ledger.verdict_rows(self.lease)
+        ]
+        tools.ledger.add_findings(
+            self.lease,
+            [NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size) for extra in self._extras],
+            run_id=tools.run_id,
+            now=tools.now(),
+        )
+        seal = tools.seals.write_verdicts(self.lease.number, self.lease.fence, tools.pass_id, results)
+        users = self._user_checks(results)
+        tools.ledger.finish_check(self.lease, seal, users, self._counts(results))
+        self._tally.users += len(users)
+        self._tally.batches += 1
+
+    def _counts(self, results: Sequence[CheckResult]) -> CheckCounts:
+        verdicts = [result.verdict for result in results]
+        return CheckCounts(
+            match=verdicts.count(Verdict.MATCH),
+            mismatch=verdicts.count(Verdict.MISMATCH),
+            missing=verdicts.count(Verdict.MISSING),
+            unknown=verdicts.count(Verdict.UNKNOWN),
+            extra=len(self._extras),
+        )
+
+    def _user_checks(self, results: Sequence[CheckResult]) -> dict[str, UserCheck]:
+        """By user; an EXTRA object counts as one that could not be called equal, so that it holds the user back."""
+        found: dict[str, UserCheck] = {}
+        for result in results:
+            old = found.get(self._users[result.ordinal], UserCheck())
+            is_match, is_unknown = result.verdict is Verdict.MATCH, result.verdict is Verdict.UNKNOWN
+            found[self._users[result.ordinal]] = UserCheck(
+                old.matched + is_match, old.wrong + (not is_match and not is_unknown), old.unknown + is_unknown
+            )
+        for extra in self._extras:
+            old = found.get(extra.user_id, UserCheck())
+            found[extra.user_id] = UserCheck(0, old.wrong + 1, old.unknown)
+        return found
+
+    def tally(self) -> Tally:
+        tally, self._tally = self._tally, Tally()
+        return tally

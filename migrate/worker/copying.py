@@ -1,0 +1,203 @@
+"""Copying one leased batch: which copies are still to be made, the tasks for them, and the receipts that they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from migrate.ledger import CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
+from migrate.model import CopyResult, Outcome, PlannedCopy, PlannedObject
+from migrate.spec import Copying
+from migrate.transfer.caller import Caller
+from migrate.transfer.parted import PartedCopy
+from migrate.transfer.parts import Begun, Finished, Job, PartDone, PartSent, Upload, UploadStarted, remembered_part
+from migrate.transfer.whole import copy_whole
+from migrate.worker.pool import Task
+from migrate.worker.seals import Seals
+from migrate.worker.work import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTools:
+    """What copying needs, the same for every batch of a worker."""
+
+    ledger: Ledger
+    caller: Caller
+    seals: Seals
+    copying: Copying
+    run_id: int
+    now: Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class _WholeDone:
+    results: list[CopyResult]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An event of one object that goes in parts."""
+
+    parted: PartedCopy
+    event: object
+
+
+class CopyWork:
+    """The copies of one batch that have no outcome yet."""
+
+    def __init__(self, lease: Lease, objects: Sequence[PlannedObject], tools: CopyTools) -> None:
+        self.lease = lease
+        self._objects = objects
+        self._tools = tools
+        rows: list[CopyRow] = [] if lease.fresh else tools.ledger.copy_rows(lease)
+        uploads: list[UploadRow] = [] if lease.fresh else tools.ledger.uploads(lease)
+        self._uploads = {upload.ordinal: _remembered(upload) for upload in uploads}
+        self._repairs = {
+            row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None
+        }
+        self._todo = self._open_ordinals(rows)
+        self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
+        self._results: list[CopyResult] = []
+        self._parts: list[PartRow] = []
+        self._tally = Tally()
+
+    def _open_ordinals(self, rows: Iterable[CopyRow]) -> set[int]:
+        """The ordinals without an outcome. Once a batch was sealed, only what was put back is open."""
+        lease, ledger = self.lease, self._tools.ledger
+        if not lease.fresh and ledger.seals(lease.plan_id, lease.number, SealKind.RECEIPTS):
+            return {row.ordinal for row in rows if row.outcome is Outcome.PENDING}
+        every = {copy.ordinal for planned in self._objects for copy in planned.copies}
+        return every - {row.ordinal for row in rows if row.outcome is not Outcome.PENDING}
+
+    def tasks(self) -> Iterator[Task]:
+        for planned in self._objects:
+            copies = [copy for copy in planned.copies if copy.ordinal in self._todo]
+            if not copies:
+                continue
+            if planned.size >= self._tools.copying.multipart_from:
+                yield self._step(self._parted(planned, copies))
+            else:
+                yield Task(self, planned.size, partial(self._copy_whole, planned, copies))
+
+    def _copy_whole(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> _WholeDone:
+        return _WholeDone(copy_whole(planned, copies, self._repairs, self._tools.caller, self._tools.now))
+
+    def _parted(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> PartedCopy:
+        return PartedCopy(
+            planned,
+            copies,
+            self._uploads,
+            self._repairs,
+            caller=self._tools.caller,
+            configured_part_bytes=self._tools.copying.part_bytes,
+            now=self._tools.now,
+        )
+
+    def _step(self, parted: PartedCopy, job: Job | None = None) -> Task:
+        job = job or parted.begin()
+        return Task(self, job.cost, lambda: _Step(parted, job.run()))
+
+    def take(self, event: object) -> Iterable[Task]:
+        if isinstance(event, _WholeDone):
+            self._settle(event.results)
+            return ()
+        assert isinstance(event, _Step), "a copying task returns one of these two"
+        return self._take_step(event.parted, event.event)
+
+    def _take_step(self, parted: PartedCopy, event: object) -> Iterable[Task]:
+        if isinstance(event, Begun):
+            self._settle(event.settled)
+            for started in event.started:
+                # durable before its first part is sent, so that a killed run knows what it left behind
+                self._start_upload(parted, started)
+            jobs = list(parted.on_begun(event))
+            if not jobs and parted.is_open:  # every part was there already
+                jobs = [parted.finish()]
+            return [self._step(parted, job) for job in jobs]
+        if isinstance(event, PartDone):
+            news = parted.on_part(event)
+            self._settle(news.failed)
+            self._parts += [_part_row(part) for part in news.sent]
+            if parted.parts_are_done and parted.is_open:
+                self.commit()  # the parts are durable before the end that relies on them
+                return [self._step(parted, parted.finish())]
+            return ()
+        assert isinstance(event, Finished), "a parted copy has these three events"
+        self._settle(event.settled)
+        return ()
+
+    def _start_upload(self, parted: PartedCopy, started: UploadStarted) -> None:
+        store = next(copy.store for copy in parted.planned.copies if copy.ordinal == started.ordinal)
+        self._tools.ledger.start_upload(
+            self.lease,
+            started.ordinal,
+            store=store,
+            upload_id=started.upload_id,
+            part_bytes=started.part_bytes,
+            attributes=started.attributes,
+            run_id=self._tools.run_id,
+        )
+
+    def _settle(self, results: Iterable[CopyResult]) -> None:
+        for result in results:
+            self._results.append(result)
+            self._tally.copies += 1
+            if result.outcome.has_receipt:
+                self._tally.size_bytes += self._sizes[result.ordinal]
+            elif result.outcome is Outcome.QUARANTINED:
+                self._tally.failures += 1
+
+    @property
+    def buffered(self) -> int:
+        return len(self._results) + len(self._parts)
+
+    def commit(self) -> None:
+        if self._parts:
+            self._tools.ledger.record_parts(self.lease, self._parts)
+            self._parts = []
+        if self._results:
+            self._tools.ledger.record(
+                self.lease, self._results, sizes=self._sizes, run_id=self._tools.run_id, now=self._tools.now()
+            )
+            self._results = []
+
+    def finish(self) -> None:
+        rows = self._tools.ledger.copy_rows(self.lease)
+        receipts = [(row.ordinal, row.outcome, row.receipt) for row in rows if row.receipt is not None]
+        seal = self._tools.seals.write_receipts(self.lease.number, self.lease.fence, receipts) if receipts else None
+        tallies = self._tallies(rows)
+        self._tools.ledger.finish_copy(self.lease, seal, tallies)
+        self._tally.users += len(tallies)
+        self._tally.batches += 1
+
+    def _tallies(self, rows: Iterable[CopyRow]) -> dict[str, UserTally]:
+        users = {copy.ordinal: planned.user_id for planned in self._objects for copy in planned.copies}
+        found: dict[str, UserTally] = {}
+        for row in rows:
+            if row.tallied:
+                continue
+            old = found.get(users[row.ordinal], UserTally())
+            good = row.outcome.has_receipt
+            quarantined = row.outcome is Outcome.QUARANTINED
+            found[users[row.ordinal]] = UserTally(
+                old.good + good, old.quarantined + quarantined, old.other + (not good and not quarantined)
+            )
+        return found
+
+    def tally(self) -> Tally:
+        tally, self._tally = self._tally, Tally()
+        return tally
+
+
+def _remembered(upload: UploadRow) -> Upload:
+    parts = {
+        part.part: remembered_part(upload.ordinal, part.part, part.etag, part.sha256, part.size)
+        for part in upload.parts
+    }
+    return Upload(UploadStarted(upload.ordinal, upload.upload_id, upload.part_bytes, upload.attributes), parts)
+
+
+def _part_row(part: PartSent) -> PartRow:
+    return PartRow(part.ordinal, part.number, part.etag, part.sha256, part.size)

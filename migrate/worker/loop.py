@@ -1,0 +1,285 @@
+"""The worker's loop: one main thread that leases, hands out, records and beats; a pool of threads that talk to the stores.
+
+All that is written to the ledger is written here, in the main thread, in groups: at most a second or 256 results apart. The
+main thread never calls a store, so a signal always finds it awake (design, section 3). On a signal: no new work, five seconds
+for what is in flight, the last group commits, the leases go back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from migrate.errors import MigrateError, StaleLeaseError
+from migrate.ledger import LeaseWatch, Ledger
+from migrate.transfer.limits import ByteBudget
+from migrate.worker.pool import Ended, Pool, Task
+from migrate.worker.work import Tally, Work
+
+GROUP_RESULTS = 256
+GROUP_SECONDS = 1.0
+GRACE_SECONDS = 5.0
+LEASE_SECONDS = 180.0
+_BEAT_SECONDS = 15.0
+_RECLAIM_SECONDS = 30.0
+_WORKS_AT_ONCE = 3  # the one that ends, the one that runs, the one that is read ahead
+
+
+class StopReason(StrEnum):
+    """Why a worker stopped. With `no_work` everything that it could lease is done."""
+
+    NO_WORK = "no_work"
+    DEADLINE = "deadline"
+    INTERRUPTED = "interrupted"
+    FAILURES = "failures"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """How a worker ended, and what it did."""
+
+    reason: StopReason
+    tally: Tally
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """The share of the run's limits that one worker has. `deadline` is in `time.monotonic` seconds."""
+
+    threads: int
+    bytes_in_flight: int
+    deadline: float | None = None
+    max_failures: int | None = None
+
+
+@dataclass(slots=True)
+class _Active:
+    work: Work
+    fresh: Iterator[Task]
+    ready: deque[Task] = field(default_factory=deque)
+    outstanding: int = 0
+    exhausted: bool = False
+
+    def next_task(self) -> Task | None:
+        if self.ready:
+            return self.ready.popleft()
+        if not self.exhausted:
+            task = next(self.fresh, None)
+            if task is not None:
+                return task
+            self.exhausted = True
+        return None
+
+    @property
+    def is_done(self) -> bool:
+        return self.exhausted and not self.ready and not self.outstanding
+
+
+class Worker:
+    """Runs works until there are none, or something says stop."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker_id: int,
+        lease_next: Callable[[], Work | None],
+        *,
+        run_id: int,
+        watch: LeaseWatch,
+        limits: WorkerLimits,
+        stop: threading.Event,
+        on_progress: Callable[[Tally], None],
+    ) -> None:
+        self._ledger = ledger
+        self._worker_id = worker_id
+        self._lease_next = lease_next
+        self._run_id = run_id
+        self._watch = watch
+        self._limits = limits
+        self._stop = stop
+        self._on_progress = on_progress
+        self._pool = Pool(limits.threads)
+        self._budget = ByteBudget(limits.bytes_in_flight)
+        self._active: list[_Active] = []
+        self._by_work: dict[int, _Active] = {}
+        self._in_flight = 0
+        self._more = True
+        self._total = Tally()
+        self._failures_seen = 0
+        now = time.monotonic()
+        self._committed_at = self._beaten_at = self._reclaimed_at = now
+
+    def run(self) -> WorkerReport:
+        """Work until the end; the leases are given back whatever the end was."""
+        reason = StopReason.ERROR
+        error: Exception | None = None
+        try:
+            reason = self._loop()
+        except MigrateError as failure:
+            error = failure
+        except Exception as failure:  # noqa: BLE001 - a bug: the checkpoint comes first, the caller raises it
+            error = failure
+        try:
+            if reason is not StopReason.NO_WORK:
+                self._wind_down()
+            self._ledger.end_worker(self._worker_id)
+        except MigrateError as failure:
+            reason, error = StopReason.ERROR, error or failure
+        return WorkerReport(reason, self._total, error)
+
+    def _loop(self) -> StopReason:
+        while True:
+            stopped = self._stop_reason()
+            if stopped is not None:
+                return stopped
+            self._fill()
+            if not self._active:
+                return StopReason.NO_WORK
+            self._take_ended(timeout_seconds=0.2)
+            self._commit_if_due()
+            self._finish_done()
+            self._beat_if_due()
+
+    def _stop_reason(self) -> StopReason | None:
+        if self._stop.is_set():
+            return StopReason.INTERRUPTED
+        if self._limits.deadline is not None and time.monotonic() >= self._limits.deadline:
+            return StopReason.DEADLINE
+        if self._limits.max_failures is not None and self._failures_seen >= self._limits.max_failures:
+            return StopReason.FAILURES
+        return None
+
+    def _fill(self) -> None:
+        """Hand out tasks, in order, up to the window and the byte budget; lease ahead when tasks run short."""
+        window = 3 * self._limits.threads
+        while True:
+            for active in self._active:
+                while self._in_flight < window:
+                    task = active.next_task()
+                    if task is None:
+                        break
+                    if not self._budget.take(task.cost):
+                        active.ready.appendleft(task)
+                        return
+                    active.outstanding += 1
+                    self._in_flight += 1
+                    self._pool.submit(task)
+            if self._in_flight >= window or len(self._active) >= _WORKS_AT_ONCE or not self._lease():
+                return
+
+    def _lease(self) -> bool:
+        if not self._more:
+            return False
+        work = self._lease_next()
+        if work is None and self._ledger.reclaim(self._watch):
+            work = self._lease_next()
+        if work is None:
+            self._more = False
+            return False
+        active = _Active(work, work.tasks())
+        self._active.append(active)
+        self._by_work[id(work)] = active
+        return True
+
+    def _take_ended(self, *, timeout_seconds: float) -> None:
+        """Take what has ended: wait for the first, take the others that are there."""
+        ended = self._pool.next_ended(timeout_seconds)
+        while ended is not None:
+            self._take(ended)
+            ended = self._pool.next_ended(0)
+
+    def _take(self, ended: Ended) -> None:
+        self._in_flight -= 1
+        self._budget.give(ended.task.cost)
+        active = self._by_work.get(id(ended.task.owner))
+        if ended.error is not None:
+            raise ended.error
+        if active is None:
+            return  # its lease went stale; whoever has the batch now does it again
+        active.outstanding -= 1
+        try:
+            active.ready.extend(active.work.take(ended.event))
+        except StaleLeaseError:
+            self._drop(active)
+
+    def _commit_if_due(self) -> None:
+        waiting = sum(active.work.buffered for active in self._active)
+        now = time.monotonic()
+        if waiting and (waiting >= GROUP_RESULTS or now - self._committed_at >= GROUP_SECONDS):
+            for active in list(self._active):
+                self._commit(active)
+            self._committed_at = now
+        elif not waiting:
+            self._committed_at = now
+
+    def _commit(self, active: _Active) -> None:
+        try:
+            active.work.commit()
+        except StaleLeaseError:
+            self._drop(active)
+        else:
+            self._count(active.work)
+
+    def _count(self, work: Work) -> None:
+        tally = work.tally()
+        self._total.add(tally)
+        if tally.failures and self._limits.max_failures is not None:
+            self._failures_seen = self._ledger.run_failures(self._run_id)
+        self._on_progress(self._total)
+
+    def _finish_done(self) -> None:
+        for active in [active for active in self._active if active.is_done]:
+            try:
+                active.work.commit()
+                active.work.finish()
+            except StaleLeaseError:
+                self._drop(active)
+                continue
+            self._count(active.work)
+            self._forget(active)
+
+    def _drop(self, active: _Active) -> None:
+        """The batch has another owner: nothing of it is written any more."""
+        self._forget(active)
+
+    def _forget(self, active: _Active) -> None:
+        self._active.remove(active)
+        del self._by_work[id(active.work)]
+
+    def _beat_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten_at >= _BEAT_SECONDS:
+            self._ledger.beat(self._worker_id)
+            self._beaten_at = now
+            if self._limits.max_failures is not None:
+                self._failures_seen = self._ledger.run_failures(self._run_id)
+        if now - self._reclaimed_at >= _RECLAIM_SECONDS:
+            self._more = bool(self._ledger.reclaim(self._watch)) or self._more
+            self._reclaimed_at = now
+
+    def _wind_down(self) -> None:
+        """No new work; a while for what is in flight; what is known is committed."""
+        for task in self._pool.drop_waiting():
+            self._in_flight -= 1
+            self._budget.give(task.cost)
+        until = time.monotonic() + GRACE_SECONDS
+        while self._in_flight > 0 and (left := until - time.monotonic()) > 0:
+            ended = self._pool.next_ended(min(left, 0.2))
+            if ended is None:
+                continue
+            self._in_flight -= 1
+            active = self._by_work.get(id(ended.task.owner))
+            if active is not None and ended.error is None:
+                try:
+                    for _ in active.work.take(ended.event):
+                        pass  # tasks that would follow are left for the next run
+                except StaleLeaseError:
+                    self._drop(active)
+        for active in list(self._active):
+            self._commit(active)
