@@ -45,7 +45,7 @@ class Table:
     @property
     def canonical(self) -> str:
         """The SQL expression for a row's canonical form."""
-        return " || ".join(_field(name, kind) for name, kind in self.columns)
+        return f"concat({', '.join(_field(name, kind) for name, kind in self.columns)})"
 
 
 def _field(name: str, kind: str) -> str:
