@@ -1,0 +1,246 @@
+"""An S3 bucket and prefix as a store: the writing half, and what is put together from the two.
+
+Two clients. Whatever can be seen or must be exact goes by signed requests of our own (`s3_http`): every header is visible,
+every key and every byte of metadata goes out as it is, time is bounded, errors tell what they mean. Small plain objects
+are written by obstore (`s3_fast`), at less than half of the CPU time an object.
+
+What a store cannot keep is refused before it is sent, and every write is confirmed before it counts (design, invariant 1).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from migrate.errors import (
+    CorruptBodyError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+    UnsupportedError,
+)
+from migrate.model import Attributes, Tags
+from migrate.stores import s3_xml
+from migrate.stores.base import Body, Capabilities, PartInfo, PutResult
+from migrate.stores.keys import is_odd
+from migrate.stores.s3_endpoint import base_url
+from migrate.stores.s3_errors import MalformedError, error_of
+from migrate.stores.s3_fast import FastWriter, fits
+from migrate.stores.s3_headers import headers_of, tagging_header, version_of
+from migrate.stores.s3_http import S3Client
+from migrate.stores.s3_read import S3Reader
+from migrate.stores.s3_sign import CredentialSource
+
+KEEPS_NO_METADATA = "the store keeps no metadata"
+KEEPS_NO_TAGS = "the store keeps no tags"
+
+
+class S3Store(S3Reader):
+    """The Store of `base` on S3.
+
+    `prefix` is put before every key as it is; it ends in `/`, or is empty. `endpoint` is the server's URL, None for AWS's of
+    the `region`; with an endpoint the bucket stands in the path, without one in the host's name where it can.
+    `credentials` is asked at each signing for something with `access_key`, `secret_key` and `token`: an `S3Credentials`
+    serves, and so does `get_frozen_credentials` of any botocore credentials, those that are refreshed included.
+    `timeout` is what a small request may take, in seconds; bodies get time on top (`s3_http.MIN_BYTES_A_SECOND`).
+    `concurrency` is how many connections are kept. Nothing is sent, and no client built, before the first request.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str | None,
+        region: str | None,
+        credentials: CredentialSource,
+        capabilities: Capabilities,
+        writable: bool = False,
+        timeout: float = 60,
+        kms_key: str | None = None,
+        concurrency: int = 64,
+    ) -> None:
+        region = region or "us-east-1"
+        base = base_url(bucket, endpoint, region)
+        client = S3Client(
+            name, base, region=region, credentials=credentials, timeout_s=timeout, concurrency=concurrency
+        )
+        super().__init__(name, prefix, client, capabilities)
+        self._writable = writable
+        self._kms_key = kms_key
+        self._fast = FastWriter(
+            name, bucket, urlsplit(base), region=region, credentials=credentials, timeout_s=timeout, pool=concurrency
+        )
+
+    def put(
+        self,
+        key: str,
+        body: Body,
+        *,
+        attributes: Attributes,
+        tags: Tags,
+        md5: bytes,
+        create_only: bool = False,
+        if_match: str | None = None,
+    ) -> PutResult:
+        self._check_writable("put")
+        full = self._keepable("put", key, attributes, tags)
+        if (create_only or if_match is not None) and not self.capabilities.conditional_put:
+            raise UnsupportedError(self.name, "put", "the store does not honour conditions", key=key)
+        if (
+            self.capabilities.etag_is_md5
+            and not self._kms_key
+            and if_match is None
+            and fits(full, body, attributes, tags)
+        ):
+            result = self._fast.put(full, body, attributes=attributes, create_only=create_only)
+            self._confirm("put", key, result, md5, encryption=None)
+            return result
+        headers = self._headers("put", key, attributes)
+        headers["content-md5"] = base64.b64encode(md5)
+        if tags:
+            headers["x-amz-tagging"] = tagging_header(tags)
+        if create_only:
+            headers["if-none-match"] = b"*"
+        if if_match is not None:
+            headers["if-match"] = f'"{if_match}"'.encode()
+        answer, _ = self._client.call("put", "PUT", full, (), headers, body)
+        result = PutResult(answer.get("etag", "").strip('"'), version_of(answer))
+        encryption = answer.get("x-amz-server-side-encryption")
+        self._check_encryption("put", key, encryption)
+        self._confirm("put", key, result, md5, encryption=encryption)
+        return result
+
+    def create_upload(self, key: str, *, attributes: Attributes) -> str:
+        self._check_writable("create upload")
+        full = self._keepable("create upload", key, attributes, {})
+        if not self.capabilities.multipart:
+            raise UnsupportedError(self.name, "create upload", "the store joins no parts", key=key)
+        headers = self._headers("create upload", key, attributes)
+        answer, content = self._client.call("create upload", "POST", full, [("uploads", "")], headers)
+        upload_id = self._parsed("create upload", content, s3_xml.parse_upload_id)
+        try:
+            self._check_encryption("create upload", key, answer.get("x-amz-server-side-encryption"))
+        except StoreError:
+            self.abort_upload(key, upload_id)
+            raise
+        return upload_id
+
+    def put_part(self, key: str, upload_id: str, number: int, body: Body, *, md5: bytes) -> str:
+        self._check_writable("put part")
+        full = self._full("put part", key)
+        query = [("partNumber", str(number)), ("uploadId", upload_id)]
+        headers = {"content-md5": base64.b64encode(md5)}
+        answer, _ = self._client.call("put part", "PUT", full, query, headers, body)
+        etag = answer.get("etag", "").strip('"')
+        if etag == md5.hex():
+            return etag
+        if etag and self.capabilities.refuses_wrong_md5 and (self._kms_key or not self.capabilities.etag_is_md5):
+            return etag
+        raise CorruptBodyError(self.name, "put part", "the store's ETag is not the MD5 of what was sent", key=key)
+
+    def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
+        self._check_writable("complete upload")
+        full = self._keepable("complete upload", key, Attributes(), tags)
+        document = s3_xml.parts_document(parts)
+        answer, content = self._client.call("complete upload", "POST", full, [("uploadId", upload_id)], {}, document)
+        # S3 may begin to answer before it has joined the parts, and fail after its 200
+        if self._parsed("complete upload", content, s3_xml.is_error):
+            raise error_of(self.name, "complete upload", key, 500, answer, content)
+        info = self.head(key)
+        self._confirm_joined(key, info.etag, info.size, parts)
+        if tags:
+            self.put_tags(key, tags)
+        return PutResult(info.etag, info.version_id)
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        self._check_writable("abort upload")
+        try:
+            self._client.call("abort upload", "DELETE", self._full("abort upload", key), [("uploadId", upload_id)])
+        except NotFoundError:
+            return
+
+    def put_tags(self, key: str, tags: Tags) -> None:
+        """Set the tags, and read them back: CorruptBodyError where the store shows others."""
+        self._check_writable("put tags")
+        full = self._keepable("put tags", key, Attributes(), tags)
+        document = s3_xml.tags_document(tags)
+        headers = {"content-md5": base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest())}
+        self._client.call("put tags", "PUT", full, [("tagging", "")], headers, document)
+        if dict(self.get_tags(key)) != dict(tags):
+            raise CorruptBodyError(self.name, "put tags", "the store shows other tags than were set", key=key)
+
+    def delete(self, key: str, *, version_id: str | None = None) -> None:
+        self._check_writable("delete")
+        query = [("versionId", version_id)] if version_id is not None else []
+        try:
+            self._client.call("delete", "DELETE", self._full("delete", key), query)
+        except NotFoundError:
+            return
+
+    def close(self) -> None:
+        super().close()
+        self._fast.close()
+
+    def _check_writable(self, operation: str) -> None:
+        if not self._writable:
+            raise RefusedError(
+                f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
+            )
+
+    def _keepable(self, operation: str, key: str, attributes: Attributes, tags: Tags) -> str:
+        """The whole key. UnsupportedError for what the store is known not to keep, or nobody knows that it does."""
+        full = self._full(operation, key)
+        able = self.capabilities
+        if not able.odd_keys and is_odd(full):
+            raise UnsupportedError(self.name, operation, "the store bends keys such as this", key=key)
+        if tags and not able.tags:
+            raise UnsupportedError(self.name, operation, KEEPS_NO_TAGS, key=key)
+        if attributes.metadata and not able.metadata:
+            raise UnsupportedError(self.name, operation, KEEPS_NO_METADATA, key=key)
+        return full
+
+    def _headers(self, operation: str, key: str, attributes: Attributes) -> dict[str, bytes]:
+        try:
+            headers = headers_of(attributes)
+        except MalformedError as error:
+            raise UnsupportedError(self.name, operation, str(error), key=key) from None
+        if self._kms_key is not None:
+            headers["x-amz-server-side-encryption"] = b"aws:kms"
+            headers["x-amz-server-side-encryption-aws-kms-key-id"] = self._kms_key.encode()
+        return headers
+
+    def _check_encryption(self, operation: str, key: str, encryption: str | None) -> None:
+        """A store that does not know KMS takes the object and leaves it in the clear."""
+        if self._kms_key is not None and not (encryption or "").startswith("aws:kms"):
+            raise UnsupportedError(self.name, operation, "the store did not encrypt with the KMS key", key=key)
+
+    def _confirm(self, operation: str, key: str, result: PutResult, md5: bytes, *, encryption: str | None) -> None:
+        """The store holds these bytes (`base.Store.put`), or CorruptBodyError."""
+        if result.etag == md5.hex():
+            return
+        if self.capabilities.etag_is_md5 and encryption in (None, "AES256"):
+            raise CorruptBodyError(self.name, operation, "the store's ETag is not the MD5 of what was sent", key=key)
+        if self.capabilities.refuses_wrong_md5:
+            return
+        seen = hashlib.md5(usedforsecurity=False)
+        with self.get(key, version_id=result.version_id) as download:
+            for piece in download.chunks():
+                seen.update(piece)
+        if seen.digest() != md5:
+            raise CorruptBodyError(self.name, operation, "a second look shows other bytes than were sent", key=key)
+
+    def _confirm_joined(self, key: str, etag: str, size: int, parts: Sequence[PartInfo]) -> None:
+        """The joined object has the size of its parts, and, where its ETag is S3's composite of MD5s, that one."""
+        if size != sum(part.size for part in parts):
+            raise CorruptBodyError(self.name, "complete upload", "the object has not the size of its parts", key=key)
+        if self._kms_key is not None or not etag.endswith(f"-{len(parts)}") or any(len(p.etag) != 32 for p in parts):
+            return
+        whole = hashlib.md5(usedforsecurity=False)
+        for part in sorted(parts, key=lambda part: part.number):
+            whole.update(bytes.fromhex(part.etag))
+        if etag != f"{whole.hexdigest()}-{len(parts)}":
+            raise CorruptBodyError(self.name, "complete upload", "the object's ETag is not that of its parts", key=key)

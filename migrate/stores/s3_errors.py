@@ -1,0 +1,121 @@
+"""What a refusal of an S3 server means: from status, headers and body to one of the project's errors.
+
+Only the status and the error's code go into the text. The server's own message stays out: it may hold the key (AccessDenied
+names the object's ARN).
+
+Source: S3 API reference, "Error responses", and what the servers in the contract suite answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from xml.etree import ElementTree
+
+from migrate.errors import (
+    CorruptBodyError,
+    DeniedError,
+    NotFoundError,
+    PermanentStoreError,
+    PreconditionError,
+    StoreError,
+    ThrottledError,
+    TransientStoreError,
+    UnreadableError,
+    UnsupportedError,
+)
+
+_THROTTLED = frozenset({"SlowDown", "ServiceUnavailable", "TooManyRequests", "RequestLimitExceeded", "Busy"})
+_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "OperationAborted", "ServiceFailure"})
+_CORRUPT = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
+_GONE = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchTagSet"})
+_DENIED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
+_PRECONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+_WRONG_REGION = frozenset(
+    {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+_ARCHIVED = frozenset({"InvalidObjectState"})
+_UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed", "XNotImplemented"})
+
+
+class MalformedError(ValueError):
+    """An answer, or a value, that cannot be trusted or sent. The text says why, and repeats nothing of it."""
+
+
+def parse_error(content: bytes) -> tuple[str, str]:
+    """The code of an error document, and the region that it names; empty texts where there is none."""
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError):
+        return "", ""
+    found = {element.tag.rpartition("}")[2]: element.text or "" for element in root.iter()}
+    code = found.get("Code", "")
+    return (code if re.fullmatch(r"[A-Za-z.]{1,64}", code) else ""), _region(found.get("Region", ""))
+
+
+def error_of(
+    store: str, operation: str, key: str | None, status: int, headers: Mapping[str, str], content: bytes
+) -> StoreError:
+    """The error for an answer that is no success. `key` goes into its field, never into its text."""
+    code, region = parse_error(content)
+    region = _region(headers.get("x-amz-bucket-region", "")) or region
+    detail = f"{status} {code}".rstrip()
+    if code in _WRONG_REGION or status in (301, 302, 307, 308):
+        return StoreError(
+            store,
+            operation,
+            f"{detail}: the bucket is in region {region}" if region else f"{detail}: the bucket is in another region",
+            remedy="Correct the store's `region` and `endpoint` in the spec.",
+        )
+    if code in _THROTTLED or status in (429, 503):
+        return ThrottledError(store, operation, detail, key=key, wait_seconds=_wait_seconds(headers))
+    if code == "NoSuchBucket":
+        return StoreError(store, operation, f"{detail}: the bucket is not there", remedy="Correct the store's `url`.")
+    if code in _GONE or headers.get("x-amz-delete-marker") == "true":
+        return NotFoundError(store, operation, detail, key=key)
+    if code in _ARCHIVED:
+        return UnreadableError(store, operation, f"{detail}: archived; restore it first", key=key)
+    if status == 400 and operation == "get" and code in ("InvalidRequest", "InvalidArgument", ""):
+        # what a GET of an object under a customer's own key is answered with, and nothing else that is asked here
+        return UnreadableError(store, operation, f"{detail}: encrypted with a key that is not here (SSE-C)", key=key)
+    return _plain_error(store, operation, key, status, code, detail)
+
+
+def _plain_error(store: str, operation: str, key: str | None, status: int, code: str, detail: str) -> StoreError:
+    """The error where status and code alone decide."""
+    if code in _PRECONDITION or status == 412:
+        return PreconditionError(store, operation, detail, key=key)
+    if code in _CORRUPT:
+        return CorruptBodyError(store, operation, detail, key=key)
+    if code == "RequestTimeTooSkewed":
+        return DeniedError(store, operation, detail, key=key, remedy="The clock of this machine is off: set it.")
+    if code in _DENIED or status in (401, 403):
+        return DeniedError(store, operation, detail, key=key)
+    if code in _UNSUPPORTED or status in (405, 501):
+        return UnsupportedError(store, operation, detail, key=key)
+    if code in _TRANSIENT or status >= 500 or status == 408:
+        return TransientStoreError(store, operation, detail, key=key)
+    if status == 404:
+        # not the store's own word: a proxy, or a wrong endpoint. It must not read as "the object is gone" (invariant 4).
+        return StoreError(store, operation, f"{detail}: no S3 answer", remedy="Correct the store's `endpoint`.")
+    if status < 400:
+        return StoreError(store, operation, f"{detail}: not an answer to this request")
+    return PermanentStoreError(store, operation, detail, key=key)
+
+
+def _region(text: str) -> str:
+    return text if re.fullmatch(r"[a-z0-9-]{1,40}", text) else ""
+
+
+def _wait_seconds(headers: Mapping[str, str]) -> float | None:
+    """Retry-After, as seconds or as a date (RFC 9110, 10.2.3)."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo else None

@@ -1,0 +1,223 @@
+"""S3's XML answers and requests: listings, tags, parts, uploads. ValueError for a document that cannot be trusted.
+
+Listings are asked for with `encoding-type=url`, since XML 1.0 cannot hold every key. Whether the server did so stands in the
+answer, and is believed from there. A listing that is cut off without saying where to go on is no listing.
+
+Source: S3 API reference, ListObjectsV2, ListObjectVersions, ListMultipartUploads, ListParts, Tagging.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
+
+from migrate.model import ObjectInfo, Tags
+from migrate.stores.base import PartInfo, UploadInfo
+from migrate.stores.keys import unquote_key
+from migrate.stores.s3_errors import MalformedError
+
+Item = TypeVar("Item")
+Query = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """A page of a listing, and the query that asks for the next one; None after the last."""
+
+    items: Sequence[Item]
+    next: Query | None
+
+
+class _Document:
+    """A parsed answer, its namespace out of the way."""
+
+    def __init__(self, content: bytes, *roots: str) -> None:
+        try:
+            self.root = ElementTree.fromstring(content)
+        except ElementTree.ParseError as error:
+            raise MalformedError(f"the answer is not XML: {error.msg.split(':')[0]}") from None
+        tag = self.root.tag
+        self.space = tag[: tag.find("}") + 1]
+        if tag[len(self.space) :] not in roots:
+            raise MalformedError("the answer is another document than was asked for")
+        self.decode: Callable[[str], str] = unquote_key if self.text(self.root, "EncodingType") == "url" else str
+
+    def all(self, name: str) -> Iterator[Element]:
+        return self.root.iterfind(self.space + name)
+
+    def text(self, parent: Element, name: str) -> str:
+        return parent.findtext(self.space + name) or ""
+
+    def needed(self, parent: Element, name: str) -> str:
+        text = parent.findtext(self.space + name)
+        if not text:
+            raise MalformedError(f"an entry without {name}")
+        return text
+
+    def key(self, parent: Element, prefix: str) -> str:
+        """The key, relative to the store's prefix."""
+        key = self.decode(self.needed(parent, "Key"))
+        if not key.startswith(prefix):
+            raise MalformedError("a key outside the prefix that was asked for")
+        return key[len(prefix) :]
+
+    def cut_off(self) -> bool:
+        return self.needed(self.root, "IsTruncated") == "true"
+
+    def markers(self, *pairs: tuple[str, str]) -> Query | None:
+        """Where a listing goes on: for each (query name, element). ValueError if it must and none of them is there."""
+        if not self.cut_off():
+            return None
+        found = tuple((name, self.decode(text)) for name, element in pairs if (text := self.text(self.root, element)))
+        if not found or found[0][0] != pairs[0][0]:
+            raise MalformedError("the listing is cut off and does not say where it goes on")
+        return found
+
+
+def parse_objects(content: bytes, prefix: str) -> Page[ObjectInfo]:
+    """ListObjectsV2."""
+    document = _Document(content, "ListBucketResult")
+    space, decode, cut = document.space, document.decode, len(prefix)
+    names = [space + name for name in ("Key", "Size", "ETag", "LastModified", "StorageClass")]
+    found = []
+    for element in document.all("Contents"):
+        key, size, etag, modified, storage_class = map(element.findtext, names)
+        if not key or not size or not etag or not modified:
+            raise MalformedError("an entry without key, size, ETag or time")
+        key = decode(key)
+        if not key.startswith(prefix):
+            raise MalformedError("a key outside the prefix that was asked for")
+        moment = parse_time(modified)
+        found.append(ObjectInfo(key[cut:], int(size), etag.strip('"'), moment, None, storage_class or None))
+    return Page(found, _continued(document))
+
+
+def parse_prefixes(content: bytes, prefix: str) -> Page[str]:
+    """ListObjectsV2 with a delimiter: the common prefixes."""
+    document = _Document(content, "ListBucketResult")
+    found = []
+    for element in document.all("CommonPrefixes"):
+        text = document.decode(document.needed(element, "Prefix"))
+        if not text.startswith(prefix):
+            raise MalformedError("a prefix outside the one that was asked for")
+        found.append(text[len(prefix) :])
+    return Page(found, _continued(document))
+
+
+def _continued(document: _Document) -> Query | None:
+    # a token is opaque, and never encoded
+    if not document.cut_off():
+        return None
+    token = document.text(document.root, "NextContinuationToken")
+    if not token:
+        raise MalformedError("the listing is cut off and does not say where it goes on")
+    return (("continuation-token", token),)
+
+
+def parse_versions(content: bytes, prefix: str) -> Page[ObjectInfo]:
+    """ListObjectVersions: versions and delete markers, in the order of the answer."""
+    document = _Document(content, "ListVersionsResult", "ListBucketVersionsResult")
+    found = []
+    for element in document.root:
+        marker = element.tag == document.space + "DeleteMarker"
+        if not marker and element.tag != document.space + "Version":
+            continue
+        found.append(
+            ObjectInfo(
+                key=document.key(element, prefix),
+                size=0 if marker else int(document.needed(element, "Size")),
+                etag="" if marker else document.needed(element, "ETag").strip('"'),
+                last_modified=parse_time(document.needed(element, "LastModified")),
+                version_id=document.needed(element, "VersionId"),
+                storage_class=document.text(element, "StorageClass") or None,
+                is_latest=document.needed(element, "IsLatest") == "true",
+                is_delete_marker=marker,
+            )
+        )
+    return Page(found, document.markers(("key-marker", "NextKeyMarker"), ("version-id-marker", "NextVersionIdMarker")))
+
+
+def parse_uploads(content: bytes, prefix: str, *, encoded: bool) -> Page[UploadInfo]:
+    """ListMultipartUploads. `encoded`: the keys are URL-encoded, whatever the answer says."""
+    document = _Document(content, "ListMultipartUploadsResult")
+    if encoded:
+        document.decode = unquote_key
+    found = [
+        UploadInfo(document.key(element, prefix), document.needed(element, "UploadId"))
+        for element in document.all("Upload")
+    ]
+    return Page(found, document.markers(("key-marker", "NextKeyMarker"), ("upload-id-marker", "NextUploadIdMarker")))
+
+
+def parse_parts(content: bytes) -> Page[PartInfo]:
+    """ListParts."""
+    document = _Document(content, "ListPartsResult")
+    found = [
+        PartInfo(
+            int(document.needed(element, "PartNumber")),
+            document.needed(element, "ETag").strip('"'),
+            int(document.needed(element, "Size")),
+        )
+        for element in document.all("Part")
+    ]
+    return Page(found, document.markers(("part-number-marker", "NextPartNumberMarker")))
+
+
+def parse_upload_id(content: bytes) -> str:
+    """CreateMultipartUpload."""
+    document = _Document(content, "InitiateMultipartUploadResult")
+    return document.needed(document.root, "UploadId")
+
+
+def is_error(content: bytes) -> bool:
+    """True where a 200 brings an error document after all (CompleteMultipartUpload does that)."""
+    try:
+        return ElementTree.fromstring(content.strip()).tag.rpartition("}")[2] == "Error"
+    except ElementTree.ParseError as error:
+        raise MalformedError("the answer is not XML") from error
+
+
+def parse_tags(content: bytes) -> Tags:
+    """GetObjectTagging."""
+    document = _Document(content, "Tagging")
+    found: dict[str, str] = {}
+    for tag in document.root.iter(document.space + "Tag"):
+        found[document.needed(tag, "Key")] = document.text(tag, "Value")
+    return found
+
+
+def tags_document(tags: Tags) -> bytes:
+    """PutObjectTagging."""
+    inner = "".join(
+        f"<Tag><Key>{_escaped(name)}</Key><Value>{_escaped(value)}</Value></Tag>"
+        for name, value in sorted(tags.items())
+    )
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<Tagging xmlns="{space}"><TagSet>{inner}</TagSet></Tagging>'.encode()
+
+
+def parts_document(parts: Sequence[PartInfo]) -> bytes:
+    """CompleteMultipartUpload."""
+    inner = "".join(
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>&quot;{_escaped(part.etag)}&quot;</ETag></Part>"
+        for part in sorted(parts, key=lambda part: part.number)
+    )
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<CompleteMultipartUpload xmlns="{space}">{inner}</CompleteMultipartUpload>'.encode()
+
+
+def parse_time(text: str) -> datetime:
+    """ISO 8601 with a zone. ValueError otherwise."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise MalformedError("a time without its zone")
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+def _escaped(text: str) -> str:
+    return escape(text, {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
