@@ -39,7 +39,8 @@ class InventoryFile:
     """All current objects of one store, as Parquet on scratch: one file, or a folder of segments.
 
     `as_of` to `until` is the time that it took to list (both are the same where the source is a snapshot). The counts
-    are None where they are not known. `left_out` counts rows of an S3 Inventory that lie outside the store's prefix.
+    are None where they are not known. `left_out` counts what was listed and is no object of this store: rows of an S3 Inventory
+    outside the store's prefix, and the object whose key is the prefix itself (relative to it, it has no name).
     """
 
     store: str

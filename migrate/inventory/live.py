@@ -24,7 +24,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -60,11 +60,15 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ChainState:
-    """How far a chain is: `last_key` is the last one in its `segments` sealed segments."""
+    """How far a chain is: `last_key` is the last one in its `segments` sealed segments.
+
+    `left_out` counts the object whose key is the store's prefix itself: relative to it, it has no name.
+    """
 
     last_key: str
     segments: int = 0
     rows: int = 0
+    left_out: int = 0
     finished: bool = False
 
 
@@ -119,6 +123,7 @@ class Listed:
     started: datetime
     ended: datetime
     counts: SideCounts
+    left_out: int
 
 
 @contextmanager
@@ -244,7 +249,9 @@ class _Listing:
         writer = SegmentWriter(self._connection.cursor())
         pages = _pages(self._store, state.last_key) if interval.holds_after(state.last_key) else iter(())
         seen = state.last_key
-        for page in pages:
+        for whole_page in pages:
+            page = [info for info in whole_page if info.key]
+            state = replace(state, left_out=state.left_out + len(whole_page) - len(page))
             fitting = _in_interval(page, interval, seen, self._store.name)
             writer.add(fitting)
             self._progress(len(fitting))
@@ -261,9 +268,8 @@ class _Listing:
         rows, last_key = len(writer), writer.last_key or state.last_key
         if rows:
             writer.seal(self._segment(number, state.segments))
-        sealed = ChainState(last_key, state.segments + (1 if rows else 0), state.rows + rows, finished)
-        content = {"last_key": last_key, "segments": sealed.segments, "rows": sealed.rows, "finished": finished}
-        write_sealed(self._folder / f"chain-{number:03d}.json", json.dumps(content).encode())
+        sealed = ChainState(last_key, state.segments + (1 if rows else 0), state.rows + rows, state.left_out, finished)
+        write_sealed(self._folder / f"chain-{number:03d}.json", json.dumps(asdict(sealed)).encode())
         return sealed
 
     def _segment(self, number: int, segment: int) -> Path:
@@ -337,7 +343,8 @@ class _Listing:
         for name in ("versions.json", "uploads.json"):
             counts |= json.loads((self._folder / name).read_bytes())
         side = SideCounts(counts.get("noncurrent"), counts.get("delete_markers"), counts.get("open_uploads"))
-        return Listed(self._folder, rows, self._heading.started, ended, side)
+        left_out = sum(state.left_out for state in self._states())
+        return Listed(self._folder, rows, self._heading.started, ended, side, left_out)
 
 
 def _pages(store: Store, start_after: str) -> Iterator[Sequence[ObjectInfo]]:

@@ -27,7 +27,7 @@ class _Seen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SampleReport:
-    """How many keys were asked for, and what became of them since the inventory. `odd` keys hold characters that need encoding."""
+    """How many keys were asked for, and what became of them. `odd` keys hold characters that encodings change."""
 
     asked: int
     same: int

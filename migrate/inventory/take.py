@@ -94,6 +94,7 @@ def _take_live(
         noncurrent=listed.counts.noncurrent,
         delete_markers=listed.counts.delete_markers,
         open_uploads=listed.counts.open_uploads,
+        left_out=listed.left_out,
     )
 
 
