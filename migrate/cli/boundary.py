@@ -1,0 +1,156 @@
+"""The one error boundary: every way that a command can end becomes words on stderr and an exit code (design, section 7).
+
+With `--json` an error is one JSON document on stderr, and stdout stays empty. An error that nobody raised on purpose is a bug:
+its traceback goes to a private file, because its message may hold a key or a user id (design, invariant 10), and the code is
+5, since nothing is to be trusted before a person has looked.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+from migrate import __version__
+from migrate.cli.app import app
+from migrate.cli.context import Context
+from migrate.cli.output import Output
+from migrate.errors import ExitCode, MigrateError, SpecError
+from migrate.workspace import private_umask
+
+_ISSUE = (
+    "This is a bug in migrate. Report it with that file's last line, after you have looked that it names no person."
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; its exit code. Nothing is raised, and the process is not ended here."""
+    private_umask()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    words = list(arguments[: arguments.index("--")]) if "--" in arguments else list(arguments)
+    ending = _Ending(Output(as_json="--json" in words), debug="--debug" in words)
+    command = typer.main.get_command(app)
+    try:
+        with _termination():
+            context = command.make_context("migrate", list(arguments))
+            with context:
+                ending.context = context
+                command.invoke(context)
+        return ExitCode.DONE
+    except BaseException as error:  # noqa: BLE001 - the boundary: nothing passes it
+        return ending.of(error)
+    finally:
+        _flush()
+
+
+class _Ending:
+    """Turns what ended a command into words and its exit code."""
+
+    def __init__(self, output: Output, *, debug: bool) -> None:
+        self._output = output
+        self._debug = debug
+        self.context: Any = None  # typer's, once the command line is parsed; its type is not public
+
+    def of(self, error: BaseException) -> int:
+        if isinstance(error, typer.Exit):
+            return error.exit_code
+        if isinstance(error, KeyboardInterrupt | typer.Abort):
+            self._say("interrupted", code=ExitCode.INTERRUPTED)
+            return ExitCode.INTERRUPTED
+        if isinstance(error, typer.TyperException):
+            return self._usage(error)
+        if self._debug:
+            self._traceback(error)
+        if isinstance(error, MigrateError):
+            problems = error.problems if isinstance(error, SpecError) else ()
+            self._say(error.what, remedy=error.remedy, problems=problems, code=error.exit_code)
+            return error.exit_code
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else ExitCode.INTEGRITY
+        return self._bug(error)
+
+    def _usage(self, error: typer.TyperException) -> int:
+        context = getattr(error, "ctx", None)
+        help_command = f"{context.command_path} --help" if context is not None else "migrate --help"
+        self._say(error.format_message(), remedy=f"`{help_command}`", code=ExitCode.USAGE)
+        return ExitCode.USAGE
+
+    def _bug(self, error: BaseException) -> int:
+        path = crash_report(error, self._crash_folder())
+        where = f"the traceback is in {path}" if path else "--debug shows the traceback"
+        self._say(f"unexpected {type(error).__name__}: {where}", remedy=_ISSUE, code=ExitCode.INTEGRITY)
+        return ExitCode.INTEGRITY
+
+    def _crash_folder(self) -> Path:
+        context = self.context.find_object(Context) if self.context is not None else None
+        if context is not None and context.workspace.private.is_dir():
+            return context.workspace.private
+        return Path(tempfile.gettempdir())
+
+    def _traceback(self, error: BaseException) -> None:
+        lines = [line for text in traceback.format_exception(error) for line in text.splitlines()]
+        if self._output.as_json:
+            self._output.problem({"traceback": lines})
+        else:
+            for line in lines:
+                self._output.note(line)
+
+    def _say(self, what: str, *, remedy: str = "", problems: Sequence[str] = (), code: int) -> None:
+        if self._output.as_json:
+            error = {"what": what, "remedy": remedy, "exit_code": int(code), "problems": list(problems)}
+            self._output.problem({"error": error})
+            return
+        self._output.note_error(what, problems, remedy)
+
+
+def crash_report(error: BaseException, folder: Path) -> Path | None:
+    """Write the traceback, without local variables, to a file that its owner alone can read. None where it cannot be."""
+    at = datetime.now(UTC)
+    path = folder / f"crash-{at:%Y%m%dT%H%M%S}-{os.getpid()}.txt"
+    text = f"migrate {__version__}, Python {sys.version.split()[0]}, {at:%Y-%m-%dT%H:%M:%SZ}\n\n"
+    text += "".join(traceback.format_exception(error))
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return None
+    return path
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """SIGTERM ends a command as SIGINT does, where the command has no handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
