@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection, Row
 from migrate.errors import IntegrityError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, chunks, demand_lease, in_batch, move_batch
-from migrate.ledger.engine import upsert
+from migrate.ledger.engine import insert_many, upsert
 from migrate.ledger.rows import CopyRow, Lease, NewSeal, PartRow, SealKind, UploadRow, UserTally
 from migrate.ledger.seals import append_seal
-from migrate.model import CopyResult, Evidence, Outcome, Receipt
+from migrate.model import CopyResult, Outcome, Receipt
 from migrate.states import BatchState, UserState
 
 SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
@@ -48,8 +48,8 @@ class Copying(Core):
         with self._write() as connection:
             demand_lease(connection, lease)
             known = _known(connection, lease, [result.ordinal for result in results])
-            new: list[dict[str, Any]] = []
-            again: list[dict[str, Any]] = []
+            new: list[tuple[Any, ...]] = []
+            again: list[tuple[Any, ...]] = []
             settled: dict[int, CopyResult] = {}
             for result in results:
                 old = settled.get(result.ordinal) or known.get(result.ordinal)
@@ -59,7 +59,7 @@ class Copying(Core):
                 elif old != result:
                     raise IntegrityError(f"batch {lease.number}: copy {result.ordinal} has two different outcomes")
             if new:
-                connection.execute(insert(schema.copies), new)
+                insert_many(connection, schema.copies, new)
             if again:
                 _replace_pending(connection, again)
             if settled:
@@ -90,6 +90,7 @@ class Copying(Core):
                 store=row.store,
                 upload_id=row.upload_id,
                 part_bytes=row.part_bytes,
+                attributes=bytes(row.attributes),
                 run_id=row.run_id,
                 parts=tuple(by_ordinal.get(row.ordinal, ())),
             )
@@ -97,7 +98,15 @@ class Copying(Core):
         ]
 
     def start_upload(
-        self, lease: Lease, ordinal: int, *, store: str, upload_id: str, part_bytes: int, run_id: int
+        self,
+        lease: Lease,
+        ordinal: int,
+        *,
+        store: str,
+        upload_id: str,
+        part_bytes: int,
+        attributes: bytes,
+        run_id: int,
     ) -> None:
         """Write down a multipart upload before its first part is sent. It takes the place of an earlier one of the copy."""
         row = {
@@ -107,6 +116,7 @@ class Copying(Core):
             "store": store,
             "upload_id": upload_id,
             "part_bytes": part_bytes,
+            "attributes": attributes,
             "run_id": run_id,
         }
         with self._write() as connection:
@@ -165,7 +175,7 @@ class Copying(Core):
                 connection.execute(
                     delete(copies).where(
                         in_batch(copies, lease.plan_id, lease.number),
-                        copies.c.outcome.in_([outcome.value for outcome in RECEIPTS]),
+                        copies.c.outcome.in_([schema.OUTCOME_CODES[outcome] for outcome in RECEIPTS]),
                     )
                 )
             connection.execute(update(copies).where(in_batch(copies, lease.plan_id, lease.number)).values(tallied=True))
@@ -182,7 +192,7 @@ def _copy_row(row: Row[Any]) -> CopyRow:
         receipt=result.receipt,
         reason=row.reason,
         detail=row.detail,
-        etag=None if result.receipt else row.etag,
+        etag=None if result.receipt or row.etag is None else schema.unpack_etag(row.etag),
         run_id=row.run_id,
         at=schema.from_micros(row.at),
         tallied=row.tallied,
@@ -190,40 +200,42 @@ def _copy_row(row: Row[Any]) -> CopyRow:
 
 
 def _result(row: Row[Any]) -> CopyResult:
-    outcome = Outcome(row.outcome)
+    outcome = schema.OUTCOMES[row.outcome]
     receipt = None
     if outcome.has_receipt:
         receipt = Receipt(
             sha256=bytes(row.sha256),
             part_bytes=row.part_bytes,
             attributes=bytes(row.attributes),
-            etag=row.etag,
+            etag=schema.unpack_etag(bytes(row.etag)),
             version_id=row.version_id,
-            evidence=Evidence(row.evidence),
+            evidence=schema.EVIDENCES[row.evidence],
             at=schema.from_micros(row.at),
         )
     return CopyResult(row.ordinal, outcome, receipt, row.reason, row.detail)
 
 
-def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> dict[str, Any]:
+def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tuple[Any, ...]:
+    """A row of `copies`, in the order of its columns."""
     receipt = result.receipt
-    return {
-        "plan_id": lease.plan_id,
-        "number": lease.number,
-        "ordinal": result.ordinal,
-        "outcome": result.outcome.value,
-        "sha256": receipt.sha256 if receipt else None,
-        "part_bytes": receipt.part_bytes if receipt else None,
-        "attributes": receipt.attributes if receipt else None,
-        "etag": receipt.etag if receipt else None,
-        "version_id": receipt.version_id if receipt else None,
-        "evidence": receipt.evidence.value if receipt else None,
-        "reason": result.reason,
-        "detail": result.detail,
-        "run_id": run_id,
-        "at": schema.to_micros(receipt.at if receipt else now),
-        "tallied": False,
-    }
+    key = (lease.plan_id, lease.number, result.ordinal, schema.OUTCOME_CODES[result.outcome])
+    if receipt is None:
+        nothing = (None, None, None, None, None, None)
+        return (*key, *nothing, result.reason, result.detail, run_id, schema.to_micros(now), False)
+    return (
+        *key,
+        receipt.sha256,
+        receipt.part_bytes,
+        receipt.attributes,
+        schema.pack_etag(receipt.etag),
+        receipt.version_id,
+        schema.EVIDENCE_CODES[receipt.evidence],
+        result.reason,
+        result.detail,
+        run_id,
+        schema.to_micros(receipt.at),
+        False,
+    )
 
 
 def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[int, CopyResult]:
@@ -234,25 +246,22 @@ def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[in
     return {row.ordinal: _result(row) for row in rows}
 
 
-def _replace_pending(connection: Connection, rows: list[dict[str, Any]]) -> None:
+def _replace_pending(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
     """Give pending copies their outcome, guarded by the state they were in."""
     copies = schema.copies
-    names = [column.name for column in copies.c if not column.primary_key]
+    names = [column.name for column in copies.columns]
+    settable = [name for name in names if name not in copies.primary_key.columns]
     statement = (
         update(copies)
         .where(
-            copies.c.plan_id == bindparam("of_plan"),
-            copies.c.number == bindparam("of_batch"),
-            copies.c.ordinal == bindparam("of_copy"),
-            copies.c.outcome == Outcome.PENDING.value,
+            copies.c.plan_id == bindparam("new_plan_id"),
+            copies.c.number == bindparam("new_number"),
+            copies.c.ordinal == bindparam("new_ordinal"),
+            copies.c.outcome == schema.OUTCOME_CODES[Outcome.PENDING],
         )
-        .values({name: bindparam(f"new_{name}") for name in names})
+        .values({name: bindparam(f"new_{name}") for name in settable})
     )
-    values = [
-        {"of_plan": row["plan_id"], "of_batch": row["number"], "of_copy": row["ordinal"]}
-        | {f"new_{name}": row[name] for name in names}
-        for row in rows
-    ]
+    values = [{f"new_{name}": value for name, value in zip(names, row, strict=True)} for row in rows]
     if connection.execute(statement, values).rowcount != len(rows):
         raise IntegrityError("a copy that was pending a moment ago is not any more")
 
@@ -306,7 +315,7 @@ def _open_counts(connection: Connection, lease: Lease) -> Counter[tuple[Outcome,
         .where(in_batch(copies, lease.plan_id, lease.number))
         .group_by(copies.c.outcome, copies.c.tallied)
     ).all()
-    return Counter({(Outcome(outcome), tallied): count for outcome, tallied, count in rows})
+    return Counter({(schema.OUTCOMES[outcome], tallied): count for outcome, tallied, count in rows})
 
 
 def _demand_whole(

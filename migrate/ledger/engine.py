@@ -11,8 +11,9 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ from sqlalchemy.engine import URL, Connection, Engine
 from migrate.errors import IntegrityError, LedgerError, MigrateError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
-    from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
     from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
     from sqlalchemy.schema import Table
 
@@ -241,13 +241,20 @@ def _postgres_engine(url: URL) -> Engine:
     return engine
 
 
-def upsert(connection: Connection, table: Table) -> SqliteInsert | PostgresInsert:
+def insert_many(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert whole rows, values in the order of the columns, as the driver takes them.
+
+    For rows that come by the million: SQLAlchemy's own way costs twice the time of the database.
+    """
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    names = ", ".join(f'"{column.name}"' for column in table.columns)
+    marks = ", ".join([mark] * len(table.columns))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))
+
+
+def upsert(connection: Connection, table: Table) -> SqliteInsert:
     """An INSERT of this database that knows ON CONFLICT."""
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        return sqlite_insert(table)
-    # loaded here because it costs 50 ms that SQLite need not pay
-    from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-    return postgres_insert(table)
+    # the dialect's package was loaded with its engine; the other one need not be
+    dialect = import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
+    statement: SqliteInsert = dialect.insert(table)  # PostgreSQL's has the same methods
+    return statement

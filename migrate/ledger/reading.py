@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.engine import Row
 
 from migrate.ledger import schema
@@ -27,6 +27,7 @@ from migrate.model import Outcome
 from migrate.states import BatchState, UserState
 
 _SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
+_FAILED = (Outcome.DRIFTED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 
 
 class Reading(Core):
@@ -99,12 +100,18 @@ class Reading(Core):
 
     def failures(self, plan_id: int, limit: int) -> list[Failure]:
         """The first copies that ended without a receipt, by batch and ordinal."""
-        copies = schema.copies
-        failed = text(schema.FAILED)  # the very text of the index over failed copies
+        copies, batches = schema.copies, schema.batches
+        codes = [schema.OUTCOME_CODES[outcome] for outcome in _FAILED]
         with self._read() as connection:
             rows = connection.execute(
                 select(copies)
-                .where(copies.c.plan_id == plan_id, failed)
+                # by way of the counters, so that open receipts elsewhere are not even looked at
+                .join(batches, (batches.c.plan_id == copies.c.plan_id) & (batches.c.number == copies.c.number))
+                .where(
+                    batches.c.plan_id == plan_id,
+                    batches.c.drifted + batches.c.quarantined + batches.c.withdrawn > 0,
+                    copies.c.outcome.in_(codes),
+                )
                 .order_by(copies.c.number, copies.c.ordinal)
                 .limit(limit)
             ).all()
@@ -112,7 +119,7 @@ class Reading(Core):
             Failure(
                 number=row.number,
                 ordinal=row.ordinal,
-                outcome=Outcome(row.outcome),
+                outcome=schema.OUTCOMES[row.outcome],
                 reason=row.reason,
                 detail=row.detail,
                 run_id=row.run_id,

@@ -67,7 +67,10 @@ class Repairing(Core):
             _demand_unleased(connection, plan_id, [batch.number for batch in found])
             tallied = 0
             for batch in found:
-                of_batch = [in_batch(copies, plan_id, batch.number), copies.c.outcome == Outcome.QUARANTINED.value]
+                of_batch = [
+                    in_batch(copies, plan_id, batch.number),
+                    copies.c.outcome == schema.OUTCOME_CODES[Outcome.QUARANTINED],
+                ]
                 tallied += connection.execute(
                     select(func.count()).where(*of_batch, copies.c.tallied.is_(True))
                 ).scalar_one()
@@ -75,7 +78,7 @@ class Repairing(Core):
                     update(copies)
                     .where(*of_batch)
                     .values(
-                        outcome=Outcome.PENDING.value,
+                        outcome=schema.OUTCOME_CODES[Outcome.PENDING],
                         reason=RETRY,
                         detail=None,
                         etag=None,
@@ -150,8 +153,8 @@ def _put_back(
                 "plan_id": plan_id,
                 "number": number,
                 "ordinal": row.ordinal,
-                "outcome": Outcome.PENDING.value,
-                "etag": row.etag,
+                "outcome": schema.OUTCOME_CODES[Outcome.PENDING],
+                "etag": None if row.etag is None else schema.pack_etag(row.etag),
                 "reason": REPAIR,
                 "run_id": run_id,
                 "at": at,

@@ -127,13 +127,17 @@ class PartRow:
 
 @dataclass(frozen=True, slots=True)
 class UploadRow:
-    """A multipart upload under way, with the parts that are known to be there, by part number."""
+    """A multipart upload under way, with the parts that are known to be there, by part number.
+
+    `attributes` is the digest of the attributes and tags that it was begun with.
+    """
 
     number: int
     ordinal: int
     store: str
     upload_id: str
     part_bytes: int
+    attributes: bytes
     run_id: int
     parts: tuple[PartRow, ...]
 
@@ -174,7 +178,10 @@ class UserTally:
 
 @dataclass(frozen=True, slots=True)
 class UserCheck:
-    """What one check of a batch found about a user's copies; `wrong` is MISMATCH and MISSING."""
+    """What one check of a batch found about a user's copies; `wrong` is MISMATCH and MISSING.
+
+    A user with EXTRA objects has each of them in `wrong` too, and 0 in `matched`: such a user does not go on.
+    """
 
     matched: int = 0
     wrong: int = 0
