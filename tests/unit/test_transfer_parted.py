@@ -1,0 +1,268 @@
+"""One object that is copied in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import replace
+
+import pytest
+from moving import MIB, PartedRun, World, now
+
+from migrate.errors import TransientStoreError
+from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
+from migrate.stores.memory import ALL_CAPABILITIES
+from migrate.transfer.parted import PartedCopy
+from migrate.transfer.parts import OrderedMd5, Upload
+
+BODY = b"".join(bytes([number]) * MIB for number in range(12))  # three parts of five, five and two MiB
+PARTS = [BODY[: 5 * MIB], BODY[5 * MIB : 10 * MIB], BODY[10 * MIB :]]
+SHA256 = composite_sha256(hashlib.sha256(part).digest() for part in PARTS)
+
+
+def composite(body: bytes, part: int) -> str:
+    md5s = [hashlib.md5(body[start : start + part]).digest() for start in range(0, len(body), part)]
+    return f"{hashlib.md5(b''.join(md5s)).hexdigest()}-{len(md5s)}"
+
+
+def parted(
+    world: World, planned: PlannedObject, run: PartedRun, repairs: dict[int, str | None] | None = None
+) -> PartedCopy:
+    return PartedCopy(
+        planned,
+        planned.copies,
+        run.known(),
+        repairs or {},
+        caller=world.caller,
+        configured_part_bytes=5 * MIB,
+        now=now,
+    )
+
+
+def seed(world: World, *, etag: str | None = None, tags: dict[str, str] | None = None) -> PlannedObject:
+    attributes = Attributes(content_type="video/mp4", metadata=(("a", "b"),))
+    return world.plan(world.places["us"].seed("big", BODY, etag=etag, attributes=attributes, tags=tags))
+
+
+def test_parts_are_read_once_and_sent_to_both_targets() -> None:
+    """Home and backup get the same parts from one read each; the digest is composite, and attributes and tags are kept."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB), tags={"kind": "film"})
+    reads: list[str] = []
+    world.places["us"].fault = lambda operation, key: reads.append(operation)
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert reads.count("get") == 3
+    for result, name in zip(results, ("home", "backup"), strict=True):
+        found = world.places[name].find("big")
+        assert found is not None
+        assert found.body == BODY
+        assert found.tags == {"kind": "film"}
+        assert found.info.attributes.metadata == (("a", "b"),)
+        assert result.receipt is not None
+        assert (result.receipt.sha256, result.receipt.part_bytes) == (SHA256, 5 * MIB)
+        assert result.receipt.evidence is Evidence.COMPOSITE
+        assert result.receipt.etag == planned.etag
+
+
+def test_a_killed_copy_goes_on_at_the_next_part() -> None:
+    """After two parts and a crash, only the third is read and sent; nothing is left behind."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2)
+    reads: list[str] = []
+    world.places["us"].fault = lambda operation, key: reads.append(operation)
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert reads.count("get") == 1
+    assert world.body("home", "big") == BODY
+    assert not world.places["home"].uploads
+
+
+def test_the_store_and_not_the_ledger_says_which_parts_are_there() -> None:
+    """A part that the ledger remembers and the store does not have is sent again."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2)
+    upload = next(iter(world.places["home"].uploads.values()))
+    del upload.parts[1]
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert world.body("home", "big") == BODY
+
+
+def test_a_crash_between_complete_and_receipt_is_recognised() -> None:
+    """The upload is gone and the object there, equal to the parts in the ledger: the receipt is written, nothing is sent."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run))  # the results of this life are lost
+    run.results.clear()
+    sent: list[str] = []
+    world.places["home"].fault = lambda operation, key: sent.append(operation)
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert "put_part" not in sent
+    assert [result.receipt.sha256 for result in results if result.receipt] == [SHA256] * 2
+
+
+def test_an_upload_that_the_ledger_lost_is_aborted() -> None:
+    """Parts that nobody answers for are data in the wrong hands: they go before a new upload begins."""
+    world = World()
+    planned = seed(world)
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=1)
+    fresh = PartedRun()
+    results = fresh.drive(parted(world, planned, fresh))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert not world.places["home"].uploads
+
+
+def test_an_upload_that_was_begun_with_other_attributes_is_not_gone_on_with() -> None:
+    """The source's metadata was rewritten between two lives: the object gets what the source has now."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=1)
+    world.places["us"].seed("big", BODY, etag=planned.etag, attributes=Attributes(content_type="video/webm"))
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    found = world.places["home"].find("big")
+    assert found is not None
+    assert found.info.attributes.content_type == "video/webm"
+
+
+def test_a_plain_md5_is_proven_over_the_whole_even_after_a_resume() -> None:
+    """Where the ETag is one MD5, parts sent earlier are read again, not sent again; the evidence is md5."""
+    world = World()
+    planned = seed(world)
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2)
+    sent: list[str] = []
+    world.places["home"].fault = lambda operation, key: sent.append(operation)
+    results = run.drive(parted(world, planned, run))
+    assert [result.receipt.evidence for result in results if result.receipt] == [Evidence.MD5] * 2
+    assert sent.count("put_part") == 1
+
+
+def test_a_flipped_bit_in_a_large_object_is_found_before_it_is_joined() -> None:
+    """The MD5 over all parts is not the ETag: quarantined, the parts are taken away; the true twin passes above."""
+    world = World()
+    planned = seed(world, etag=hashlib.md5(b"another body").hexdigest())
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert {(result.outcome, result.reason) for result in results} == {(Outcome.QUARANTINED, "corrupt_body")}
+    assert world.body("home", "big") is None
+    assert not world.places["home"].uploads
+
+
+def test_a_source_that_changes_between_parts_is_drifted() -> None:
+    """Never half old and half new: If-Match on each part; what was sent is taken away (Invariant 2)."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    copy = parted(world, planned, run)
+    reads = iter([None, None])
+
+    def change(operation: str, key: str) -> None:
+        if operation == "get" and next(reads, 1) == 1:
+            world.places["us"].fault = lambda operation, key: None
+            world.places["us"].seed("big", b"new")
+
+    world.places["us"].fault = change
+    results = run.drive(copy)
+    assert [(result.outcome, result.reason) for result in results] == [(Outcome.DRIFTED, "changed")] * 2
+    assert world.body("home", "big") is None
+    assert not world.places["home"].uploads
+
+
+def test_one_target_that_fails_does_not_hold_the_other() -> None:
+    """Each copy has its own outcome: the backup is quarantined, the home is copied."""
+    world = World()
+    planned = seed(world)
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "put_part":
+            raise TransientStoreError("backup", "put_part")
+
+    world.places["backup"].fault = fail
+    run = PartedRun()
+    outcomes = {result.ordinal: (result.outcome, result.reason) for result in run.drive(parted(world, planned, run))}
+    assert outcomes == {0: (Outcome.COPIED, None), 1: (Outcome.QUARANTINED, "unavailable")}
+    assert not world.places["backup"].uploads
+
+
+def test_a_lost_answer_to_complete_is_recognised() -> None:
+    """Complete took effect and its answer was lost: the second try finds no upload, but the object."""
+    world = World()
+    planned = seed(world)
+    lost = iter([True])
+
+    def lose(operation: str, key: str) -> None:
+        if operation == "complete_upload" and next(lost, False):
+            raise TransientStoreError("home", "complete_upload")
+
+    world.places["home"].after = lose
+    run = PartedRun()
+    assert [result.outcome for result in run.drive(parted(world, planned, run))] == [Outcome.COPIED] * 2
+
+
+def test_an_equal_large_object_is_present_and_another_is_left_alone() -> None:
+    """What is at the target already is compared by reading both ends (Invariant 2)."""
+    world = World()
+    planned = seed(world)
+    source = world.places["us"].find("big")
+    assert source is not None
+    world.places["home"].seed("big", BODY, attributes=source.info.attributes)
+    world.places["backup"].seed("big", BODY[:-1] + b"!", attributes=source.info.attributes)
+    run = PartedRun()
+    outcomes = {result.ordinal: (result.outcome, result.reason) for result in run.drive(parted(world, planned, run))}
+    assert outcomes == {0: (Outcome.PRESENT, None), 1: (Outcome.QUARANTINED, "occupied")}
+
+
+def test_a_repair_of_a_large_object_replaces_what_was_seen() -> None:
+    """The ETag that the verification saw may be replaced, in parts as well."""
+    world = World()
+    planned = replace(seed(world), copies=seed(world).copies[:1])
+    bad = world.places["home"].seed("big", BODY[:-1] + b"!")
+    run = PartedRun()
+    (result,) = run.drive(parted(world, planned, run, {0: bad.etag}))
+    assert result.outcome is Outcome.COPIED
+    assert world.body("home", "big") == BODY
+
+
+def test_a_target_without_multipart_refuses_a_large_object() -> None:
+    """What cannot be kept is said, not tried."""
+    world = World(target_able=replace(ALL_CAPABILITIES, multipart=False))
+    planned = seed(world)
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert {(result.outcome, result.reason) for result in results} == {(Outcome.QUARANTINED, "cannot_keep")}
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+def test_the_md5_over_parts_is_in_order_whatever_order_they_arrive_in(order: tuple[int, ...]) -> None:
+    """Parts wait for their turn."""
+    ordered = OrderedMd5()
+    threads = [threading.Thread(target=ordered.feed, args=(number, PARTS[number - 1])) for number in order]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert ordered.digest() == hashlib.md5(BODY).digest()
+
+
+def test_uploads_known_with_another_part_size_are_begun_anew() -> None:
+    """All workers send the same parts (Invariant 2): an upload with other ones cannot be gone on with."""
+    world = World()
+    planned = seed(world)
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=1)
+    known = {ordinal: Upload(replace(up.started, part_bytes=6 * MIB), up.parts) for ordinal, up in run.known().items()}
+    copy = PartedCopy(planned, planned.copies, known, {}, caller=world.caller, configured_part_bytes=5 * MIB, now=now)
+    fresh = PartedRun()
+    assert [result.outcome for result in fresh.drive(copy)] == [Outcome.COPIED] * 2
+    assert not world.places["home"].uploads
