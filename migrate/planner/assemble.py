@@ -8,19 +8,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from migrate.errors import InputError, IntegrityError
+from migrate.inventory.files import Progress
 from migrate.layout import ODD_KEY
 from migrate.model import Role
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, table_digest
 from migrate.planner.session import Session, literal, pattern, texts
 from migrate.spec import Spec
 from migrate.stores.base import Capabilities
-
-Progress = Callable[[str, int], None]
 
 FILE_ROWS = 1_000_000
 _DIGEST_ROWS = 200_000

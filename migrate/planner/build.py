@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,28 +16,20 @@ from typing import Any
 
 from migrate import __version__
 from migrate.errors import RefusedError
-from migrate.inventory.files import DirectoryFile, InventoryFile, sync_folder
+from migrate.inventory.aside import Stopping, aside, never
+from migrate.inventory.files import Progress, sync_folder
 from migrate.layout import compile_rules
 from migrate.planner import assemble, document
-from migrate.planner.assemble import Progress
 from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
 from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import PLAN_FORMAT, PREFIX_DIGITS, Plan
+from migrate.planner.inputs import Opens, PlanInputs, gather_inputs
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session, literal
 from migrate.planner.summary import PlanSummary, summarise
 from migrate.spec import Spec
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True)
-class PlanInputs:
-    """What a plan is made from: the directory, an inventory of each source and backup, and what `doctor` found."""
-
-    directory: DirectoryFile
-    inventories: Mapping[str, InventoryFile]
-    capabilities: Mapping[str, Capabilities]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +39,38 @@ class Limits:
     memory_bytes: int = MEMORY_BYTES
     threads: int = THREADS
     file_copies: int = assemble.FILE_ROWS
+
+
+_LIMITS = Limits()
+
+
+def build_plan(
+    spec: Spec,
+    workspace: Workspace,
+    door: Opens,
+    *,
+    capabilities: Mapping[str, Capabilities],
+    now: Callable[[], datetime],
+    on_progress: Progress,
+    is_stopping: Stopping = never,
+    dry_run: bool = False,
+) -> Plan | PlanSummary:
+    """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept.
+
+    Raises what `gather_inputs` and `make_plan` raise, and InterruptedRun when stopped.
+    """
+    inputs = gather_inputs(
+        spec,
+        workspace,
+        door,
+        capabilities=capabilities,
+        now=now,
+        on_progress=on_progress,
+        is_stopping=is_stopping,
+    )
+    return aside(
+        lambda: make_plan(spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run), is_stopping
+    )
 
 
 def make_plan(

@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 
 from migrate.errors import IntegrityError, MigrateError, UsageError
+from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, table_digest
 from migrate.spec import Spec, spec_from_data
@@ -67,7 +68,7 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError, MigrateError) as error:
             raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
         with _reading(folder) as connection:
-            found = table_digest(connection, plan._files("batches"), BATCHES)
+            found = table_digest(connection, plan.relation("batches"), BATCHES)
         if found != batches:
             raise IntegrityError(
                 f"the batches of the plan in {folder} are not those that it was built with", remedy=_REBUILD
@@ -79,7 +80,7 @@ class Plan:
     def batches(self) -> Iterator[BatchInfo]:
         """The batches, by number."""
         with _reading(self.folder) as connection:
-            connection.execute(f"SELECT {BATCHES.names} FROM {self._files('batches')} ORDER BY {BATCHES.order}")
+            connection.execute(f"SELECT {BATCHES.names} FROM {self.relation('batches')} ORDER BY {BATCHES.order}")
             while rows := connection.fetchmany(_FETCH_ROWS):
                 for row in rows:
                     yield BatchInfo(*row)
@@ -87,9 +88,9 @@ class Plan:
     def users(self) -> Iterator[UserInfo]:
         """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed."""
         with _reading(self.folder) as connection:
-            if table_digest(connection, self._files("users"), USERS) != self.document["digests"]["users"]:
+            if table_digest(connection, self.relation("users"), USERS) != self.document["digests"]["users"]:
                 raise IntegrityError(f"the users of the plan in {self.folder} were changed", remedy=_REBUILD)
-            connection.execute(f"SELECT {USERS.names} FROM {self._files('users')} ORDER BY {USERS.order}")
+            connection.execute(f"SELECT {USERS.names} FROM {self.relation('users')} ORDER BY {USERS.order}")
             while rows := connection.fetchmany(_FETCH_ROWS):
                 for row in rows:
                     yield UserInfo(*row)
@@ -102,16 +103,23 @@ class Plan:
             raise UsageError(f"plan {self.digest[:PREFIX_DIGITS]} has no batch {number}")
         return self.folder / str(files[place]["name"])
 
-    def _files(self, kind: str) -> str:
-        """The table function that reads all files of a kind."""
-        paths = [str(self.folder / file["name"]) for file in self.document["files"][kind]]
-        return "read_parquet([" + ", ".join(quoted(path) for path in paths) + "])"
+    def relation(self, kind: str, *, first: int = 0, last: int | None = None) -> str:
+        """The SQL table function that reads the files of a kind (users, copies, batches, findings); of the copies, those with
+        the batches `first` to `last`."""
+        names = [
+            file["name"]
+            for file in self.document["files"][kind]
+            if kind != "copies" or (file["last_batch"] >= first and (last is None or file["first_batch"] <= last))
+        ]
+        if not names:
+            return f"(SELECT {', '.join(f'CAST(NULL AS {sql}) AS {name}' for name, sql in COPIES.columns)} WHERE FALSE)"
+        return "read_parquet([" + ", ".join(_quoted(parquet_glob(self.folder / name)) for name in names) + "])"
 
 
 _REBUILD = "Do not use it. Build it again with `migrate plan`, or take an untouched copy of its folder."
 
 
-def quoted(text: str) -> str:
+def _quoted(text: str) -> str:
     """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
@@ -129,7 +137,7 @@ class PlanReader:
         try:
             rows = self._connection.execute(
                 f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?) WHERE batch = ? ORDER BY {COPIES.order}",
-                [str(path), batch.number],
+                [parquet_glob(path), batch.number],
             ).fetchall()
         except duckdb.Error as error:
             raise IntegrityError(f"{path} cannot be read", remedy=_REBUILD) from error
@@ -169,9 +177,10 @@ def utc(value: datetime) -> datetime:
     return value.replace(tzinfo=UTC)
 
 
-def open_reader() -> duckdb.DuckDBPyConnection:
-    """A connection to read plan files with: one thread, 256 MB."""
-    connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB", "temp_directory": ""})
+def open_reader(*, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection to read plan files with: one thread, 256 MB. What does not fit goes to a folder under `spill`, if given."""
+    temporary = "" if spill is None else str(spill / ".spill")
+    connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": "256MB", "temp_directory": temporary})
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

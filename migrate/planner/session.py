@@ -6,7 +6,6 @@ stands for what the spec gives: a literal, a path, or an expression made by `lay
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Self
 import duckdb
 
 from migrate.errors import MigrateError, UnreachableError
+from migrate.inventory.files import parquet_glob
 
 MEMORY_BYTES = 10**9
 THREADS = 2
@@ -90,8 +90,8 @@ def literal(value: str) -> str:
 
 
 def pattern(path: Path) -> str:
-    """A SQL string for `read_parquet`: the file at `path`, or all Parquet files under the folder."""
-    return literal(f"{glob.escape(str(path))}/**/*.parquet" if path.is_dir() else glob.escape(str(path)))
+    """A SQL string for `read_parquet`: the file at `path`, or all Parquet files in the folder."""
+    return literal(parquet_glob(path))
 
 
 def numbers(values: Iterable[int]) -> str:

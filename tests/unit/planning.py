@@ -12,8 +12,9 @@ from typing import Any
 import duckdb
 
 from migrate.inventory.files import DIRECTORY_COLUMNS, INVENTORY_COLUMNS, DirectoryFile, InventoryFile
-from migrate.planner.build import Limits, PlanInputs, make_plan
+from migrate.planner.build import Limits, make_plan
 from migrate.planner.folder import Plan
+from migrate.planner.inputs import PlanInputs
 from migrate.planner.summary import PlanSummary
 from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities

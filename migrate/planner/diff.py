@@ -1,0 +1,130 @@
+"""What differs between two plans: the spec's keys, the users, and the copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from migrate.errors import IntegrityError
+from migrate.planner.folder import Plan, open_reader
+
+
+@dataclass(frozen=True, slots=True)
+class SpecChange:
+    """A key of the deciding sections, with both values; None where a plan's spec does not have it."""
+
+    key: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Copies that only one plan has, or that differ."""
+
+    copies: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """From plan `before` to plan `after`. A copy is the same where its source, target store and target key are."""
+
+    before: str
+    after: str
+    spec: tuple[SpecChange, ...]
+    users_added: int
+    users_removed: int
+    users_state_changed: int
+    users_moved: int  # another home or backup
+    users_wave_changed: int
+    copies_added: Change
+    copies_removed: Change
+    copies_changed: Change  # another version, ETag, size, time, rule or flag
+
+    @property
+    def is_empty(self) -> bool:
+        return self.before == self.after
+
+
+def diff(before: Plan, after: Plan) -> PlanDiff:
+    """Compare two plans, out of core on one thread. IntegrityError where one cannot be read."""
+    connection = open_reader(spill=after.folder.parent)
+    try:
+        users = _users(connection, before, after)
+        added, removed, changed = _copies(connection, before, after)
+    except duckdb.Error as error:
+        raise IntegrityError("one of the two plans cannot be read") from error
+    finally:
+        connection.close()
+    return PlanDiff(
+        before=before.digest,
+        after=after.digest,
+        spec=tuple(_spec_changes(before.spec.deciding(), after.spec.deciding(), "")),
+        users_added=users[0],
+        users_removed=users[1],
+        users_state_changed=users[2],
+        users_moved=users[3],
+        users_wave_changed=users[4],
+        copies_added=added,
+        copies_removed=removed,
+        copies_changed=changed,
+    )
+
+
+def _users(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> tuple[int, ...]:
+    row = connection.execute(
+        f"""
+        SELECT
+            count(*) FILTER (a.user_id IS NULL),
+            count(*) FILTER (b.user_id IS NULL),
+            count(*) FILTER (a.state <> b.state),
+            count(*) FILTER (a.state = b.state AND (a.home IS DISTINCT FROM b.home OR a.backup IS DISTINCT FROM b.backup)),
+            count(*) FILTER (a.state = b.state AND a.wave IS DISTINCT FROM b.wave)
+        FROM {before.relation("users")} AS a
+        FULL JOIN {after.relation("users")} AS b ON a.user_id = b.user_id
+        """
+    ).fetchone()
+    return tuple(int(count) for count in row or ())
+
+
+def _copies(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> tuple[Change, Change, Change]:
+    differs = " OR ".join(
+        f"a.{name} IS DISTINCT FROM b.{name}"
+        for name in (
+            "version_id",
+            "etag",
+            "size",
+            "last_modified",
+            "category",
+            "rule",
+            "flag",
+            "target_role",
+            "user_id",
+        )
+    )
+    row = connection.execute(
+        f"""
+        SELECT
+            count(*) FILTER (a.key IS NULL), sum(b.size) FILTER (a.key IS NULL),
+            count(*) FILTER (b.key IS NULL), sum(a.size) FILTER (b.key IS NULL),
+            count(*) FILTER (a.key IS NOT NULL AND b.key IS NOT NULL AND ({differs})),
+            sum(b.size) FILTER (a.key IS NOT NULL AND b.key IS NOT NULL AND ({differs}))
+        FROM {before.relation("copies")} AS a
+        FULL JOIN {after.relation("copies")} AS b
+            ON a.store = b.store AND a.key = b.key AND a.target_store = b.target_store AND a.target_key = b.target_key
+        """
+    ).fetchone()
+    numbers = [int(value or 0) for value in row or (0,) * 6]
+    return Change(*numbers[0:2]), Change(*numbers[2:4]), Change(*numbers[4:6])
+
+
+def _spec_changes(before: Any, after: Any, place: str) -> Iterator[SpecChange]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in sorted(before.keys() | after.keys()):
+            yield from _spec_changes(before.get(key), after.get(key), f"{place}.{key}" if place else key)
+    elif before != after:
+        yield SpecChange(place, before, after)

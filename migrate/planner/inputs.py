@@ -1,0 +1,86 @@
+"""Gathers what a plan is made from: the directory, and an inventory of every source and backup, taken side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from migrate.inventory.aside import Stopping, side_by_side
+from migrate.inventory.directory import read_directory
+from migrate.inventory.files import DirectoryFile, InventoryFile, Progress
+from migrate.inventory.sample import check_sample
+from migrate.inventory.take import take_inventory
+from migrate.model import Role
+from migrate.spec import Spec
+from migrate.stores.base import Capabilities, Store
+from migrate.workspace import Workspace
+
+_SAMPLE_KEYS = 100
+
+
+class Opens(Protocol):
+    """What planning needs of the door."""
+
+    def open(self, name: str) -> Store: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """What a plan is made from: the directory, an inventory of each source and backup, and what `doctor` found."""
+
+    directory: DirectoryFile
+    inventories: Mapping[str, InventoryFile]
+    capabilities: Mapping[str, Capabilities]
+
+
+def gather_inputs(
+    spec: Spec,
+    workspace: Workspace,
+    door: Opens,
+    *,
+    capabilities: Mapping[str, Capabilities],
+    now: Callable[[], datetime],
+    on_progress: Progress,
+    is_stopping: Stopping,
+) -> PlanInputs:
+    """Read the directory, take the inventories, and ask for a sample of the keys of those that are no live listing.
+
+    The inventories are taken at the same time, so that as little as can be changes between a source and its backup. Raises what
+    `read_directory`, `take_inventory` and `check_sample` raise.
+    """
+    scratch = workspace.ensure(workspace.scratch)
+    directory = read_directory(
+        spec.directory, opener=door.open, workspace=workspace, scratch=scratch, now=now, is_stopping=is_stopping
+    )
+    on_progress("directory", directory.rows)
+    stores = spec.by_role(Role.SOURCE, Role.BACKUP)
+    opened = {name: door.open(name) for name in sorted(stores)}
+
+    def take(name: str, halted: Stopping) -> InventoryFile:
+        taken = take_inventory(
+            name,
+            stores[name],
+            opened[name],
+            opener=door.open,
+            workspace=workspace,
+            scratch=scratch,
+            now=now,
+            on_progress=on_progress,
+            is_stopping=halted,
+        )
+        if taken.kind != "live":
+            check_sample(
+                taken,
+                opened[name],
+                count=_SAMPLE_KEYS,
+                seed=taken.fingerprint,
+                scratch=scratch,
+                is_stopping=halted,
+            )
+        return taken
+
+    jobs = [lambda halted, name=name: take(name, halted) for name in opened]
+    taken = side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping)
+    return PlanInputs(directory, {inventory.store: inventory for inventory in taken}, capabilities)
