@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -35,13 +36,18 @@ NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 
 Name = Annotated[str, Field(pattern=NAME)]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code.")]
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})]
-Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})]
-Seconds = Annotated[
-    int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra={"type": ["string", "integer"]})
-]
+
+
+def _written(how: str) -> dict[str, Any]:
+    """What the JSON Schema says of a number that people write with a unit."""
+    return {"type": ["string", "integer"], "format": how}
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra=_written("size"))]
+Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra=_written("rate"))]
+Seconds = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra=_written("duration"))]
 # parts per million, so that nothing is decided by a float
-Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra={"type": "string"})]
+Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra=_written("share"))]
 
 
 def _reference(value: str) -> str:
@@ -50,7 +56,7 @@ def _reference(value: str) -> str:
     return value
 
 
-Reference = Annotated[str, AfterValidator(_reference)]
+Reference = Annotated[str, AfterValidator(_reference), Field(json_schema_extra={"format": "reference"})]
 
 
 class _Section(BaseModel):
@@ -93,12 +99,15 @@ class StoreSpec(_Section):
     """Data at a site: an S3 bucket and prefix, or a folder."""
 
     site: Name
+    """The site that it is at."""
     role: Role
+    """`source` is the authority, `backup` a second source, `target` takes copies, `reports` holds inventories alone."""
     url: str = Field(pattern=r"^(s3://[^/]+(/.*)?|file:.+|memory:.+)$")
     """`s3://BUCKET/PREFIX/` or `file:FOLDER` (from the workspace)."""
     endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
     """The S3 endpoint's URL. Without it: AWS's of the region."""
     region: str | None = None
+    """The region to sign for. An AWS region in another country than the site's is refused."""
     credentials: Reference | None = None
     """`profile:NAME`, `env:PREFIX` (PREFIX_ACCESS_KEY_ID, PREFIX_SECRET_ACCESS_KEY) or `file:PATH` (TOML)."""
     kms_key: str | None = None
@@ -112,6 +121,7 @@ class StoreSpec(_Section):
     timeout: Seconds = 60
     """How long one small request may take. Bodies get time by their size on top."""
     inventory: InventorySource = InventorySource()
+    """For a source or a backup: where the list of its objects comes from."""
 
     @property
     def scheme(self) -> str:
@@ -122,9 +132,13 @@ class DirectoryColumns(_Section):
     """The names of the directory's columns."""
 
     user: str = "user_id"
+    """The user's id, as it stands in keys."""
     country: str = "country"
+    """The country of residence. Anything may stand there: what is no country's code puts the user in review."""
     hold: str | None = None
+    """Whether the user is under a legal hold: planned, and not moved. Without it: nobody is."""
     status: str | None = None
+    """What `scope.statuses` is about. Without it: all are as if `active`."""
 
 
 class Directory(_Section):
@@ -133,9 +147,11 @@ class Directory(_Section):
     path: str
     """CSV or Parquet: a path (from the workspace), or `store:NAME/KEY`."""
     columns: DirectoryColumns = DirectoryColumns()
+    """What its columns are called."""
     as_of: AwareDatetime
     """The time that it shows."""
     max_age: Seconds = 48 * 3600
+    """How old it may be when a plan is built."""
 
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")
@@ -148,7 +164,9 @@ class LayoutRule(_Section):
     """
 
     name: Name
+    """What plans and findings call it."""
     pattern: str
+    """The whole key, relative to the store's prefix, such as `users/{user}/videos/{rest}`."""
     category: Category | None = None
     """Required unless the rule is for shared objects."""
     shared: bool = False
@@ -191,6 +209,7 @@ class Layout(_Section):
     """The rules, tried in order: the first that matches decides."""
 
     rules: tuple[LayoutRule, ...] = Field(min_length=1)
+    """In the order in which they are tried."""
 
 
 class Scope(_Section):
@@ -208,7 +227,9 @@ class PlacementRule(_Section):
     """Where residents of some countries go. The first rule that names the country decides."""
 
     name: Name
+    """What plans and `migrate explain` call it."""
     countries: tuple[Annotated[str, Field(pattern=r"^([A-Z]{2}|\*)$")], ...] = Field(min_length=1)
+    """Codes of the scope's policy, or `*` for all that no earlier rule names."""
     home: tuple[Name, ...] = Field(min_length=1)
     """Sites to choose from, by weight."""
     backup: tuple[Name, ...] = ()
@@ -216,7 +237,10 @@ class PlacementRule(_Section):
 
 
 class Placement(_Section):
+    """Where users go: decided once, and kept by all later plans."""
+
     rules: tuple[PlacementRule, ...] = Field(min_length=1)
+    """In the order in which they are tried."""
 
 
 class Residency(_Section):
@@ -248,7 +272,9 @@ class Batches(_Section):
     """The bounds of a unit of leasing."""
 
     copies_max: int = Field(default=2_000, ge=2, le=100_000)
+    """Copies in a batch at most. A user with more is split over several."""
     bytes_max: Size = 4 * 2**30
+    """Bytes in a batch at most, but for a single object that is larger."""
 
 
 class Copying(_Section):
@@ -286,11 +312,15 @@ class RunLimits(_Section):
 
 
 class Verification(_Section):
+    """What is proof enough."""
+
     level: Level = Level.CONTENT
     """What a user needs to go on. A deeper check serves, a shallower one does not."""
 
 
 class Privacy(_Section):
+    """How logs speak of persons."""
+
     pseudonym_key: Reference = "file:.migrate/pseudonym.key"
     """The key of the HMAC that stands for users and keys in logs. `migrate init` makes one."""
 
@@ -300,10 +330,13 @@ class Spec(_Section):
 
     format: Literal[1] = Field(description="The version of this file's format.")
     name: Name
+    """What plans and files of this migration are called."""
     time_zone: str = "UTC"
     """IANA name, for times that are shown and for `--until`."""
     sites: dict[Name, Site] = Field(min_length=1)
+    """The places, by name."""
     stores: dict[Name, StoreSpec] = Field(min_length=1)
+    """The stores, by name."""
     directory: Directory
     layout: Layout
     scope: Scope = Scope()
@@ -366,14 +399,30 @@ def _problems(spec: Spec) -> list[str]:
     problems += [
         f"layout.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
     ]
-    places = [
-        (store.endpoint or "", store.url.rstrip("/"))
-        for store in spec.stores.values()
-        if store.role is not Role.REPORTS
-    ]
-    for place in sorted({p for p in places if places.count(p) > 1}):
-        problems.append(f"stores: two stores are at {place[1]}")
+    return problems + _place_problems(spec)
+
+
+def _place_problems(spec: Spec) -> list[str]:
+    """Two stores at one place, or one inside another: what is written to one would be listed in the other."""
+    problems = []
+    stores = [(name, store) for name, store in spec.stores.items() if store.role is not Role.REPORTS]
+    for index, (name, store) in enumerate(stores):
+        for other_name, other in stores[:index]:
+            one, two = sorted((_place(store), _place(other)), key=len)
+            if one == two:
+                problems.append(f"stores: two stores are at {other.url}: {other_name!r} and {name!r}")
+            elif two[: len(one)] == one:
+                problems.append(f"stores: of {other_name!r} and {name!r} one lies inside the other")
     return problems
+
+
+def _place(store: StoreSpec) -> tuple[str, ...]:
+    """Where a store is, step by step, so that two ways to write one place are the same."""
+    scheme, _, rest = store.url.partition(":")
+    if scheme == "file":
+        return (scheme, *Path(normpath(rest)).parts)
+    host = (store.endpoint or "").rstrip("/").lower()
+    return (scheme, host, *rest.strip("/").split("/"))
 
 
 def _store_problems(spec: Spec, store: StoreSpec) -> list[str]:
@@ -455,14 +504,21 @@ def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
     try:
         return Spec.model_validate(data)
     except ValidationError as error:
-        problems = [
-            line for item in error.errors(include_url=False, include_input=False) for line in _lines(item, place)
-        ]
+        found = error.errors(include_url=False, include_input=False)
+        problems = [line for item in found if not _echoes(item, found) for line in _lines(item, place)]
         raise SpecError(
             f"{place}: {len(problems)} problem{'s' if len(problems) != 1 else ''}",
             problems,
             remedy="docs/spec.md describes every key.",
         ) from None  # pydantic's error repeats the input, which may hold what should not be shown
+
+
+def _echoes(item: Any, found: list[Any]) -> bool:
+    """A list whose members are wrong is told to be too short as well: only the members count."""
+    depth = len(item["loc"])
+    return item["type"] == "too_short" and any(
+        other["loc"][:depth] == item["loc"] and len(other["loc"]) > depth for other in found
+    )
 
 
 def _lines(item: Any, place: str) -> list[str]:

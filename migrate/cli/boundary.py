@@ -95,7 +95,7 @@ class _Ending:
         return ExitCode.INTEGRITY
 
     def _crash_folder(self) -> Path:
-        context = self.context.find_object(Context) if self.context is not None else None
+        context: Context | None = self.context.find_object(Context) if self.context is not None else None
         if context is not None and context.workspace.private.is_dir():
             return context.workspace.private
         return Path(tempfile.gettempdir())

@@ -16,13 +16,14 @@ PACKAGE = Path(migrate.__file__).parent
 # one layer may import its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "model", "states", "units", "workspace"),
-    ("spec", "residency", "layout", "placement", "privacy"),
+    ("spec", "spec_docs", "residency", "layout", "placement", "privacy"),
     ("stores",),
     ("inventory",),
     ("planner",),
     ("ledger",),
     ("transfer", "verify"),
     ("worker", "engines"),
+    ("jobs",),
     ("report",),
     ("demo",),
     ("cli", "__main__"),

@@ -1,0 +1,335 @@
+"""The spec's checks: all problems at once, each with its place, and no secret in any of them."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.errors import ExitCode, SpecError
+from migrate.layout import compile_rules
+from migrate.spec import Spec, load_spec, parse_spec, spec_from_data
+
+MINIMAL = """
+format = 1
+name = "small"
+
+[sites.us]
+country = "US"
+[sites.singapore]
+country = "SG"
+[sites.dublin-1]
+country = "IE"
+[sites.hamar]
+country = "NO"
+
+[stores.us]
+site = "us"
+role = "source"
+url = "s3://bucket-us/data/"
+region = "us-east-1"
+credentials = "profile:us"
+[stores.singapore]
+site = "singapore"
+role = "backup"
+backup_of = "us"
+url = "file:stores/singapore"
+[stores.dublin-1]
+site = "dublin-1"
+role = "target"
+url = "s3://bucket-dublin/"
+credentials = "env:DUBLIN"
+[stores.hamar]
+site = "hamar"
+role = "target"
+url = "file:stores/hamar"
+
+[directory]
+path = "users.csv"
+as_of = 2026-11-01T00:00:00Z
+
+[[layout.rules]]
+name = "all"
+pattern = "users/{user}/{rest}"
+category = "restricted"
+
+[[placement.rules]]
+name = "everyone"
+countries = ["*"]
+home = ["dublin-1"]
+backup = ["hamar"]
+
+[residency]
+target_countries = ["IE", "NO"]
+worker_countries = ["IE"]
+"""
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def data() -> dict[str, Any]:
+    return copy.deepcopy(tomllib.loads(MINIMAL))
+
+
+def problems(*changes: Change) -> tuple[str, ...]:
+    changed = data()
+    for change in changes:
+        change(changed)
+    with pytest.raises(SpecError) as caught:
+        spec_from_data(changed, place="small.toml")
+    assert caught.value.exit_code is ExitCode.BAD_SPEC
+    assert str(len(caught.value.problems)) in caught.value.what
+    return caught.value.problems
+
+
+def put(path: str, value: object) -> Change:
+    def change(target: dict[str, Any]) -> None:
+        *steps, last = path.split("/")
+        node: Any = target
+        for step in steps:
+            node = node[int(step)] if isinstance(node, list) else node.setdefault(step, {})
+        node[last] = value
+
+    return change
+
+
+def drop(path: str) -> Change:
+    def change(target: dict[str, Any]) -> None:
+        *steps, last = path.split("/")
+        node: Any = target
+        for step in steps:
+            node = node[step]
+        del node[last]
+
+    return change
+
+
+def more_rules(*rules: dict[str, Any]) -> Change:
+    return lambda target: target["layout"]["rules"].extend(rules)
+
+
+def test_a_small_spec_is_read() -> None:
+    """What is left out has its default."""
+    spec = parse_spec(MINIMAL, place="small.toml")
+    assert spec.time_zone == "UTC"
+    assert spec.target_store("hamar", "us") == "hamar"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Six faults in six sections give six lines, each with the file and the key."""
+    found = problems(
+        put("sites/hamar/country", "Norway"),
+        put("stores/us/rolle", "source"),
+        put("directory/as_of", "yesterday"),
+        put("layout/rules/0/category", "secret"),
+        put("waves/canary", "one percent"),
+        put("run/workers", 0),
+    )
+    assert len(found) == 6
+    for place in (
+        "sites.hamar.country",
+        "stores.us.rolle",
+        "directory.as_of",
+        "layout.rules.0",
+        "waves.canary",
+        "run.workers",
+    ):
+        assert any(line.startswith(f"small.toml: {place}") for line in found), place
+
+
+def test_problems_between_sections_are_told_at_once() -> None:
+    """What no section can see alone is collected as well."""
+    found = problems(
+        put("stores/us/site", "mars"),
+        put("stores/singapore/backup_of", "moon"),
+        put("placement/rules/0/home", ["us"]),
+        put("time_zone", "Europe/Hamar"),
+    )
+    text = "\n".join(found)
+    for part in (
+        "no site 'mars'",
+        "'moon' is no source",
+        "'us' has no target store",
+        "no such time zone: 'Europe/Hamar'",
+    ):
+        assert part in text
+
+
+def test_an_unknown_key_is_refused_with_its_place() -> None:
+    """A typing error never passes for a default."""
+    assert problems(put("stores/us/inventory/maxage", "2h")) == ("small.toml: stores.us.inventory.maxage: unknown key",)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (put("stores/dublin-1/credentials", "AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI"), "by reference"),
+        (put("stores/dublin-1/secret_access_key", "wJalrXUtnFEMI"), "unknown key"),
+        (put("stores/dublin-1/endpoint", "https://AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI@s3.example"), "endpoint"),
+        (put("privacy/pseudonym_key", "wJalrXUtnFEMI"), "by reference"),
+    ],
+)
+def test_a_secret_in_the_spec_is_refused_and_not_repeated(change: Change, complaint: str) -> None:
+    """Invariant 10: a secret is named by reference, and the message about one that is not does not hold it."""
+    found = problems(change)
+    assert complaint in found[0]
+    assert "AKIA" not in "".join(found)
+    assert "wJalr" not in "".join(found)
+
+
+def test_a_secret_beside_a_toml_error_is_not_repeated() -> None:
+    """Invariant 10: the parser names the line and the column, and not what stands there."""
+    with pytest.raises(SpecError) as caught:
+        parse_spec('credentials = "wJalrXUtnFEMI\nx = 1', place="small.toml")
+    assert "wJalr" not in caught.value.what + "".join(caught.value.problems)
+    assert "line 1" in caught.value.problems[0]
+
+
+CASES: list[tuple[str, Change, str]] = [
+    (
+        "a target in a forbidden country",
+        put("residency/target_countries", ["IE"]),
+        "residency.target_countries does not allow",
+    ),
+    ("a multi-region key", put("stores/dublin-1/kms_key", "arn:aws:kms:eu-west-1:1:key/mrk-1"), "mrk-"),
+    ("a key for a source", put("stores/us/kms_key", "arn:aws:kms:us-east-1:1:key/1"), "of a target store"),
+    ("one place twice", put("stores/singapore/url", "file:stores/hamar"), "two stores are at file:stores"),
+    ("one folder, written in two ways", put("stores/singapore/url", "file:./stores/x/../hamar/"), "two stores are at"),
+    ("one folder inside another", put("stores/singapore/url", "file:stores/hamar/inner"), "one lies inside the other"),
+    ("one bucket holding another store", put("stores/dublin-1/url", "s3://bucket-us"), "one lies inside the other"),
+    ("a backup of nothing", drop("stores/singapore/backup_of"), "backup_of: goes with role backup"),
+    ("a source that is a backup", put("stores/us/backup_of", "singapore"), "backup_of: goes with role backup"),
+    ("a backup of a target", put("stores/singapore/backup_of", "hamar"), "'hamar' is no source store"),
+    ("a source that receives", put("stores/us/receives", ["us"]), "receives: goes with role target"),
+    ("receiving from a target", put("stores/hamar/receives", ["dublin-1"]), "'dublin-1' is no source store"),
+    ("no credentials", drop("stores/us/credentials"), "credentials: required"),
+    ("credentials of a folder", put("stores/hamar/credentials", "env:X"), "credentials: goes with an s3 url"),
+    ("no source", put("stores/us/role", "reports"), "no store has the role source"),
+    ("an unknown time zone", put("time_zone", "Mars/Olympus"), "no such time zone"),
+    ("a time zone that leaves its folder", put("time_zone", "../etc/passwd"), "no such time zone"),
+    ("a backup that can only be home", put("placement/rules/0/backup", ["dublin-1"]), "no other site is left"),
+    ("a rule for an unknown store", put("layout/rules/0/stores", ["hamar"]), "'hamar' is no source store"),
+    ("a time without an offset", put("directory/as_of", "2026-11-01T00:00:00"), "timezone"),
+    ("a format of the future", put("format", 2), "format"),
+    ("a live inventory with a path", put("stores/us/inventory/path", "x.csv"), "`path` goes with"),
+    ("a listing without a time", put("stores/us/inventory", {"kind": "listing", "path": "x.csv"}), "`as_of` goes with"),
+    ("a part below S3's least", put("copying/part_bytes", "4MiB"), "5MiB"),
+    ("a canary over all", put("waves/canary", "101%"), "1000000"),
+    ("a country of three letters", put("sites/us/country", "USA"), "sites.us.country"),
+    ("a decision that is none", put("scope/decisions", {"CH": "maybe"}), "scope.decisions.CH"),
+    ("a decision on a listed code", put("scope/decisions", {"IE": "out"}), "scope.decisions"),
+    ("a wrong type", put("batches/copies_max", "many"), "batches.copies_max"),
+    ("a truth value for a size", put("batches/bytes_max", True), "a size is a number"),
+]
+
+
+@pytest.mark.parametrize(("change", "complaint"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_spec_is_refused_for(change: Change, complaint: str) -> None:
+    """One fault, and a message that names it and its place."""
+    found = problems(change)
+    assert any(complaint in line for line in found), found
+    assert all(line.startswith("small.toml: ") for line in found)
+
+
+RULES: list[tuple[str, dict[str, Any], str]] = [
+    ("no user and not shared", {"pattern": "a/{rest}", "category": "restricted"}, "names {user}, unless it is shared"),
+    ("shared with a user", {"pattern": "a/{user}/{rest}", "shared": True}, "names {user}, unless it is shared"),
+    ("no category", {"pattern": "a/{user}/{rest}"}, "has a category"),
+    ("rest in the middle", {"pattern": "a/{rest}/{user}", "category": "restricted"}, "{rest} stands at the end"),
+    ("a brace left open", {"pattern": "a/{user/{rest}", "category": "restricted"}, "literal text and {names}"),
+    ("one name twice", {"pattern": "{user}/{user}", "category": "restricted"}, "stands in a pattern once"),
+    ("no text between", {"pattern": "{user}{rest}", "category": "restricted"}, "need text between"),
+    (
+        "a target that loses a part",
+        {"pattern": "m/{year}/{user}/{rest}", "target": "u/{user}/{rest}", "category": "restricted"},
+        "each placeholder of the pattern once",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "complaint"), [case[1:] for case in RULES], ids=[case[0] for case in RULES])
+def test_a_layout_rule_is_refused_for(rule: dict[str, Any], complaint: str) -> None:
+    """A pattern that could give a key to the wrong user, or two keys one target, is no pattern."""
+    found = problems(more_rules({"name": "more", **rule}))
+    assert any(complaint in line and "layout.rules.1" in line for line in found), found
+
+
+def test_a_rule_name_stands_once() -> None:
+    """Findings name the rule, so there is one of a name."""
+    assert problems(more_rules({"name": "all", "pattern": "b/{user}", "category": "restricted"})) == (
+        "small.toml: layout.rules: the name 'all' stands twice",
+    )
+
+
+def test_overlapping_patterns_are_no_problem() -> None:
+    """The first that matches decides, so a special case may stand before the general one."""
+    changed = data()
+    changed["layout"]["rules"].insert(
+        0, {"name": "videos", "pattern": "users/{user}/videos/{rest}", "category": "exception"}
+    )
+    rules = compile_rules(spec_from_data(changed, place="x").layout.rules)
+    assert [rule.name for rule in rules] == ["videos", "all"]
+
+
+@pytest.mark.parametrize("receives", [None, ["us"]])
+def test_two_stores_of_a_site_must_not_both_receive_a_source(receives: list[str] | None) -> None:
+    """A copy has one target store at a site, not two and not a choice."""
+    second = {"site": "hamar", "role": "target", "url": "file:stores/hamar-2"} | (
+        {"receives": receives} if receives else {}
+    )
+    (line,) = problems(put("stores/hamar-2", second))
+    assert "exactly one target store receives 'us'; found hamar and hamar-2" in line
+
+
+def test_a_store_that_receives_nothing_of_a_source_leaves_a_gap() -> None:
+    """A site of a placement rule takes every source's objects."""
+    (line,) = problems(
+        put("stores/eu", {"site": "us", "role": "source", "url": "file:stores/eu"}),
+        put("stores/hamar/receives", ["us"]),
+    )
+    assert "exactly one target store receives 'eu'; found none" in line
+
+
+def test_the_deciding_part_leaves_out_what_may_change_while_a_plan_runs() -> None:
+    """Limits of a run, the time zone and the pseudonyms' key are not under the plan's digest; all else is."""
+    deciding = parse_spec(MINIMAL, place="x").deciding()
+    assert set(Spec.model_fields) - set(deciding) == {"run", "privacy", "time_zone"}
+
+
+def test_a_spec_is_frozen() -> None:
+    """A plan's spec cannot be changed by who reads it."""
+    spec = parse_spec(MINIMAL, place="x")
+    with pytest.raises(Exception, match="frozen"):
+        spec.name = "other"  # type: ignore[misc]
+
+
+def test_a_spec_goes_through_plan_json_unchanged() -> None:
+    """What plan.json keeps of a spec reads back as the same spec."""
+    spec = parse_spec(MINIMAL, place="x")
+    assert spec_from_data(spec.model_dump(mode="json"), place="plan.json") == spec
+
+
+def test_a_missing_file_is_a_spec_error(tmp_path: Path) -> None:
+    """It names the command that writes one."""
+    with pytest.raises(SpecError, match="no spec at") as caught:
+        load_spec(tmp_path / "none.toml")
+    assert "migrate init" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"name = ", b""])
+def test_a_file_that_is_no_spec_is_a_spec_error(tmp_path: Path, content: bytes) -> None:
+    """Not UTF-8, not TOML, or empty: never another kind of error."""
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError):
+        load_spec(path)
+
+
+def test_a_folder_is_no_spec(tmp_path: Path) -> None:
+    """A path that cannot be read as a file is told so."""
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_spec(tmp_path)
