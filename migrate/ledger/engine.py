@@ -244,12 +244,23 @@ def _postgres_engine(url: URL) -> Engine:
 def insert_many(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert whole rows, values in the order of the columns, as the driver takes them.
 
-    For rows that come by the million: SQLAlchemy's own way costs twice the time of the database.
+    For rows that come by the million: SQLAlchemy's own way costs twice the time of SQLite, and PostgreSQL takes COPY four times
+    as fast as INSERT.
     """
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
     names = ", ".join(f'"{column.name}"' for column in table.columns)
-    marks = ", ".join([mark] * len(table.columns))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(table.columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(rows))
+        return
+    driver: Any = connection.connection.driver_connection
+    statement = f"COPY {table.name} ({names}) FROM STDIN"
+    errors = connection.dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except errors as error:
+        raise sa_exc.DBAPIError.instance(statement, None, error, errors, hide_parameters=True) from None
 
 
 def upsert(connection: Connection, table: Table) -> SqliteInsert:

@@ -91,15 +91,19 @@ def _make(connection: Connection, display_url: str, *, create: bool) -> str:
     return schema.REVISION
 
 
-def _demand_revision(found: str, display_url: str) -> None:
-    if found == schema.REVISION:
-        return
+def demand_known(found: str, display_url: str) -> None:
+    """LedgerError for a ledger that a newer migrate made (invariant 12)."""
     if found > schema.REVISION:  # revisions are numbers with leading zeros, so their texts are in order
         raise LedgerError(
             f"the ledger {display_url} has version {found}, and this migrate knows versions up to {schema.REVISION}",
-            remedy="use the newer migrate that made it: python3 -m pip install --upgrade migrate",
+            remedy="use a newer migrate: python3 -m pip install --upgrade migrate",
         )
-    raise LedgerError(
-        f"the ledger {display_url} has version {found}, and this migrate needs {schema.REVISION}",
-        remedy="`migrate ledger backup`, then `migrate ledger upgrade`",
-    )
+
+
+def _demand_revision(found: str, display_url: str) -> None:
+    demand_known(found, display_url)
+    if found != schema.REVISION:
+        raise LedgerError(
+            f"the ledger {display_url} has version {found}, and this migrate needs {schema.REVISION}",
+            remedy="`migrate ledger backup`, then `migrate ledger upgrade`",
+        )

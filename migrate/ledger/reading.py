@@ -17,12 +17,13 @@ from migrate.ledger.rows import (
     Failure,
     FindingRow,
     NewFinding,
+    Pass,
     PassProgress,
     UserRow,
     VerdictRow,
     WaveProgress,
 )
-from migrate.ledger.verifying import verdict_row
+from migrate.ledger.verifying import pass_row, verdict_row
 from migrate.model import Outcome
 from migrate.states import BatchState, UserState
 
@@ -78,6 +79,15 @@ class Reading(Core):
             ).all()
         found = [sum(int(row[place]) for row in rows) for place in range(2, 7)]
         return PassProgress({CheckState(row[0]): int(row[1]) for row in rows}, CheckCounts(*found))
+
+    def passes(self, plan_id: int, limit: int) -> list[Pass]:
+        """The newest verifications of a plan, newest first."""
+        passes = schema.passes
+        with self._read() as connection:
+            rows = connection.execute(
+                select(passes).where(passes.c.plan_id == plan_id).order_by(passes.c.id.desc()).limit(limit)
+            ).all()
+        return [pass_row(row) for row in rows]
 
     def batch(self, plan_id: int, number: int) -> BatchRow:
         """Where one batch stands."""

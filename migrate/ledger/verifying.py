@@ -35,7 +35,7 @@ from migrate.states import UserState
 class Verifying(Core):
     """A pass checks each batch of its waves once. Only a full pass at the plan's level moves users on (invariant 9)."""
 
-    def start_pass(
+    def startpass_row(
         self,
         plan_id: int,
         level: Level,
@@ -57,7 +57,7 @@ class Verifying(Core):
         with self._write() as connection:
             made = connection.execute(upsert(connection, passes).values(row).on_conflict_do_nothing()).rowcount
             same = [passes.c[name] == row[name] for name in ("plan_id", "level", "sample_ppm", "waves")]
-            found = _pass(connection.execute(select(passes).where(*same, passes.c.ended_at.is_(None))).one())
+            found = pass_row(connection.execute(select(passes).where(*same, passes.c.ended_at.is_(None))).one())
             if made:
                 wanted = [batches.c.plan_id == plan_id]
                 if waves is not None:
@@ -70,10 +70,10 @@ class Verifying(Core):
                 )
         return found
 
-    def get_pass(self, pass_id: int) -> Pass:
+    def getpass_row(self, pass_id: int) -> Pass:
         """A pass by its id."""
         with self._read() as connection:
-            return _pass(connection.execute(select(schema.passes).where(schema.passes.c.id == pass_id)).one())
+            return pass_row(connection.execute(select(schema.passes).where(schema.passes.c.id == pass_id)).one())
 
     def verdict_rows(self, lease: Lease) -> list[VerdictRow]:
         """The verdicts of a check under way, by ordinal."""
@@ -175,14 +175,14 @@ class Verifying(Core):
                 raise IntegrityError(f"the check of batch {lease.number} is not leased, so it cannot end")
             _move_users(connection, lease, users)
 
-    def end_pass(self, pass_id: int, now: datetime) -> bool:
+    def endpass_row(self, pass_id: int, now: datetime) -> bool:
         """End a pass whose checks are all done; False, with nothing changed, while some are not. Ending it twice is no harm.
 
         A full pass at the plan's level also moves the users who have no copies.
         """
         passes, checks, users = schema.passes, schema.checks, schema.users
         with self._write() as connection:
-            found = _pass(connection.execute(select(passes).where(passes.c.id == pass_id)).one())
+            found = pass_row(connection.execute(select(passes).where(passes.c.id == pass_id)).one())
             open_check = connection.execute(
                 select(checks.c.number)
                 .where(checks.c.pass_id == pass_id, checks.c.state != CheckState.DONE.value)
@@ -222,7 +222,8 @@ def _waves_text(waves: Sequence[int] | None) -> str:
     return "*" if waves is None else ",".join(str(wave) for wave in sorted(set(waves)))
 
 
-def _pass(row: Row[Any]) -> Pass:
+def pass_row(row: Row[Any]) -> Pass:
+    """A pass from its row."""
     return Pass(
         id=row.id,
         plan_id=row.plan_id,
@@ -283,7 +284,7 @@ def _move_users(connection: Connection, lease: Lease, users: Mapping[str, UserCh
     A copy that is known to be wrong or gone counts whatever the pass was; UNKNOWN says something only where all was asked.
     """
     passes = schema.passes
-    found = _pass(connection.execute(select(passes).where(passes.c.id == lease.pass_id)).one())
+    found = pass_row(connection.execute(select(passes).where(passes.c.id == lease.pass_id)).one())
     full = _moves_users_on(connection, found)
     table = schema.users
     back = {user_id for user_id, check in users.items() if check.wrong or (full and check.unknown)}
