@@ -37,6 +37,9 @@ COMMANDS: dict[str, Entry] = {
         "migrate.cli.plans", "Say which rules decided about a user, and what the alternatives were.", "explain"
     ),
     "diff": Entry("migrate.cli.plans", "Compare two plans.", "diff"),
+    "run": Entry("migrate.cli.run", "Copy what a plan says; stop and resume at any moment.", "run"),
+    "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
+    "status": Entry("migrate.cli.status", "Show where a plan or a user stands.", "status"),
     "ledger": Entry("migrate.cli.ledger", "Upgrade or back up the ledger."),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,11 +61,32 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where a worker is: what it did, how often it had to try again, how many requests each store is given at once."""
+    """Where a worker is: what it did by wave, how often it tried again, how many requests each store is given at once."""
 
-    tally: Tally
+    waves: Mapping[int, Tally]
     retries: int
-    levels: dict[str, int]
+    levels: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"waves": waves_to_json(self.waves), "retries": self.retries, "levels": dict(self.levels)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Snapshot:
+        return Snapshot(waves_from_json(data["waves"]), data["retries"], data["levels"])
+
+
+def waves_to_json(waves: Mapping[int, Tally]) -> dict[str, Any]:
+    return {str(wave): asdict(tally) for wave, tally in waves.items()}
+
+
+def waves_from_json(data: Mapping[str, Any]) -> dict[int, Tally]:
+    return {int(wave): Tally(**tally) for wave, tally in data.items()}
+
+
+def add_waves(total: dict[int, Tally], more: Mapping[int, Tally]) -> None:
+    """Add what one worker did to what all did."""
+    for wave, tally in more.items():
+        total.setdefault(wave, Tally()).add(tally)
 
 
 def utc_now() -> datetime:
@@ -102,7 +123,7 @@ def work_on(assignment: Assignment, stop: threading.Event, on_progress: Callable
             max_failures=assignment.max_failures,
         ),
         stop=stop,
-        on_progress=lambda tally: on_progress(Snapshot(tally, caller.retries, caller.levels())),
+        on_progress=lambda waves: on_progress(Snapshot(waves, caller.retries, caller.levels())),
     )
     # nothing is closed here: threads may still be in a request, and the process ends next
     return worker.run()

@@ -12,10 +12,9 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from typing import Any
 
-from migrate.engines.assignment import Assignment, Snapshot, work_on
+from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work_on
 from migrate.errors import MigrateError
 from migrate.workspace import private_umask
 
@@ -35,13 +34,13 @@ def main() -> None:
         report = work_on(assignment, stop, _Speaker())
         end: dict[str, Any] = {
             "reason": report.reason.value,
-            "tally": asdict(report.tally),
+            "waves": waves_to_json(report.waves),
             "error": _error(report.error),
         }
         if report.error is not None and not isinstance(report.error, MigrateError):
             raise report.error
     except MigrateError as error:
-        end = {"reason": "error", "tally": {}, "error": _error(error)}
+        end = {"reason": "error", "waves": {}, "error": _error(error)}
     _say({"end": end})
     os._exit(0)
 
@@ -64,7 +63,7 @@ class _Speaker:
         now = time.monotonic()
         if now - self._said_at >= _SAY_SECONDS:
             self._said_at = now
-            _say({"snapshot": asdict(snapshot)})
+            _say({"snapshot": snapshot.to_json()})
 
 
 def _error(error: BaseException | None) -> dict[str, Any] | None:

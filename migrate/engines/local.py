@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from migrate.engines.assignment import Assignment, Snapshot, work_on
+from migrate.engines.assignment import Assignment, Snapshot, add_waves, waves_from_json, work_on
 from migrate.errors import ExitCode, MigrateError
 from migrate.worker.loop import StopReason
 from migrate.worker.work import Tally
@@ -36,25 +36,32 @@ class Problem:
 
 @dataclass(slots=True)
 class EngineReport:
-    """How all workers of a run ended."""
+    """How all workers of a run ended, and what they did, by wave."""
 
     reasons: list[StopReason] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    waves: dict[int, Tally] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM set the event while this is open. In the main thread only; elsewhere signals are not ours."""
+def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set the event while this is open; `on_signal` is told how many there were.
+
+    In the main thread only; elsewhere signals are not ours.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    count = 0
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
         stop.set()
+        on_signal(count)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
@@ -79,7 +86,7 @@ def _run_here(assignment: Assignment, on_progress: OnProgress, stop: threading.E
     if report.error is not None and not isinstance(report.error, MigrateError):
         raise report.error
     problems = [] if report.error is None else [Problem(report.error.what, report.error.remedy, report.error.exit_code)]
-    return EngineReport([report.reason], report.tally, problems)
+    return EngineReport([report.reason], dict(report.waves), problems)
 
 
 class _Child:
@@ -89,7 +96,7 @@ class _Child:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "migrate.engines.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self.snapshot = Snapshot(Tally(), 0, {})
+        self.snapshot = Snapshot({}, 0, {})
         self.result: dict[str, Any] | None = None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -105,8 +112,7 @@ class _Child:
         for line in lines:
             said = json.loads(line)
             if "snapshot" in said:
-                found = said["snapshot"]
-                self.snapshot = Snapshot(Tally(**found["tally"]), found["retries"], found["levels"])
+                self.snapshot = Snapshot.from_json(said["snapshot"])
             else:
                 self.result = said["end"]
         return bool(data)
@@ -155,12 +161,12 @@ class _Parent:
         return any(child.result is not None and child.result["error"] is not None for child in self._children)
 
     def _sum(self) -> Snapshot:
-        tally, levels = Tally(), dict[str, int]()
+        waves, levels = dict[int, Tally](), dict[str, int]()
         for child in self._children:
-            tally.add(child.snapshot.tally)
+            add_waves(waves, child.snapshot.waves)
             for store, level in child.snapshot.levels.items():
                 levels[store] = levels.get(store, 0) + level
-        return Snapshot(tally, sum(child.snapshot.retries for child in self._children), levels)
+        return Snapshot(waves, sum(child.snapshot.retries for child in self._children), levels)
 
     def _report(self) -> EngineReport:
         report = EngineReport()
@@ -170,10 +176,10 @@ class _Parent:
                 if not self._stop.is_set():
                     what = f"worker process {child.process.pid} ended without a word"
                     report.problems.append(Problem(what, "Run again: its batch is taken over at once.", ExitCode.LATER))
-                report.tally.add(child.snapshot.tally)
+                add_waves(report.waves, child.snapshot.waves)
                 continue
             report.reasons.append(StopReason(child.result["reason"]))
-            report.tally.add(Tally(**child.result["tally"]))
+            add_waves(report.waves, waves_from_json(child.result["waves"]))
             error = child.result["error"]
             if error is not None:
                 report.problems.append(Problem(error["what"], error["remedy"], ExitCode(error["exit_code"])))

@@ -74,7 +74,7 @@ def verify_plan(
     run_id: int,
     now: Callable[[], datetime],
     stop: threading.Event,
-    on_start: Callable[[Pass, PassProgress], None],
+    on_start: Callable[[Pass, PassProgress, Sequence[WaveProgress]], None],
     on_progress: Callable[[Snapshot], None],
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
@@ -86,7 +86,8 @@ def verify_plan(
         waves = _waves(request, progress)
         level = request.level or plan.spec.verify.level
         verification = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
-        on_start(verification, ledger.pass_progress(verification.id))
+        taken = [wave for wave in progress if waves is None or wave.wave in waves]
+        on_start(verification, ledger.pass_progress(verification.id), taken)
         tasks = assignments(
             plan,
             workspace,

@@ -24,7 +24,7 @@ from migrate.jobs.common import (
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.planner.folder import Plan
-from migrate.planner.summary import Blocker, summarise
+from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
 from migrate.worker.loop import StopReason
 from migrate.workspace import Workspace
 
@@ -59,6 +59,8 @@ class RunForecast:
     users: int
     copies: int
     size_bytes: int
+    requests: int
+    seconds: int
     blockers: tuple[Blocker, ...]
     waits_for: str | None
 
@@ -123,34 +125,42 @@ def choose_waves(named: str | None, progress: Sequence[WaveProgress]) -> tuple[i
 def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunForecast:
     """What `migrate run` would do now; changes nothing. `ledger` is None where there is none yet."""
     plan_id = None if ledger is None else ledger.plan_id(plan.digest)
-    summary = summarise(plan.document)
     if ledger is None or plan_id is None:
-        shares = {int(share.name): share for share in summary.by_wave}
-        known = sorted(shares)
-        waves = parse_waves(request.waves, known) or tuple(known[:1])
-        return RunForecast(
-            waves,
-            sum(shares[wave].users for wave in waves),
-            sum(shares[wave].copies for wave in waves),
-            sum(shares[wave].size_bytes for wave in waves),
-            tuple(open_blockers(plan, {}, request.accept)),
-            None,
-        )
+        shares = {int(share.name): share for share in summarise(plan.document).by_wave}
+        first = parse_waves(request.waves, sorted(shares)) or tuple(sorted(shares)[:1])
+        taken = [shares[wave] for wave in first]
+        users, copies = sum(share.users for share in taken), sum(share.copies for share in taken)
+        size_bytes = sum(share.size_bytes for share in taken)
+        return _forecast(plan, first, users, copies, size_bytes, open_blockers(plan, {}, request.accept), None)
     progress = ledger.progress(plan_id)
-    blockers = tuple(open_blockers(plan, ledger.acceptances(plan_id), request.accept))
+    blockers = open_blockers(plan, ledger.acceptances(plan_id), request.accept)
+    waves: tuple[int, ...] = ()
+    waits: str | None = None
     try:
-        waves, waits = choose_waves(request.waves, progress), None
+        waves = choose_waves(request.waves, progress)
     except LaterError as error:
-        waves, waits = (), error.what
-    taken = [wave for wave in progress if wave.wave in waves]
-    return RunForecast(
-        waves,
-        sum(sum(wave.users.values()) for wave in taken),
-        count(taken, Outcome.PENDING),
-        sum(wave.size_bytes - wave.done_bytes for wave in taken),
-        blockers,
-        waits,
-    )
+        waits = error.what
+    left = [wave for wave in progress if wave.wave in waves]
+    users, copies = sum(sum(wave.users.values()) for wave in left), count(left, Outcome.PENDING)
+    size_bytes = sum(wave.size_bytes - wave.done_bytes for wave in left)
+    return _forecast(plan, waves, users, copies, size_bytes, blockers, waits)
+
+
+def _forecast(
+    plan: Plan,
+    waves: tuple[int, ...],
+    users: int,
+    copies: int,
+    size_bytes: int,
+    blockers: Sequence[Blocker],
+    waits: str | None,
+) -> RunForecast:
+    """Requests and time in proportion to what the plan as a whole comes to."""
+    summary = summarise(plan.document)
+    whole, every = summary.forecast, max(1, summary.copies)
+    requests = whole.get_requests + whole.put_requests + whole.part_requests + whole.upload_requests
+    seconds = max(-(-copies // OBJECTS_PER_SECOND), -(-size_bytes // BYTES_PER_SECOND))
+    return RunForecast(waves, users, copies, size_bytes, requests * copies // every, seconds, tuple(blockers), waits)
 
 
 def run_plan(

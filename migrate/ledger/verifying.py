@@ -35,7 +35,7 @@ from migrate.states import UserState
 class Verifying(Core):
     """A pass checks each batch of its waves once. Only a full pass at the plan's level moves users on (invariant 9)."""
 
-    def startpass_row(
+    def start_pass(
         self,
         plan_id: int,
         level: Level,
@@ -70,7 +70,7 @@ class Verifying(Core):
                 )
         return found
 
-    def getpass_row(self, pass_id: int) -> Pass:
+    def get_pass(self, pass_id: int) -> Pass:
         """A pass by its id."""
         with self._read() as connection:
             return pass_row(connection.execute(select(schema.passes).where(schema.passes.c.id == pass_id)).one())
@@ -175,7 +175,7 @@ class Verifying(Core):
                 raise IntegrityError(f"the check of batch {lease.number} is not leased, so it cannot end")
             _move_users(connection, lease, users)
 
-    def endpass_row(self, pass_id: int, now: datetime) -> bool:
+    def end_pass(self, pass_id: int, now: datetime) -> bool:
         """End a pass whose checks are all done; False, with nothing changed, while some are not. Ending it twice is no harm.
 
         A full pass at the plan's level also moves the users who have no copies.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,6 +26,7 @@ GRACE_SECONDS = 5.0
 LEASE_SECONDS = 180.0
 _BEAT_SECONDS = 15.0
 _RECLAIM_SECONDS = 30.0
+_SAY_SECONDS = 0.25
 _WORKS_AT_ONCE = 3  # the one that ends, the one that runs, the one that is read ahead
 
 
@@ -41,10 +42,10 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """How a worker ended, and what it did."""
+    """How a worker ended, and what it did, by wave."""
 
     reason: StopReason
-    tally: Tally
+    waves: Mapping[int, Tally]
     error: BaseException | None = None
 
 
@@ -94,7 +95,7 @@ class Worker:
         watch: LeaseWatch,
         limits: WorkerLimits,
         stop: threading.Event,
-        on_progress: Callable[[Tally], None],
+        on_progress: Callable[[Mapping[int, Tally]], None],
     ) -> None:
         self._ledger = ledger
         self._worker_id = worker_id
@@ -110,10 +111,10 @@ class Worker:
         self._by_work: dict[int, _Active] = {}
         self._in_flight = 0
         self._more = True
-        self._total = Tally()
+        self._waves: dict[int, Tally] = {}
         self._failures_seen = 0
         now = time.monotonic()
-        self._committed_at = self._beaten_at = self._reclaimed_at = now
+        self._committed_at = self._beaten_at = self._reclaimed_at = self._said_at = now
 
     def run(self) -> WorkerReport:
         """Work until the end; the leases are given back whatever the end was."""
@@ -131,7 +132,7 @@ class Worker:
             self._ledger.end_worker(self._worker_id)
         except MigrateError as failure:
             reason, error = StopReason.ERROR, error or failure
-        return WorkerReport(reason, self._total, error)
+        return WorkerReport(reason, self._waves, error)
 
     def _loop(self) -> StopReason:
         while True:
@@ -145,6 +146,7 @@ class Worker:
             self._commit_if_due()
             self._finish_done()
             self._beat_if_due()
+            self._say_if_due()
 
     def _stop_reason(self) -> StopReason | None:
         if self._stop.is_set():
@@ -228,10 +230,9 @@ class Worker:
 
     def _count(self, work: Work) -> None:
         tally = work.tally()
-        self._total.add(tally)
+        self._waves.setdefault(work.lease.wave, Tally()).add(tally)
         if tally.failures and self._limits.max_failures is not None:
             self._failures_seen = self._ledger.run_failures(self._run_id)
-        self._on_progress(self._total)
 
     def _finish_done(self) -> None:
         for active in [active for active in self._active if active.is_done]:
@@ -262,6 +263,12 @@ class Worker:
         if now - self._reclaimed_at >= _RECLAIM_SECONDS:
             self._more = bool(self._ledger.reclaim(self._watch)) or self._more
             self._reclaimed_at = now
+
+    def _say_if_due(self) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= _SAY_SECONDS:
+            self._said_at = now
+            self._on_progress(self._waves)
 
     def _wind_down(self) -> None:
         """No new work; a while for what is in flight; what is known is committed."""

@@ -1,0 +1,191 @@
+"""`migrate run`: copy what a plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
+from migrate.cli.logs import start_logs
+from migrate.cli.records import open_ledger, recorded_run
+from migrate.cli.working import actor_of, limits_of, show_standing, stopping, tell_problems
+from migrate.errors import ExitCode, LedgerError
+from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
+from migrate.ledger import Ledger, WaveProgress
+from migrate.planner.folder import Plan, find_plan
+from migrate.report.progress import Progress
+from migrate.report.standing import goals, run_document
+from migrate.units import format_duration, format_size
+
+
+def run(
+    typer_context: typer.Context,
+    plan: PlanArgument = None,
+    wave: Annotated[
+        str | None, typer.Option(metavar="W", help="Waves: 2, 0-3, 1,4 or all. Default: the next one that may start.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes on this machine.")] = None,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="2h", help="Stop after this time; exit 75.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="06:00", help="Stop at this time of day in the spec's zone; exit 75.")
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, help="Stop when so many copies were quarantined in this run.")
+    ] = None,
+    limit_bytes: Annotated[
+        str | None, typer.Option(metavar="200MB/s", help="Bytes a second read from the sources, over all processes.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND:COUNT:DIGEST", help="Accept just these blockers, as `migrate show` names them."),
+    ] = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="First put quarantined copies back to pending.")
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Work beside other runs of this plan, instead of exit 75.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy users' objects to their new homes, batch by batch. Stop it at any moment; the next run goes on."""
+    context = context_of(typer_context, as_json=as_json)
+    start_logs(context)
+    found = find_plan(context.workspace, plan)
+    limits = limits_of(
+        context,
+        found,
+        workers=workers,
+        lasting=lasting,
+        until=until,
+        limit_bytes=limit_bytes,
+        max_failures=max_failures,
+    )
+    request = RunRequest(wave, limits, tuple(accept or ()), share, retry_quarantined)
+    if dry_run:
+        raise typer.Exit(_forecast(context, found, request))
+    arguments = {
+        "wave": wave,
+        "workers": workers,
+        "for": lasting,
+        "until": until,
+        "max_failures": max_failures,
+        "limit_bytes": limit_bytes,
+        "accept": list(request.accept),
+        "retry_quarantined": retry_quarantined,
+        "share": share,
+    }
+    country = context.country(found.spec)
+    with recorded_run(context, "run", arguments, plan=found.digest, country=country) as recorded:
+        end = _work(context, found, recorded.ledger, recorded.run_id, request)
+        _tell(context, found, recorded.run_id, end)
+        if end.exit_code is not ExitCode.DONE:
+            raise typer.Exit(end.exit_code)
+
+
+def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: RunRequest) -> RunEnd:
+    shown: list[Progress] = []
+
+    def on_start(waves: tuple[int, ...], progress: Sequence[WaveProgress]) -> None:
+        view = Progress(
+            "copying",
+            goals(progress, waves),
+            request.limits.workers or plan.spec.run.workers,
+            console=context.output.progress_console,
+            live=context.output.is_live,
+        )
+        shown.append(view.__enter__())
+
+    with stopping(context) as stop:
+        try:
+            return run_plan(
+                plan,
+                context.workspace,
+                ledger,
+                actor_of(context, plan),
+                request,
+                run_id=run_id,
+                now=context.now,
+                stop=stop,
+                on_start=on_start,
+                on_progress=lambda snapshot: shown[0](snapshot),
+            )
+        finally:
+            for view in shown:
+                view.__exit__()
+
+
+def _tell(context: Context, plan: Plan, run_id: int, end: RunEnd) -> None:
+    output = context.output
+    tell_problems(output, end.report.problems)
+    if output.as_json:
+        output.document(run_document(plan.digest, run_id, end))
+        return
+    copies = sum(tally.copies for tally in end.report.waves.values())
+    size_bytes = sum(tally.size_bytes for tally in end.report.waves.values())
+    output.line(
+        f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: {copies:,} copies settled, {format_size(size_bytes)}"
+    )
+    show_standing(output, end.progress)
+    output.line(f"next: {end.next_step}")
+
+
+def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
+    ledger = _existing_ledger(context)
+    try:
+        forecast = forecast_run(plan, ledger, request)
+    finally:
+        if ledger is not None:
+            ledger.close()
+    output = context.output
+    code = ExitCode.REFUSED if forecast.blockers else ExitCode.LATER if forecast.waits_for else ExitCode.DONE
+    if output.as_json:
+        output.document({"plan": plan.digest, "dry_run": True, "exit_code": int(code), **_forecast_document(forecast)})
+        return code
+    output.line(f"plan {plan.digest[:12]} ({plan.name}): a run would take wave {_names(forecast.waves)}", style="bold")
+    output.line(f"  {forecast.users:,} users, {forecast.copies:,} copies, {format_size(forecast.size_bytes)} to write")
+    output.line(f"  about {forecast.requests:,} requests, {format_duration(forecast.seconds)} with one worker")
+    for blocker in forecast.blockers:
+        output.line(
+            f"  blocked by {blocker.count:,} {blocker.kind} (--accept {blocker.kind}:{blocker.count}:{blocker.digest[:12]})"
+        )
+    if forecast.waits_for:
+        output.line(f"  {forecast.waits_for}")
+    output.note("nothing was changed", style="dim")
+    return code
+
+
+def _existing_ledger(context: Context) -> Ledger | None:
+    """The ledger, if there is one: a forecast makes none."""
+    if (
+        context.ledger_url == context.workspace.ledger_url
+        and not (context.workspace.private / "ledger.sqlite").exists()
+    ):
+        return None
+    try:
+        return open_ledger(context, create=False)
+    except LedgerError:
+        if context.ledger_url == context.workspace.ledger_url:
+            raise
+        return None
+
+
+def _names(waves: tuple[int, ...]) -> str:
+    return ", ".join(str(wave) for wave in waves) or "–"
+
+
+def _forecast_document(forecast: RunForecast) -> dict[str, object]:
+    return {
+        "waves": list(forecast.waves),
+        "users": forecast.users,
+        "copies": forecast.copies,
+        "size_bytes": forecast.size_bytes,
+        "requests": forecast.requests,
+        "seconds": forecast.seconds,
+        "blockers": [
+            {"kind": blocker.kind, "count": blocker.count, "digest": blocker.digest} for blocker in forecast.blockers
+        ],
+        "waits_for": forecast.waits_for,
+    }

@@ -1,0 +1,213 @@
+"""`migrate status`: where everything stands. Reads counters only, so it answers at once on a plan of any size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
+from migrate.cli.logs import start_logs
+from migrate.cli.output import Column
+from migrate.cli.records import open_ledger
+from migrate.cli.working import show_standing
+from migrate.errors import UsageError
+from migrate.jobs.common import check_sums
+from migrate.ledger import Ledger, UserRow
+from migrate.planner.folder import Plan, PlanReader, find_plan
+from migrate.report.standing import pass_document, wave_document
+from migrate.spec import spec_time
+from migrate.states import UserState
+from migrate.units import format_size
+
+_SHOWN = 50
+_RUNS = 5
+
+
+def status(
+    typer_context: typer.Context,
+    plan: PlanArgument = None,
+    user: Annotated[str | None, typer.Option(metavar="U", help="Where one user stands.")] = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List what is quarantined, drifted, different, missing or EXTRA.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many failures of each kind to list.")] = _SHOWN,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a plan, or one user, stands: users, copies by outcome, bytes, the last verification, the last runs."""
+    context = context_of(typer_context, as_json=as_json)
+    start_logs(context)
+    found = find_plan(context.workspace, plan)
+    ledger = open_ledger(context, create=True)
+    try:
+        plan_id = ledger.plan_id(found.digest)
+        if plan_id is None:
+            _not_begun(context, found)
+        elif user is not None:
+            _show_user(context, ledger, plan_id, user)
+        elif failures:
+            _show_failures(context, found, ledger, plan_id, limit)
+        else:
+            _show_plan(context, found, ledger, plan_id)
+    finally:
+        ledger.close()
+
+
+def _not_begun(context: Context, plan: Plan) -> None:
+    step = f"migrate run {plan.digest[:12]}"
+    if context.as_json:
+        context.output.document({"plan": plan.digest, "name": plan.name, "state": "built", "next": step})
+        return
+    context.output.line(f"plan {plan.digest[:12]} ({plan.name}) is built, and nothing of it was run yet")
+    context.output.line(f"next: `{step}`")
+
+
+def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> None:
+    progress = ledger.progress(plan_id)
+    check_sums(progress, plan.document["totals"])
+    passes = ledger.passes(plan_id, 1)
+    runs = [run for run in ledger.runs(10 * _RUNS) if run.plan == plan.digest][:_RUNS]
+    verification = pass_document(passes[0], ledger.pass_progress(passes[0].id)) if passes else None
+    leased = ledger.leases(plan_id)
+    if context.as_json:
+        context.output.document(
+            {
+                "plan": plan.digest,
+                "name": plan.name,
+                "standing": wave_document(progress),
+                "leased_batches": leased,
+                "verification": verification,
+                "runs": [asdict(run) for run in runs],
+            }
+        )
+        return
+    output = context.output
+    output.line(f"plan {plan.digest[:12]} ({plan.name}), built {spec_time(plan.built_at, plan.spec)}", style="bold")
+    show_standing(output, progress)
+    states: dict[UserState, int] = {}
+    for wave in progress:
+        for state, number in wave.users.items():
+            states[state] = states.get(state, 0) + number
+    output.line("users: " + ", ".join(f"{number:,} {state.value}" for state, number in sorted(states.items())))
+    if leased:
+        output.line(f"at work: {leased} batches are leased")
+    if verification is not None:
+        output.line(_verification_line(verification))
+    if runs:
+        output.line()
+        output.table(
+            [
+                Column("run", number=True),
+                Column("verb"),
+                Column("began"),
+                Column("ended"),
+                Column("code", number=True),
+                Column("by"),
+            ],
+            [
+                (
+                    run.id,
+                    run.verb,
+                    spec_time(run.started_at, plan.spec),
+                    "–" if run.ended_at is None else spec_time(run.ended_at, plan.spec),
+                    "–" if run.exit_code is None else run.exit_code,
+                    f"{run.operator}@{run.host}",
+                )
+                for run in runs
+            ],
+        )
+
+
+def _verification_line(document: dict[str, Any]) -> str:
+    verdicts, batches = document["verdicts"], document["batches"]
+    waves = "all waves" if document["waves"] is None else "waves " + ", ".join(str(wave) for wave in document["waves"])
+    state = "done" if document["ended_at"] else f"{batches['done']} of {sum(batches.values())} batches"
+    counts = ", ".join(f"{number:,} {name.upper()}" for name, number in verdicts.items() if number or name == "match")
+    return f"last verification: {waves}, level {document['level']}, {state}: {counts}"
+
+
+def _show_user(context: Context, ledger: Ledger, plan_id: int, user_id: str) -> None:
+    row: UserRow | None = ledger.user(user_id)
+    if row is None or row.plan_id != plan_id:
+        raise UsageError(
+            "the ledger knows no such user in this plan", remedy="`migrate explain USER` says what the plan decided."
+        )
+    if context.as_json:
+        context.output.document(asdict(row))
+        return
+    output = context.output
+    output.line(f"user {row.user_id} ({row.country}): {row.state.value}", style="bold")
+    output.line(f"  home {row.home or '–'}, backup {row.backup or '–'}, wave {'–' if row.wave is None else row.wave}")
+    left = row.copies - row.settled
+    output.line(
+        f"  {row.copies:,} copies = {row.good:,} copied or present + {row.quarantined:,} quarantined"
+        f" + {row.other:,} drifted or withdrawn + {left:,} in batches not done; {format_size(row.size_bytes)}"
+    )
+    output.line(f"  {row.matched:,} MATCH in the last full verification")
+
+
+def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, limit: int) -> None:
+    rows = [
+        (failure.outcome.value, failure.number, failure.ordinal, failure.reason, failure.detail or "")
+        for failure in ledger.failures(plan_id, limit)
+    ]
+    passes = ledger.passes(plan_id, 1)
+    if passes:
+        rows += [
+            (row.verdict.value, row.number, row.ordinal, row.reason or "", "put back" if row.reopened else "")
+            for row in ledger.differences(passes[0].id, limit)
+        ]
+    names = _names(plan, ledger, plan_id, {(number, ordinal) for _, number, ordinal, _, _ in rows})
+    found = [
+        {"kind": kind, "user": user, "store": store, "key": key, "reason": reason, "detail": detail}
+        for kind, number, ordinal, reason, detail in rows
+        for user, store, key in [names[number, ordinal]]
+    ]
+    if passes:
+        found += [
+            {
+                "kind": row.finding.kind.upper(),
+                "user": row.finding.user_id,
+                "store": row.finding.store,
+                "key": row.finding.key,
+                "reason": "no copy stands for it",
+                "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
+            }
+            for row in ledger.findings(plan_id, limit, pass_id=passes[0].id)
+        ]
+    if context.as_json:
+        context.output.document({"plan": plan.digest, "failures": found})
+        return
+    if not found:
+        context.output.line("nothing is quarantined, drifted, different, missing or EXTRA")
+        return
+    columns = [
+        Column("kind"),
+        Column("user", folds=True),
+        Column("store"),
+        Column("key", folds=True),
+        Column("reason"),
+        Column("detail", folds=True),
+    ]
+    context.output.table(
+        columns,
+        [tuple(entry[name] or "" for name in ("kind", "user", "store", "key", "reason", "detail")) for entry in found],
+    )
+
+
+def _names(
+    plan: Plan, ledger: Ledger, plan_id: int, wanted: set[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[str, str, str]]:
+    """User, target store and target key of copies, from the plan: the ledger does not repeat them."""
+    reader = PlanReader(plan)
+    found: dict[tuple[int, int], tuple[str, str, str]] = {}
+    try:
+        for number in sorted({number for number, _ in wanted}):
+            for planned in reader.objects(ledger.batch(plan_id, number).info):
+                for copy in planned.copies:
+                    if (number, copy.ordinal) in wanted:
+                        found[number, copy.ordinal] = (planned.user_id, copy.store, planned.target_key)
+    finally:
+        reader.close()
+    return found

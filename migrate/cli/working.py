@@ -1,0 +1,97 @@
+"""What `run` and `verify` share on the command line: limits, who works, signals, and how the end is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event
+
+from rich.text import Text
+
+from migrate.cli.context import Context
+from migrate.cli.output import Column, Output, safe
+from migrate.engines.local import Problem, stop_on_signal
+from migrate.errors import ExitCode, UsageError
+from migrate.jobs.common import Actor, Limits, seconds_until
+from migrate.ledger import WaveProgress
+from migrate.planner.folder import Plan
+from migrate.report.standing import OUTCOME_TITLES, wave_rows
+from migrate.spec import spec_time
+from migrate.units import parse_duration, parse_rate
+
+_OUTCOME_STYLES = {"quarantined": "red", "drifted": "yellow", "pending": "yellow"}
+
+
+def limits_of(
+    context: Context,
+    plan: Plan,
+    *,
+    workers: int | None,
+    lasting: str | None,
+    until: str | None,
+    limit_bytes: str | None = None,
+    max_failures: int | None = None,
+) -> Limits:
+    """The limits that the command line asks for. UsageError for what does not parse, or for both `--for` and `--until`."""
+    if lasting is not None and until is not None:
+        raise UsageError("--for and --until say the same thing twice", remedy="Give one of them.")
+    seconds: float | None = None
+    try:
+        if lasting is not None:
+            seconds = float(parse_duration(lasting))
+        rate = None if limit_bytes is None else parse_rate(limit_bytes)
+    except ValueError as error:
+        raise UsageError(str(error), remedy="For example --for 1h30m, --limit-bytes 200MB/s.") from error
+    if until is not None:
+        seconds, instant = seconds_until(until, plan.spec.zone, context.now())
+        context.output.note(f"works until {spec_time(instant, plan.spec)}", style="dim")
+    if rate is not None and rate < 1:
+        raise UsageError("--limit-bytes is at least 1 byte a second")
+    return Limits(workers, seconds, rate, max_failures)
+
+
+def actor_of(context: Context, plan: Plan) -> Actor:
+    return Actor(context.operator, context.host, context.country(plan.spec))
+
+
+@contextmanager
+def stopping(context: Context) -> Iterator[Event]:
+    """The event that a signal sets while work is under way. A second signal ends the process: that is as safe as kill -9."""
+
+    def on_signal(count: int) -> None:
+        if count > 1:
+            os._exit(ExitCode.INTERRUPTED)
+        context.output.note("stopping: what is in flight has five seconds; once more to end at once", style="bold")
+
+    with stop_on_signal(on_signal) as stop:
+        yield stop
+
+
+def tell_problems(output: Output, problems: Sequence[Problem]) -> None:
+    """Each thing that stopped a worker, once."""
+    told = set()
+    for problem in problems:
+        if problem.what not in told:
+            told.add(problem.what)
+            output.note_error(problem.what, (), problem.remedy)
+
+
+def show_standing(output: Output, progress: Sequence[WaveProgress]) -> None:
+    """The table of waves and outcomes: on each line, planned = the sum of the six outcomes (invariant 3)."""
+    columns = [
+        Column("wave"),
+        Column("users", number=True),
+        Column("verified", number=True),
+        Column("planned", number=True),
+        *(Column(title, number=True) for title in OUTCOME_TITLES),
+        Column("bytes", number=True),
+    ]
+    rows = []
+    for row in wave_rows(progress):
+        cells: list[object] = list(row)
+        for place, title in enumerate(OUTCOME_TITLES, start=4):
+            if title in _OUTCOME_STYLES and cells[place] != "0":
+                cells[place] = Text(safe(cells[place]), style=_OUTCOME_STYLES[title])
+        rows.append(cells)
+    output.table(columns, rows)

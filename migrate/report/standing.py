@@ -1,0 +1,136 @@
+"""Where a plan stands, as plain data and as rows: the read model behind `status` and the summaries of `run` and `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from migrate.jobs.checking import VerifyEnd
+from migrate.jobs.copying import RunEnd
+from migrate.ledger import CheckState, Pass, PassProgress, WaveProgress
+from migrate.model import Outcome
+from migrate.report.progress import Goal
+from migrate.states import UserState
+from migrate.units import format_size
+
+OUTCOME_TITLES = ("copied", "present", "drifted", "quarantined", "withdrawn", "pending")
+_DONE_USERS = (UserState.COPIED, UserState.VERIFIED, UserState.QUARANTINED)
+
+
+def goals(progress: Sequence[WaveProgress], waves: Sequence[int]) -> dict[int, Goal]:
+    """What a run over `waves` has to do, and what of it is done."""
+    return {
+        wave.wave: Goal(
+            users=sum(wave.users.values()),
+            copies=wave.copies,
+            size_bytes=wave.size_bytes,
+            users_done=sum(wave.users.get(state, 0) for state in _DONE_USERS),
+            copies_done=wave.copies - wave.outcomes[Outcome.PENDING],
+            bytes_done=wave.done_bytes,
+        )
+        for wave in progress
+        if wave.wave is not None and wave.wave in waves
+    }
+
+
+def check_goals(progress: Sequence[WaveProgress], checked: int) -> dict[int, Goal]:
+    """What a verification over these waves has to look at. `checked` copies are done, in the order of the waves."""
+    found: dict[int, Goal] = {}
+    for wave in progress:
+        if wave.wave is None:
+            continue
+        copies = wave.outcomes[Outcome.COPIED] + wave.outcomes[Outcome.PRESENT]
+        done = min(copies, checked)
+        checked -= done
+        found[wave.wave] = Goal(
+            users=sum(wave.users.values()), copies=copies, size_bytes=wave.done_bytes, copies_done=done
+        )
+    return found
+
+
+def wave_rows(progress: Sequence[WaveProgress]) -> list[tuple[object, ...]]:
+    """A row a wave: users, verified users, planned copies, the six outcomes, bytes; and the sum of all."""
+    rows: list[tuple[object, ...]] = [_row(str(wave.wave), [wave]) for wave in progress if wave.wave is not None]
+    moving = [wave for wave in progress if wave.wave is not None]
+    return [*rows, _row("all", moving)] if len(rows) > 1 else rows
+
+
+def _row(name: str, waves: Sequence[WaveProgress]) -> tuple[object, ...]:
+    return (
+        name,
+        f"{sum(sum(wave.users.values()) for wave in waves):,}",
+        f"{sum(wave.users.get(UserState.VERIFIED, 0) for wave in waves):,}",
+        f"{sum(wave.copies for wave in waves):,}",
+        *(f"{sum(wave.outcomes[Outcome(title)] for wave in waves):,}" for title in OUTCOME_TITLES),
+        format_size(sum(wave.done_bytes for wave in waves)),
+    )
+
+
+def wave_document(progress: Sequence[WaveProgress]) -> list[dict[str, Any]]:
+    """The waves as plain data; users without a wave are under `null`."""
+    return [
+        {
+            "wave": wave.wave,
+            "users": {state.value: count for state, count in wave.users.items()},
+            "batches": {state.value: count for state, count in wave.batches.items()},
+            "copies": wave.copies,
+            "size_bytes": wave.size_bytes,
+            "done_bytes": wave.done_bytes,
+            "outcomes": {outcome.value: count for outcome, count in wave.outcomes.items()},
+        }
+        for wave in progress
+    ]
+
+
+def run_document(plan: str, run_id: int, end: RunEnd) -> dict[str, Any]:
+    """What `migrate run --json` prints."""
+    return {
+        "plan": plan,
+        "run": run_id,
+        "exit_code": int(end.exit_code),
+        "waves": list(end.waves),
+        "done": _done(end.report.waves),
+        "stopped": [reason.value for reason in end.report.reasons],
+        "problems": [asdict(problem) for problem in end.report.problems],
+        "standing": wave_document(end.progress),
+        "next": end.next_step,
+    }
+
+
+def verify_document(plan: str, run_id: int, end: VerifyEnd) -> dict[str, Any]:
+    """What `migrate verify --json` prints."""
+    return {
+        "plan": plan,
+        "run": run_id,
+        "exit_code": int(end.exit_code),
+        "pass": pass_document(end.verification, end.found),
+        "repaired": end.repaired,
+        "stopped": [reason.value for reason in end.report.reasons],
+        "problems": [asdict(problem) for problem in end.report.problems],
+        "standing": wave_document(end.progress),
+        "next": end.next_step,
+    }
+
+
+def pass_document(verification: Pass, found: PassProgress) -> dict[str, Any]:
+    """A verification and what it found so far."""
+    return {
+        "id": verification.id,
+        "level": verification.level.value,
+        "sample_ppm": verification.sample_ppm,
+        "waves": verification.waves,
+        "started_at": verification.started_at.isoformat(),
+        "ended_at": None if verification.ended_at is None else verification.ended_at.isoformat(),
+        "batches": {state.value: found.checks.get(state, 0) for state in CheckState},
+        "verdicts": asdict(found.counts),
+    }
+
+
+def _done(waves: Mapping[int, Any]) -> dict[str, int]:
+    return {
+        "copies": sum(tally.copies for tally in waves.values()),
+        "bytes": sum(tally.size_bytes for tally in waves.values()),
+        "users": sum(tally.users for tally in waves.values()),
+        "failures": sum(tally.failures for tally in waves.values()),
+    }
