@@ -6,6 +6,7 @@ on hold and users who are leaving. Their objects show each census class and both
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,6 +135,13 @@ class People:
         for number in range(1, parts_of(thing) + 1):
             yield self.part(thing, number)
 
+    def sha256(self, thing: Thing) -> bytes:
+        """The SHA-256 of its bytes."""
+        digest = hashlib.sha256()
+        for block in self.blocks(thing):
+            digest.update(block)
+        return digest.digest()
+
 
 def parts_of(thing: Thing) -> int:
     """In how many parts the source has it."""
@@ -149,6 +157,7 @@ def imagine(seed: int) -> People:
     movers = [person for person in people if person.scope is Scope.MOVES]
     things += _odd_things(movers[1])
     things += _archive(dice, movers[2])
+    things += _kept_by_backup(movers[4])
     things.append(_huge(movers[3]))
     return People(seed, people, tuple(things))
 
@@ -167,10 +176,10 @@ def _things_of(dice: random.Random, person: Person) -> Iterator[Thing]:
     user = person.user_id
     yield _thing(dice, user, "users", "profile/profile.json", Kind.RESTRICTED, "application/json", 900)
     yield _thing(dice, user, "public", "avatar.webp", Kind.ALLOWABLE, "image/webp", 20_000)
-    for number in range(dice.randrange(10)):
+    for number in range(dice.randrange(6)):
         name = f"videos/{number:02d}-{dice.randrange(16**6):06x}.mp4"
         yield _thing(dice, user, "users", name, Kind.RESTRICTED, "video/mp4", 60_000, video=True)
-    for _ in range(dice.randrange(6)):
+    for _ in range(dice.randrange(5)):
         month, name = dice.randrange(1, 13), f"{dice.randrange(16**8):08x}.json.gz"
         yield _thing(dice, user, f"messages/2026/{month:02d}", name, Kind.RESTRICTED, "application/json", 3_000)
     for number in range(dice.randrange(3)):
@@ -192,7 +201,7 @@ def _thing(
     where = (
         Where.UNBACKED if luck < 12 else Where.DIVERGED if luck < 20 else Where.BACKUP_ONLY if luck < 26 else Where.BOTH
     )
-    size = 0 if luck == 500 else dice.randrange(100, largest)
+    size = dice.randrange(100, largest)
     attributes = Attributes(
         content_type=content_type,
         content_encoding="gzip" if name.endswith(".gz") else None,
@@ -223,12 +232,22 @@ def _odd_things(person: Person) -> Iterator[Thing]:
     longest = start + "x" * (1024 - len(start))
     for key in (*(start + name for name in ODD_NAMES), longest):
         attributes = Attributes(content_type="video/mp4", metadata=(("odd", "yes"),))
-        yield Thing(key, key, person.user_id, Kind.RESTRICTED, Where.BOTH, 1_000 + len(key), attributes)
+        size = 0 if key.endswith("/") else 1_000 + len(key)
+        yield Thing(key, key, person.user_id, Kind.RESTRICTED, Where.BOTH, size, attributes)
+
+
+def _kept_by_backup(person: Person) -> Iterator[Thing]:
+    """One object of each category that the primary has no more, whatever the dice say."""
+    for folder, kind in (("users", Kind.RESTRICTED), ("public", Kind.ALLOWABLE), ("payments", Kind.EXCEPTION)):
+        name = "videos/lost.mp4" if folder == "users" else "lost.bin"
+        middle = "" if folder == "users" else f"{folder}/"
+        source, target = f"{folder}/{person.user_id}/{name}", f"users/{person.user_id}/{middle}{name}"
+        yield Thing(source, target, person.user_id, kind, Where.BACKUP_ONLY, 1_234, Attributes())
 
 
 def _archive(dice: random.Random, person: Person) -> Iterator[Thing]:
     """One user with more than fits one batch."""
-    for number in range(700):
+    for number in range(450):
         key = f"users/{person.user_id}/videos/archive/{number:04d}.mp4"
         attributes = Attributes(content_type="video/mp4")
         yield Thing(key, key, person.user_id, Kind.RESTRICTED, Where.BOTH, dice.randrange(2_000), attributes)
