@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from string import Template
 from types import TracebackType
@@ -58,8 +59,10 @@ class Session:
     def table(self, name: str, columns: str, rows: Iterable[Sequence[object]]) -> None:
         """A small table of what the spec says."""
         self.query(f"CREATE OR REPLACE TEMP TABLE {name} ({columns})")
-        for row in rows:
-            self.query(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+        given = [tuple(row) for row in rows]
+        if given:
+            row = f"({', '.join('?' * len(given[0]))})"
+            self.query(f"INSERT INTO {name} VALUES {', '.join([row] * len(given))}", list(chain.from_iterable(given)))
 
     def __enter__(self) -> Self:
         return self

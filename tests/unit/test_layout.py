@@ -15,6 +15,7 @@ from migrate.model import Category
 from migrate.spec import LayoutRule
 from migrate.stores.keys import is_odd
 
+CONNECTION = duckdb.connect(":memory:")
 RULES = compile_rules(
     [
         LayoutRule(name="photos", pattern="users/{user}/photos/{rest}", category=Category.RESTRICTED),
@@ -57,10 +58,8 @@ KEYS = st.one_of(
 ).filter(lambda key: not any("\ud800" <= letter <= "\udfff" for letter in key) and "\0" not in key)
 
 
-def by_sql(
-    connection: duckdb.DuckDBPyConnection, store: str, keys: list[str]
-) -> list[tuple[int | None, str | None, str]]:
-    return connection.execute(
+def by_sql(store: str, keys: list[str]) -> list[tuple[int | None, str | None, str]]:
+    return CONNECTION.execute(
         f"""
         WITH ruled AS (SELECT unnest(?) AS key, generate_subscripts(?, 1) AS place),
         numbered AS (SELECT *, {layout.rule_sql(RULES, store)} AS rule FROM ruled)
@@ -71,11 +70,10 @@ def by_sql(
 
 
 @given(st.lists(KEYS, min_size=1, max_size=20), st.sampled_from(["us", "asia"]))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_duckdb_and_python_match_alike(keys: list[str], store: str) -> None:
     """Rule, user and target key of any key are the same by SQL and by the pure function."""
-    connection = duckdb.connect(":memory:")
-    for key, (number, user_id, target_key) in zip(keys, by_sql(connection, store, keys), strict=True):
+    for key, (number, user_id, target_key) in zip(keys, by_sql(store, keys), strict=True):
         found = match(RULES, store, key)
         if found is None:
             assert number is None
@@ -125,23 +123,21 @@ def test_a_literal_prefix_ends_after_the_user(number: int, prefix: str | None) -
 
 
 @given(st.lists(KEYS.filter(bool), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_odd_keys_are_the_same_ones_in_sql(keys: list[str]) -> None:
     """Planning calls odd what the stores call odd."""
-    connection = duckdb.connect(":memory:")
-    rows = connection.execute(
+    rows = CONNECTION.execute(
         "SELECT key, regexp_matches(key, ?) FROM (SELECT unnest(?) AS key)", [layout.ODD_KEY, keys]
     )
     assert all(found == is_odd(key) for key, found in rows.fetchall())
 
 
 @given(st.lists(st.text(max_size=6), min_size=2, max_size=20))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_duckdb_orders_text_by_its_utf8_bytes(texts: list[str]) -> None:
     """Batches of a split user are bounded by keys in byte order, as stores list them."""
-    connection = duckdb.connect(":memory:")
     given_texts = [text for text in texts if "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)]
-    rows = connection.execute(
+    rows = CONNECTION.execute(
         "SELECT t FROM (SELECT unnest(CAST(? AS VARCHAR[])) AS t) ORDER BY t", [given_texts]
     ).fetchall()
     assert all(one[0].encode() <= two[0].encode() for one, two in pairwise(rows))

@@ -82,7 +82,7 @@ def in_turn(spec: Spec, sizes: dict[str, int]) -> dict[str, tuple[str | None, st
     st.integers(1, 500),
     st.integers(1, 500),
 )
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 def test_sql_places_users_like_the_definition(
     tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int], first: int, second: int
 ) -> None:
