@@ -44,6 +44,7 @@ from migrate.errors import (
     NotFoundError,
     PermanentStoreError,
     PreconditionError,
+    RefusedError,
     TransientStoreError,
     UnreachableError,
     UnreadableError,
@@ -103,10 +104,12 @@ class FileStore:
         root: Path,
         *,
         capabilities: Capabilities = FILE_CAPABILITIES,
+        writable: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.name = name
         self.capabilities = capabilities
+        self._writable = writable
         self._clock_ns = clock_ns
         self._tree = Tree(name, root)
         self._reserve = Reserve(name, self._tree)
@@ -201,7 +204,7 @@ class FileStore:
         create_only: bool = False,
         if_match: str | None = None,
     ) -> PutResult:
-        self._check("put", key)
+        self._check_write("put", key)
         if new_md5(body, usedforsecurity=False).digest() != md5:
             raise CorruptBodyError(self.name, "put", "the MD5 is another", key=key)
         record = Record(key, md5.hex(), attributes, tags)
@@ -210,19 +213,19 @@ class FileStore:
         return PutResult(md5.hex())
 
     def create_upload(self, key: str, *, attributes: Attributes) -> str:
-        self._check("create_upload", key)
+        self._check_write("create_upload", key)
         with os_errors(self.name, "create_upload", key):
             return self._uploads.create(key, attributes)
 
     def put_part(self, key: str, upload_id: str, number: int, body: Body, *, md5: bytes) -> str:
-        self._check("put_part", key)
+        self._check_write("put_part", key)
         if new_md5(body, usedforsecurity=False).digest() != md5:
             raise CorruptBodyError(self.name, "put_part", "the MD5 is another", key=key)
         with os_errors(self.name, "put_part", key):
             return self._uploads.put_part(key, upload_id, number, body, md5)
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
-        self._check("complete_upload", key)
+        self._check_write("complete_upload", key)
         with os_errors(self.name, "complete_upload", key):
             with self._uploads.joined(key, upload_id, parts) as joined:
                 record = Record(key, joined.etag, joined.attributes, tags)
@@ -231,12 +234,12 @@ class FileStore:
         return PutResult(joined.etag)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        self._check("abort_upload", key)
+        self._check_write("abort_upload", key)
         with os_errors(self.name, "abort_upload", key):
             self._uploads.abort(key, upload_id)
 
     def put_tags(self, key: str, tags: Tags) -> None:
-        self._check("put_tags", key)
+        self._check_write("put_tags", key)
         with os_errors(self.name, "put_tags", key):
             self._begin()
             with self._reserve.locked():
@@ -249,7 +252,7 @@ class FileStore:
                 )
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
-        self._check("delete", key, version_id)
+        self._check_write("delete", key, version_id)
         with os_errors(self.name, "delete", key):
             self._begin()
             with self._reserve.locked():
@@ -276,6 +279,13 @@ class FileStore:
             problem = "a folder has no versions"
         if problem is not None:
             raise UnsupportedError(self.name, operation, problem, key=key)
+
+    def _check_write(self, operation: str, key: str, version_id: str | None = None) -> None:
+        if not self._writable:
+            raise RefusedError(
+                f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
+            )
+        self._check(operation, key, version_id)
 
     def _not_found(self, operation: str, key: str) -> Exception:
         """NotFoundError; but of a folder that is gone itself nothing can be said."""

@@ -21,6 +21,7 @@ from migrate.errors import (
     NotFoundError,
     PermanentStoreError,
     PreconditionError,
+    RefusedError,
     UnreadableError,
     UnsupportedError,
 )
@@ -74,10 +75,18 @@ class MemoryDownload:
 class MemoryStore:
     """One opening of a MemoryPlace. The contract of each method stands in `base.Store`."""
 
-    def __init__(self, name: str, place: MemoryPlace, *, capabilities: Capabilities = ALL_CAPABILITIES) -> None:
+    def __init__(
+        self,
+        name: str,
+        place: MemoryPlace,
+        *,
+        capabilities: Capabilities = ALL_CAPABILITIES,
+        writable: bool = True,
+    ) -> None:
         self.name = name
         self.capabilities = capabilities
         self.place = place
+        self._writable = writable
 
     # reading
 
@@ -176,7 +185,7 @@ class MemoryStore:
         create_only: bool = False,
         if_match: str | None = None,
     ) -> PutResult:
-        self._begin("put", key, writing=True)
+        self._begin_writing("put", key, new=True)
         if tags:
             self._need_tags("put", key)
         data = bytes(body)
@@ -194,7 +203,7 @@ class MemoryStore:
         return PutResult(info.etag, info.version_id)
 
     def create_upload(self, key: str, *, attributes: Attributes) -> str:
-        self._begin("create_upload", key, writing=True)
+        self._begin_writing("create_upload", key, new=True)
         if not self.place.able.multipart:
             raise UnsupportedError(self.name, "create_upload", "the store takes no object in parts", key=key)
         upload_id = secrets.token_hex(16)
@@ -204,7 +213,7 @@ class MemoryStore:
         return upload_id
 
     def put_part(self, key: str, upload_id: str, number: int, body: Body, *, md5: bytes) -> str:
-        self._begin("put_part", key, writing=True)
+        self._begin_writing("put_part", key, new=True)
         data = bytes(body)
         found_md5 = hashlib.md5(data, usedforsecurity=False)
         if found_md5.digest() != md5:
@@ -217,7 +226,7 @@ class MemoryStore:
         return etag
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
-        self._begin("complete_upload", key, writing=True)
+        self._begin_writing("complete_upload", key, new=True)
         if tags:
             self._need_tags("complete_upload", key)
         with self.place.lock:
@@ -236,7 +245,7 @@ class MemoryStore:
         return PutResult(info.etag, info.version_id)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        self._begin("abort_upload", key)
+        self._begin_writing("abort_upload", key)
         with self.place.lock:
             upload = self.place.uploads.get(upload_id)
             if upload is not None and upload.key == key:
@@ -244,7 +253,7 @@ class MemoryStore:
         self.place.after("abort_upload", key)
 
     def put_tags(self, key: str, tags: Tags) -> None:
-        self._begin("put_tags", key)
+        self._begin_writing("put_tags", key)
         self._need_tags("put_tags", key)
         with self.place.lock:
             found = self._find("put_tags", key, None)
@@ -253,7 +262,7 @@ class MemoryStore:
         self.place.after("put_tags", key)
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
-        self._begin("delete", key)
+        self._begin_writing("delete", key)
         self.place.remove(key, version_id)
         self.place.after("delete", key)
 
@@ -262,13 +271,20 @@ class MemoryStore:
 
     # inside
 
-    def _begin(self, operation: str, key: str, *, writing: bool = False) -> None:
+    def _begin(self, operation: str, key: str) -> None:
         problem = key_problem(key)
-        if problem is None and writing and not self.place.able.odd_keys and is_odd(key):
-            problem = "the store cannot hold such a key"
         if problem is not None:
             raise UnsupportedError(self.name, operation, problem, key=key)
         self.place.fault(operation, key)
+
+    def _begin_writing(self, operation: str, key: str, *, new: bool = False) -> None:
+        if not self._writable:
+            raise RefusedError(
+                f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
+            )
+        if new and not self.place.able.odd_keys and is_odd(key):
+            raise UnsupportedError(self.name, operation, "the store cannot hold such a key", key=key)
+        self._begin(operation, key)
 
     def _need_tags(self, operation: str, key: str) -> None:
         if not self.place.able.tags:

@@ -1,0 +1,73 @@
+"""The capabilities file: what `migrate doctor` found out about a spec's stores, and planning takes as an input.
+
+JSON with a format version, private to its owner, replaced in one step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from migrate.errors import InputError
+from migrate.stores.base import Capabilities
+
+CAPABILITIES_FORMAT = 1
+_REMEDY = "`migrate doctor SPEC` writes it anew."
+_NAMES = frozenset(field.name for field in fields(Capabilities))
+
+
+def load_capabilities(path: Path) -> dict[str, Capabilities]:
+    """What the file says, by store name; nothing where there is no file. InputError where it cannot be trusted."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", remedy=_REMEDY) from error
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}", remedy=_REMEDY) from error
+    if not isinstance(document, dict) or not isinstance(document.get("stores"), dict):
+        raise InputError(f"{path} is no capabilities file", remedy=_REMEDY)
+    if document.get("format") != CAPABILITIES_FORMAT:
+        raise InputError(
+            f"{path} has the format {document.get('format')!r}, and this version reads {CAPABILITIES_FORMAT}",
+            remedy=_REMEDY,
+        )
+    problems = [f"{path}: {line}" for name, found in document["stores"].items() for line in _problems(name, found)]
+    if problems:
+        raise InputError(f"{path} is no capabilities file", problems, remedy=_REMEDY)
+    return {name: Capabilities(**found) for name, found in document["stores"].items()}
+
+
+def save_capabilities(path: Path, capabilities: Mapping[str, Capabilities]) -> None:
+    """Write the file by one rename; its folder must exist. Readable by the owner alone."""
+    document = {
+        "format": CAPABILITIES_FORMAT,
+        "stores": {name: asdict(capabilities[name]) for name in sorted(capabilities)},
+    }
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _problems(name: str, found: object) -> list[str]:
+    if not isinstance(found, dict):
+        return [f"{name}: not a table"]
+    unknown = [f"{name}: unknown capability {key!r}" for key in sorted(found.keys() - _NAMES)]
+    missing = [f"{name}: {key} is missing" for key in sorted(_NAMES - found.keys())]
+    wrong = [f"{name}: {key} is neither true nor false" for key in sorted(found) if not isinstance(found[key], bool)]
+    return unknown + missing + wrong

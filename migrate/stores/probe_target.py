@@ -1,0 +1,240 @@
+"""Trying a target out: each ability is used once, under a scratch prefix that is emptied at the end whatever happened.
+
+The capability that a store gets for it is what it did, not what it answered: after a PUT that must be refused, the key is
+looked at. The odd keys stay under the scratch prefix even at a server that takes keys for paths and resolves them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+from migrate.errors import NotFoundError, PreconditionError, StoreError, UnsupportedError
+from migrate.model import Attributes, Tags
+from migrate.stores.base import Capabilities, PartInfo, PutResult, Store
+from migrate.stores.probe_checks import Checks, Questions
+
+_PLAIN = Attributes(content_type="text/plain")
+_BODY = b"written by migrate doctor"
+_OTHER = b"written over by migrate doctor"
+_TAGS = {"migrate probe": "a/b +c"}
+_METADATA = (("migrate-probe", "plain"),)
+_FOREIGN_METADATA = (("migrate-probe", "grün"),)
+
+
+class TargetTrial:
+    """One trial of one target, under `scratch` (which ends in `/`)."""
+
+    def __init__(self, store: Store, questions: Questions, checks: Checks, scratch: str) -> None:
+        self._store = store
+        self._questions = questions
+        self._checks = checks
+        self._scratch = scratch
+
+    def run(self) -> Capabilities:
+        """What the store was found to do. Nothing is left behind, or a check says so."""
+        try:
+            return self._try()
+        finally:
+            self._clean()
+
+    def _try(self) -> Capabilities:
+        found = Capabilities()
+        with self._checks.needed("write, read, list", "Allow PutObject, GetObject and ListBucket."):
+            found = replace(found, etag_is_md5=self._write_and_read())
+        if self._checks.any_failed:
+            return found
+        refusals = self._refuses()
+        return replace(
+            found,
+            conditional_put=self._honours_conditions(),
+            refuses_wrong_md5=refusals[0],
+            refuses_wrong_sha256=refusals[1],
+            tags=self._keeps_tags(),
+            metadata=self._keeps_metadata(),
+            versions=self._has_versions(),
+            multipart=self._joins_parts(),
+            odd_keys=self._keeps_odd_keys(),
+        )
+
+    def _put(
+        self,
+        name: str,
+        body: bytes = _BODY,
+        *,
+        attributes: Attributes = _PLAIN,
+        tags: Tags | None = None,
+        create_only: bool = False,
+        if_match: str | None = None,
+    ) -> PutResult:
+        return self._store.put(
+            self._scratch + name,
+            body,
+            attributes=attributes,
+            tags=tags or {},
+            md5=hashlib.md5(body, usedforsecurity=False).digest(),
+            create_only=create_only,
+            if_match=if_match,
+        )
+
+    def _read(self, name: str) -> bytes:
+        with self._store.get(self._scratch + name) as download:
+            return download.read()
+
+    def _listed(self, prefix: str) -> set[str]:
+        return {info.key for page in self._store.list(prefix) for info in page}
+
+    def _write_and_read(self) -> bool:
+        etag = self._put("plain").etag
+        info = self._store.head(self._scratch + "plain")
+        if self._read("plain") != _BODY or info.attributes.content_type != _PLAIN.content_type:
+            raise StoreError(self._store.name, "read", "what was written is not what is read")
+        if self._scratch + "plain" not in self._listed(self._scratch):
+            raise StoreError(self._store.name, "list", "what was written is not listed")
+        self._checks.ok("write, read, list", "an object was written, read back and listed")
+        return self._checks.judge(
+            "ETag",
+            etag == hashlib.md5(_BODY, usedforsecurity=False).hexdigest(),
+            "is the MD5 of the content",
+            "is not the MD5 of the content",
+            "Expected with KMS. Where wrong checksums are not refused either, each object is read again after its PUT.",
+        )
+
+    def _honours_conditions(self) -> bool:
+        fix = "Before each PUT the tool looks whether the key is there. Let nobody else write to this store meanwhile."
+        with self._checks.wanted("conditional PUT", fix):
+            exists = self._is_refused(create_only=True)
+            another = self._is_refused(if_match="0" * 32)
+            return self._checks.judge(
+                "conditional PUT",
+                exists and another and self._read("plain") == _BODY,
+                "If-None-Match and If-Match are honoured",
+                "is not honoured: what exists is overwritten",
+                fix,
+            )
+        return False
+
+    def _is_refused(self, *, create_only: bool = False, if_match: str | None = None) -> bool:
+        try:
+            self._put("plain", _OTHER, create_only=create_only, if_match=if_match)
+        except PreconditionError:
+            return True
+        return False
+
+    def _refuses(self) -> tuple[bool, bool]:
+        fix = "What is stored is compared by its ETag, or read again, after each PUT."
+        with self._checks.wanted("wrong checksums", fix):
+            found = self._questions.refusals(self._scratch + "checksum")
+            self._checks.judge("wrong MD5", found.md5, "is refused", "is not refused", fix)
+            # no warning: nothing relies on it where the MD5 serves
+            self._checks.ok("wrong SHA-256", "is refused" if found.sha256 else "is not refused; nothing relies on it")
+            return found.md5, found.sha256
+        return False, False
+
+    def _keeps_tags(self) -> bool:
+        fix = "Objects with tags cannot be copied to this store; give them another target."
+        with self._checks.wanted("tags", fix):
+            self._put("tags", tags=_TAGS)
+            at_once = dict(self._store.get_tags(self._scratch + "tags"))
+            self._store.put_tags(self._scratch + "plain", _TAGS)
+            afterwards = dict(self._store.get_tags(self._scratch + "plain"))
+            kept = at_once == afterwards == _TAGS
+            return self._checks.judge("tags", kept, "are kept", "come back as others than were set", fix)
+        return False
+
+    def _keeps_metadata(self) -> bool:
+        fix = "Objects with user metadata cannot be copied to this store; give them another target."
+        with self._checks.wanted("user metadata", fix):
+            kept = self._metadata_after("metadata", _METADATA) == _METADATA
+            self._checks.judge("user metadata", kept, "is kept", "is not kept", fix)
+            if kept:
+                self._look_at_foreign_metadata()
+            return kept
+        return False
+
+    def _look_at_foreign_metadata(self) -> None:
+        fix = "Objects with such metadata will be found different by `migrate verify`."
+        with self._checks.wanted("non-ASCII metadata", fix):
+            kept = self._metadata_after("foreign", _FOREIGN_METADATA) == _FOREIGN_METADATA
+            self._checks.judge("non-ASCII metadata", kept, "is kept", "comes back as another text", fix)
+
+    def _metadata_after(self, name: str, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        self._put(name, attributes=replace(_PLAIN, metadata=metadata))
+        return self._store.head(self._scratch + name).attributes.metadata
+
+    def _has_versions(self) -> bool:
+        try:
+            for _ in self._store.list_versions(self._scratch):
+                pass
+        except StoreError:
+            self._checks.ok("versions", "cannot be listed; nothing relies on it")
+            return False
+        self._checks.ok("versions", "can be listed")
+        return True
+
+    def _joins_parts(self) -> bool:
+        fix = "Large objects cannot be copied to this store; give them another target."
+        key = self._scratch + "parted"
+        md5 = hashlib.md5(_BODY, usedforsecurity=False).digest()
+        with self._checks.wanted("multipart", fix):
+            dropped = self._store.create_upload(key, attributes=_PLAIN)
+            etag = self._store.put_part(key, dropped, 1, _BODY, md5=md5)
+            parts = [(part.number, part.etag, part.size) for part in self._store.list_parts(key, dropped)]
+            uploads = {upload.upload_id for upload in self._store.list_uploads(key)}
+            self._store.abort_upload(key, dropped)
+            is_gone = dropped not in {upload.upload_id for upload in self._store.list_uploads(key)}
+            joined = self._store.create_upload(key, attributes=_PLAIN)
+            part = PartInfo(1, self._store.put_part(key, joined, 1, _BODY, md5=md5), len(_BODY))
+            self._store.complete_upload(key, joined, [part], tags={})
+            good = parts == [(1, etag, len(_BODY))] and dropped in uploads and is_gone
+            return self._checks.judge(
+                "multipart",
+                good and self._read("parted") == _BODY,
+                "parts are sent, listed, joined and dropped",
+                "parts or uploads are not listed as they are, so that nothing could be resumed or cleaned up",
+                fix,
+            )
+        return False
+
+    def _keeps_odd_keys(self) -> bool:
+        fix = "Keys with empty, `.` or `..` segments or control characters cannot be copied to this store."
+        odd = f"{self._scratch}odd/"
+        names = ["a//b", "/lead", "trail/", f"../../{self._scratch}odd/up", "c\x01d", "n\nl"]
+        with self._checks.wanted("odd keys", fix):
+            for name in names:
+                with suppress(UnsupportedError):
+                    self._put(f"odd/{name}", name.encode())
+            kept = self._listed(odd) == {odd + name for name in names}
+            kept = kept and all(self._read(f"odd/{name}") == name.encode() for name in names)
+            return self._checks.judge("odd keys", kept, "arrive under their own names", "are bent or refused", fix)
+        return False
+
+    # cleaning
+
+    def _clean(self) -> None:
+        fix = f"Allow DeleteObject and AbortMultipartUpload, then delete what is under {self._scratch}."
+        with self._checks.needed("delete", fix):
+            with suppress(UnsupportedError):
+                for upload in self._store.list_uploads(self._scratch):
+                    self._store.abort_upload(upload.key, upload.upload_id)
+            self._delete((key, None) for key in self._listed(self._scratch))
+            with suppress(StoreError):  # a store without versions
+                self._delete(
+                    [
+                        (info.key, info.version_id)
+                        for page in self._store.list_versions(self._scratch)
+                        for info in page
+                        if info.version_id is not None
+                    ]
+                )
+            left = self._listed(self._scratch)
+            if left:
+                raise StoreError(self._store.name, "delete", f"{len(left)} objects of the trial are still there")
+            self._checks.ok("delete", "what was written for the trial is gone")
+
+    def _delete(self, objects: Iterable[tuple[str, str | None]]) -> None:
+        for key, version_id in objects:
+            with suppress(NotFoundError):
+                self._store.delete(key, version_id=version_id)
