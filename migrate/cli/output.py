@@ -88,6 +88,10 @@ class Output:
         """A line of the answer. The text is escaped here."""
         self.show(_text(text, style))
 
+    def command(self, text: str) -> None:
+        """A command to copy: never broken into several lines."""
+        _write(sys.stdout, f"  {safe(text)}\n")
+
     def show(self, *parts: RenderableType) -> None:
         """Tables and other parts of the answer."""
         console = self._console(error=False)

@@ -1,0 +1,78 @@
+"""`migrate plan SPEC`: from the spec, the directory and the inventories to a plan."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from migrate.cli.context import Context, JsonOption, SpecArgument, context_of
+from migrate.cli.doors import open_door
+from migrate.cli.logs import start_logs
+from migrate.cli.plan_progress import PlanProgress
+from migrate.cli.plan_tables import show_summary
+from migrate.cli.records import recorded_run
+from migrate.cli.working import stopping
+from migrate.model import Purpose
+from migrate.planner.build import build_plan
+from migrate.planner.folder import Plan
+from migrate.planner.summary import PlanSummary, summarise
+from migrate.report.plan_view import summary_document
+from migrate.spec import Spec, load_spec
+from migrate.stores.door import load_capabilities
+
+
+def plan(
+    typer_context: typer.Context,
+    spec: SpecArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the plan would be, and build none.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a plan: who moves, what, where to and in which order. It copies nothing, and never changes afterwards."""
+    context = context_of(typer_context, as_json=as_json)
+    start_logs(context)
+    loaded = load_spec(spec)
+    if dry_run:
+        _plan(context, loaded, dry_run=True)
+        return
+    with recorded_run(context, "plan", {"spec": str(spec)}, country=context.country(loaded)):
+        _plan(context, loaded, dry_run=False)
+
+
+def _plan(context: Context, spec: Spec, *, dry_run: bool) -> None:
+    capabilities = load_capabilities(context.workspace.capabilities(spec.name))
+    unprobed = [name for name in sorted(spec.stores) if name not in capabilities]
+    if unprobed:
+        context.output.note(
+            f"not probed yet: {', '.join(unprobed)}. The least is assumed of them; `migrate doctor` finds out more.",
+            style="yellow",
+        )
+    door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)
+    try:
+        with stopping(context) as stop, PlanProgress(context.output) as progress:
+            built = build_plan(
+                spec,
+                context.workspace,
+                door,
+                capabilities=capabilities,
+                now=context.now,
+                on_progress=progress.step,
+                is_stopping=stop.is_set,
+                dry_run=dry_run,
+            )
+    finally:
+        door.close()
+    _tell(context, spec, built, unprobed)
+
+
+def _tell(context: Context, spec: Spec, built: Plan | PlanSummary, unprobed: list[str]) -> None:
+    summary = summarise(built.document) if isinstance(built, Plan) else built
+    if context.as_json:
+        folder = {"folder": str(built.folder)} if isinstance(built, Plan) else {}
+        context.output.document(summary_document(summary, unprobed) | {"dry_run": not folder, **folder})
+        return
+    show_summary(context.output, summary, spec, unprobed=unprobed, built=isinstance(built, Plan))
+    if not isinstance(built, Plan):
+        context.output.note("nothing was built", style="dim")
+    elif not summary.blockers:
+        context.output.note(f"next: migrate run {summary.digest[:12]} --dry-run")

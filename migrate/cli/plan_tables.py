@@ -1,0 +1,88 @@
+"""A plan on the terminal: the tables that `plan` and `show` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from migrate.cli.output import Column, Output, safe
+from migrate.model import CensusClass
+from migrate.planner.summary import PlanSummary
+from migrate.report import plan_view
+from migrate.spec import Spec, spec_time
+
+_SHARE = (Column("users", number=True), Column("copies", number=True), Column("bytes", number=True))
+
+
+def show_summary(
+    output: Output, summary: PlanSummary, spec: Spec, *, unprobed: Sequence[str] = (), built: bool = True
+) -> None:
+    """Everything that a plan's `plan.json` says, for a person."""
+    _head(output, summary, spec, built=built)
+    output.line()
+    output.table([Column("country"), *_SHARE], plan_view.share_rows(summary.by_country))
+    output.line()
+    output.table([Column("site"), Column("in"), Column("role"), *_SHARE], plan_view.site_rows(summary.by_site, spec))
+    for line in plan_view.closed_lines(summary):
+        output.line(f"  {line}", style="yellow")
+    output.line()
+    output.table([Column("wave"), *_SHARE], plan_view.share_rows(summary.by_wave))
+    output.line()
+    output.table(
+        [Column("store"), Column("listed", number=True), *(Column(kind.value, number=True) for kind in CensusClass)],
+        [_warned(row) for row in plan_view.census_rows(summary.census)],
+    )
+    names, rows = plan_view.reconciliation_rows(summary.reconciliation)
+    if rows:
+        output.line()
+        output.table([Column("backup"), *(Column(name.replace("_", " "), number=True) for name in names)], rows)
+    for line in plan_view.skew_lines(summary):
+        output.line(f"  {line}")
+    _findings(output, summary, unprobed)
+    _blockers(output, summary, built=built)
+
+
+def _head(output: Output, summary: PlanSummary, spec: Spec, *, built: bool) -> None:
+    at = spec_time(datetime.fromisoformat(summary.built_at), spec)
+    shown = summary.digest[: plan_view.DIGEST_SHOWN]
+    what = f"plan {shown} ({summary.name}), built {at}" if built else f"{summary.name}: this would be plan {shown}"
+    users = ", ".join(f"{count:,} {state}" for state, count in summary.users.items() if count)
+    output.line(what, style="bold")
+    output.line(f"  users     {users or 'none'}")
+    output.line(f"  moves     {summary.objects:,} objects as {summary.copies:,} copies, in {summary.batches:,} batches")
+    output.line(f"  forecast  {plan_view.forecast_line(summary)}")
+
+
+def _warned(row: Sequence[str]) -> list[object]:
+    *cells, last = row
+    return [*cells, Text(safe(last), style="" if last == "0" else "bold yellow")]
+
+
+def _findings(output: Output, summary: PlanSummary, unprobed: Sequence[str]) -> None:
+    rows: list[Sequence[object]] = [*plan_view.finding_rows(summary.findings)]
+    if unprobed:
+        rows.append(
+            ("unprobed", str(len(unprobed)), f"{', '.join(unprobed)}: the least is assumed; `migrate doctor` finds out")
+        )
+    if rows:
+        output.line()
+        output.table([Column("finding"), Column("count", number=True), Column("what it means", folds=True)], rows)
+
+
+def _blockers(output: Output, summary: PlanSummary, *, built: bool) -> None:
+    output.line()
+    if not summary.blockers:
+        output.line("nothing blocks it", style="green")
+        return
+    what = ", ".join(f"{blocker.count:,} {blocker.kind}" for blocker in summary.blockers)
+    output.line(f"blocked by {what}", style="bold yellow")
+    if built:
+        shown = summary.digest[: plan_view.DIGEST_SHOWN]
+        output.line("decide them in the spec and plan again; or look at them, and accept just these:")
+        for blocker in summary.blockers:
+            output.command(f"migrate show {shown} --list {blocker.kind}")
+        output.command(plan_view.accept_command(summary.digest, summary.blockers))
+    else:
+        output.line("decide them in the spec, or build the plan and accept them by count and digest")

@@ -1,0 +1,229 @@
+"""`migrate plans`, `show`, `explain` and `diff`: read what was planned. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
+from migrate.cli.output import Column, Output
+from migrate.cli.plan_tables import show_summary
+from migrate.errors import MigrateError, UsageError
+from migrate.planner.diff import PlanDiff
+from migrate.planner.diff import diff as compare
+from migrate.planner.explain import Explanation
+from migrate.planner.explain import explain as explain_user
+from migrate.planner.folder import Plan, find_plan, plan_folders
+from migrate.planner.listing import Listed, list_findings
+from migrate.planner.summary import summarise
+from migrate.report import plan_view
+from migrate.report.plan_view import DIGEST_SHOWN
+from migrate.spec import spec_time
+from migrate.units import format_size
+
+LISTED_MAX = 10_000
+
+
+def plans(typer_context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the plans of the workspace, the newest first."""
+    context = context_of(typer_context, as_json=as_json)
+    rows: list[dict[str, Any]] = []
+    for folder in plan_folders(context.workspace):
+        try:
+            rows.append(_row(Plan.open(folder)))
+        except MigrateError as error:  # one that cannot be read does not hide the others
+            rows.append({"folder": str(folder), "problem": error.what})
+    rows.sort(key=lambda row: str(row.get("built_at", "")), reverse=True)
+    if context.as_json:
+        context.output.document({"plans": rows})
+        return
+    if not rows:
+        context.output.note("there is no plan here: `migrate plan SPEC` builds one")
+        return
+    context.output.table(
+        [
+            Column("plan"),
+            Column("name"),
+            Column("built"),
+            Column("users", number=True),
+            Column("copies", number=True),
+            Column("bytes", number=True),
+            Column("blocked by"),
+        ],
+        [_cells(row) for row in rows if "problem" not in row],
+    )
+    for row in rows:
+        if "problem" in row:
+            context.output.note(row["problem"], style="red")
+
+
+def _row(plan: Plan) -> dict[str, Any]:
+    totals = plan.document["totals"]
+    return {
+        "digest": plan.digest,
+        "name": plan.name,
+        "built_at": plan.built_at.isoformat(),
+        "built_shown": spec_time(plan.built_at, plan.spec),
+        "users": totals["users"]["planned"],
+        "copies": totals["copies"],
+        "size_bytes": totals["size_bytes"],
+        "blockers": {blocker["kind"]: blocker["count"] for blocker in plan.document["blockers"]},
+    }
+
+
+def _cells(row: dict[str, Any]) -> Sequence[object]:
+    blockers = ", ".join(f"{count:,} {kind}" for kind, count in row["blockers"].items())
+    return (
+        row["digest"][:DIGEST_SHOWN],
+        row["name"],
+        row["built_shown"],
+        f"{row['users']:,}",
+        f"{row['copies']:,}",
+        format_size(row["size_bytes"]),
+        blockers or "–",
+    )
+
+
+def show(
+    typer_context: typer.Context,
+    plan: PlanArgument = None,
+    listed: Annotated[
+        str | None,
+        typer.Option("--list", metavar="KIND", help="List the keys or users of one kind of finding or blocker."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a plan: users and bytes by country, site and wave, findings, blockers and a forecast."""
+    context = context_of(typer_context, as_json=as_json)
+    found = find_plan(context.workspace, plan)
+    if listed is not None:
+        _show_findings(context, found, listed)
+        return
+    summary = summarise(found.document)
+    unprobed = [name for name in sorted(found.spec.stores) if name not in found.capabilities]
+    if context.as_json:
+        context.output.document(plan_view.summary_document(summary, unprobed) | {"folder": str(found.folder)})
+    else:
+        show_summary(context.output, summary, found.spec, unprobed=unprobed)
+
+
+def _show_findings(context: Context, plan: Plan, kind: str) -> None:
+    kinds = plan.document["findings"]
+    if kind not in kinds:
+        names = ", ".join(sorted(kinds)) or "none"
+        raise UsageError(f"the plan has no finding of the kind {kind!r}", remedy=f"It has: {names}.")
+    rows = list_findings(plan, kind, limit=LISTED_MAX)
+    if context.as_json:
+        document = {
+            "plan": plan.digest,
+            "kind": kind,
+            "count": kinds[kind],
+            "findings": [_finding(row) for row in rows],
+        }
+        context.output.document(document)
+        return
+    context.output.table(
+        [
+            Column("store"),
+            Column("user", folds=True),
+            Column("key", folds=True),
+            Column("detail", folds=True),
+            Column("count", number=True),
+        ],
+        [(row.store, row.user_id or "–", row.key or "–", row.detail or "–", f"{row.count:,}") for row in rows],
+    )
+    if len(rows) == LISTED_MAX:
+        context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / 'findings.parquet'}")
+
+
+def _finding(row: Listed) -> dict[str, Any]:
+    return {"store": row.store, "user": row.user_id, "key": row.key, "detail": row.detail, "count": row.count}
+
+
+def explain(
+    typer_context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the directory has it.")],
+    plan: PlanArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which rules decided about a user, and which alternatives lost, and why."""
+    context = context_of(typer_context, as_json=as_json)
+    found = find_plan(context.workspace, plan)
+    explanation = explain_user(found, user)
+    if context.as_json:
+        context.output.document({"plan": found.digest, **plan_view.explanation_document(explanation)})
+    else:
+        _show_explanation(context.output, found, explanation)
+
+
+def _show_explanation(output: Output, plan: Plan, explanation: Explanation) -> None:
+    user = explanation.user
+    given = f", given as {user.country_given!r}" if user.country_given != user.country else ""
+    output.line(f"user {user.user_id} in plan {plan.digest[:DIGEST_SHOWN]} ({plan.name})", style="bold")
+    output.line(f"  state      {user.state}")
+    output.line(f"  residence  {user.country or 'unknown'}{given}")
+    output.line(f"  scope      {user.scope_rule} (policy {explanation.policy})")
+    if user.home is not None:
+        output.line(f"  placement  rule {user.placement_rule}: home {user.home}, backup {user.backup or 'none'}")
+    if user.wave is not None:
+        output.line(f"  wave       {user.wave}, {explanation.wave_reason}")
+    if user.first_batch is not None:
+        output.line(f"  batches    {user.first_batch} to {user.last_batch}")
+    rows = plan_view.alternative_rows(explanation)
+    if rows:
+        output.line()
+        output.table([Column("for"), Column("site"), Column("why", folds=True)], rows)
+    if explanation.copies:
+        output.line()
+        output.table(
+            [
+                Column("category"),
+                Column("role"),
+                Column("to"),
+                Column("copies", number=True),
+                Column("bytes", number=True),
+            ],
+            [
+                (share.category, share.role, share.store, f"{share.copies:,}", format_size(share.size_bytes))
+                for share in explanation.copies
+            ],
+        )
+    if explanation.findings:
+        output.line()
+        output.table(
+            [Column("finding"), Column("store"), Column("detail", folds=True), Column("count", number=True)],
+            [(found.kind, found.store, found.detail or "–", f"{found.count:,}") for found in explanation.findings],
+        )
+
+
+def diff(
+    typer_context: typer.Context,
+    before: Annotated[str, typer.Argument(metavar="A", help="The start of a plan's digest.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The start of another's.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two plans: the spec's keys, the users, and the copies."""
+    context = context_of(typer_context, as_json=as_json)
+    found = compare(find_plan(context.workspace, before), find_plan(context.workspace, after))
+    if context.as_json:
+        context.output.document(plan_view.diff_document(found))
+    else:
+        _show_diff(context.output, found)
+
+
+def _show_diff(output: Output, found: PlanDiff) -> None:
+    output.line(f"from plan {found.before[:DIGEST_SHOWN]} to {found.after[:DIGEST_SHOWN]}", style="bold")
+    rows = plan_view.diff_rows(found)
+    if found.is_empty or not (rows or found.spec):
+        output.line("users and copies are the same")
+        return
+    if rows:
+        output.table([Column("what"), Column("count", number=True), Column("bytes", number=True)], rows)
+    if found.spec:
+        output.line()
+        output.table(
+            [Column("spec", folds=True), Column("before", folds=True), Column("after", folds=True)],
+            [(change.key, change.before, change.after) for change in found.spec],
+        )

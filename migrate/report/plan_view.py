@@ -1,0 +1,167 @@
+"""What `plan`, `show`, `explain` and `diff` say of a plan: rows of texts and plain documents, from the planner's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from migrate.model import CensusClass
+from migrate.planner.diff import PlanDiff
+from migrate.planner.explain import Explanation
+from migrate.planner.summary import Blocker, PlanSummary, Share
+from migrate.spec import Spec
+from migrate.units import format_duration, format_size
+
+DIGEST_SHOWN = 12
+
+# What a finding means for the operator. A kind that is not here is shown without words: `test_cli_plans` names all there are.
+FINDINGS: dict[str, str] = {
+    "unclassified": "keys that no layout rule matches; they stay where they are",
+    "review": "users whose country or status nobody has decided; they do not move",
+    "backup_only": "keys that only a backup holds: deleted at the primary, or lost there",
+    "orphan": "keys of users whom the directory does not have",
+    "diverged": "keys that differ between primary and backup; the primary's are copied",
+    "incomparable": "keys whose ETags cannot be compared between primary and backup; the primary's are copied",
+    "unbacked": "keys that the backup does not hold; copied from the primary",
+    "noncurrent": "versions beyond the current one; they do not move",
+    "delete_marker": "delete markers; they do not move",
+    "open_upload": "multipart uploads that were begun at a source and not ended; they do not move",
+    "no_tags": "copies to a store that keeps no tags; an object that has some is quarantined",
+    "no_metadata": "copies to a store that keeps no user metadata; an object that has some is quarantined",
+    "archived": "objects in an archive class; restore them first, or they are quarantined",
+    "customer_key": "objects under a customer's key (SSE-C); they cannot be read and are quarantined",
+    "object_lock": "objects under a lock; the lock does not move",
+    "too_large": "objects larger than S3's multipart uploads reach; they are quarantined",
+    "key_too_long": "keys that are too long at the target; they are quarantined",
+    "odd_key": "keys that the target store may not hold under their own name",
+}
+
+
+def accept_word(blocker: Blocker) -> str:
+    """What `migrate run --accept` takes to accept just these keys or users."""
+    return f"{blocker.kind}:{blocker.count}:{blocker.digest[:DIGEST_SHOWN]}"
+
+
+def accept_command(digest: str, blockers: Sequence[Blocker]) -> str:
+    """The command that runs the plan with all that blocks it accepted."""
+    words = " ".join(f"--accept {accept_word(blocker)}" for blocker in blockers)
+    return f"migrate run {digest[:DIGEST_SHOWN]} {words}"
+
+
+def summary_document(summary: PlanSummary, unprobed: Sequence[str] = ()) -> dict[str, Any]:
+    """A plan in numbers, as plain data. No user and no key."""
+    document = asdict(summary)
+    document["blockers"] = [{**asdict(blocker), "accept": accept_word(blocker)} for blocker in summary.blockers]
+    document["unprobed_stores"] = list(unprobed)
+    return document
+
+
+def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
+    """Name, users, copies and bytes of each, and of all where there are several."""
+    rows = [_share(share.name, [share]) for share in shares]
+    return [*rows, _share("all", shares)] if len(shares) > 1 else rows
+
+
+def site_rows(shares: Sequence[Share], spec: Spec) -> list[tuple[str, ...]]:
+    """Site, country, role, users, copies, bytes. A user has a row at its home and one at its backup, so there is no sum."""
+    return [
+        (share.name, spec.sites[share.name].country, str(share.role), *_share(share.name, [share])[1:])
+        for share in shares
+    ]
+
+
+def _share(name: str, shares: Sequence[Share]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{sum(share.users for share in shares):,}",
+        f"{sum(share.copies for share in shares):,}",
+        format_size(sum(share.size_bytes for share in shares)),
+    )
+
+
+def census_rows(census: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Store, keys listed, and of these in each class: the classes add up to what was listed (invariant 3)."""
+    return [
+        (store, f"{counts['listed']:,}", *(f"{counts['classes'][kind.value]:,}" for kind in CensusClass))
+        for store, counts in census.items()
+    ]
+
+
+def reconciliation_rows(reconciliation: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """How the keys of planned users stand in a backup beside its source: the names of the counts, and a row a backup."""
+    names = sorted({name for counts in reconciliation.values() for name in counts})
+    return names, [(store, *(f"{counts.get(name, 0):,}" for name in names)) for store, counts in reconciliation.items()]
+
+
+def finding_rows(findings: Mapping[str, int]) -> list[tuple[str, str, str]]:
+    """Kind, how many, and what it means."""
+    return [(kind, f"{count:,}", FINDINGS.get(kind, "")) for kind, count in sorted(findings.items())]
+
+
+def closed_lines(summary: PlanSummary) -> list[str]:
+    """Which sites take no more users, and from which one on."""
+    return [
+        f"{site} is full: from the {closing['turn']:,}th user in the order of turns, with {format_size(closing['bytes_placed'])}"
+        for site, closing in sorted(summary.closed.items())
+    ]
+
+
+def skew_lines(summary: PlanSummary) -> list[str]:
+    """How far the inventories of a backup and its source are apart in time."""
+    return [
+        f"the inventory of {backup} is {format_duration(abs(seconds))} {'younger' if seconds > 0 else 'older'} than its source's"
+        for backup, seconds in sorted(summary.skew_seconds.items())
+        if seconds
+    ]
+
+
+def forecast_line(summary: PlanSummary) -> str:
+    forecast = summary.forecast
+    parted = ""
+    if forecast.part_requests:
+        parted = f" + {forecast.part_requests:,} parts (of {forecast.upload_requests // 2:,} uploads)"
+    return (
+        f"{forecast.get_requests:,} GET ({format_size(forecast.bytes_read)}), {forecast.put_requests:,} PUT{parted} "
+        f"({format_size(forecast.bytes_written)}); {format_duration(forecast.seconds)} or more with one worker"
+    )
+
+
+# one user
+
+
+def explanation_document(explanation: Explanation) -> dict[str, Any]:
+    return asdict(explanation)
+
+
+def alternative_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
+    """What was chosen and what lost, with the reason."""
+    user = explanation.user
+    chosen = [(kind, site, "chosen") for kind, site in (("home", user.home), ("backup", user.backup)) if site]
+    lost = [(other.kind, other.site, other.lost.value) for other in explanation.alternatives]
+    return sorted([*chosen, *lost], key=lambda row: (row[0] != "home", row[2] != "chosen"))
+
+
+# two plans
+
+
+def diff_document(found: PlanDiff) -> dict[str, Any]:
+    return asdict(found)
+
+
+def diff_rows(found: PlanDiff) -> list[tuple[str, str, str]]:
+    """What changed, how many, and their bytes. Only what did."""
+    counts: list[tuple[str, int, str]] = [
+        ("users added", found.users_added, ""),
+        ("users removed", found.users_removed, ""),
+        ("users in another state", found.users_state_changed, ""),
+        ("users with another home or backup", found.users_moved, ""),
+        ("users in another wave", found.users_wave_changed, ""),
+    ]
+    for what, change in (
+        ("copies added", found.copies_added),
+        ("copies removed", found.copies_removed),
+        ("copies changed", found.copies_changed),
+    ):
+        counts.append((what, change.copies, format_size(change.size_bytes)))
+    return [(what, f"{count:,}", size) for what, count, size in counts if count]
