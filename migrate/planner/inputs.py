@@ -47,6 +47,7 @@ def gather_inputs(
 ) -> PlanInputs:
     """Read the directory, take the inventories, and ask for a sample of the keys of those that are no live listing.
 
+    Every target is opened as well: what the door refuses of them is refused before anything is planned (design, invariant 7).
     The inventories are taken at the same time, so that as little as can be changes between a source and its backup. Raises what
     `read_directory`, `take_inventory` and `check_sample` raise.
     """
@@ -55,6 +56,7 @@ def gather_inputs(
         spec.directory, opener=door.open, workspace=workspace, scratch=scratch, now=now, is_stopping=is_stopping
     )
     on_progress("directory", directory.rows)
+    able = _capabilities(spec, door, capabilities)
     stores = spec.by_role(Role.SOURCE, Role.BACKUP)
     opened = {name: door.open(name) for name in sorted(stores)}
 
@@ -83,4 +85,14 @@ def gather_inputs(
 
     jobs = [lambda halted, name=name: take(name, halted) for name in opened]
     taken = side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping)
-    return PlanInputs(directory, {inventory.store: inventory for inventory in taken}, capabilities)
+    return PlanInputs(directory, {inventory.store: inventory for inventory in taken}, able)
+
+
+def _capabilities(spec: Spec, door: Opens, probed: Mapping[str, Capabilities]) -> dict[str, Capabilities]:
+    """What was probed, and what targets that need no probe (a folder) say of themselves."""
+    able = dict(probed)
+    for name in sorted(spec.by_role(Role.TARGET)):
+        found = door.open(name).capabilities
+        if name not in able and found != Capabilities():
+            able[name] = found
+    return able

@@ -1,0 +1,121 @@
+"""Explaining a user, and comparing plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+from planning import Item, Person, make_world, spec_with
+
+from migrate.errors import IntegrityError, UsageError
+from migrate.placement import Lost
+from migrate.planner.diff import Change, diff
+from migrate.planner.explain import CopiesShare, UserFinding, explain
+from migrate.planner.folder import Plan
+from migrate.planner.summary import summarise
+
+PEOPLE = [Person(f"user-{number}", ("de", "NO")[number % 2]) for number in range(30)]
+ITEMS = [Item(f"mail/user-{number}/{part}") for number in range(30) for part in range(3)]
+ITEMS += [Item("users/user-3/photos/cold", storage_class="GLACIER")]
+
+
+def test_an_explanation_tells_each_decision_and_what_lost(tmp_path: Path) -> None:
+    """Scope, placement with its losers, wave, copies by category and store, and findings."""
+    people = [*PEOPLE, Person("held", "EL", hold=True)]
+    plan = make_world(tmp_path, people, us=ITEMS, singapore=ITEMS).plan(spec_with())
+    found = explain(plan, "user-3")
+    assert (found.user.country, found.user.country_given, found.user.scope_rule) == ("NO", "NO", "eea-uk-1/eea")
+    assert found.placement is not None
+    assert (found.placement.rule, found.placement.home) == ("nordic", "hamar")
+    (loser,) = found.alternatives
+    assert (loser.kind, loser.lost) == ("backup", Lost.LOWER_SCORE)
+    assert {found.placement.backup, loser.site} == {"dublin-1", "dublin-2"}
+    assert CopiesShare("restricted", "home", "hamar", 1, 10) in found.copies
+    assert sum(share.copies for share in found.copies) == found.user.copies == 8
+    assert found.findings == (UserFinding("archived", "us", "GLACIER", 1),)
+    assert found.wave_reason
+    held = explain(plan, "held")
+    assert (held.user.state, held.placement, held.copies, held.wave_reason) == ("held", None, (), None)
+
+
+def test_closed_sites_are_named_for_those_who_came_after(tmp_path: Path) -> None:
+    """Whoever had its turn before a site closed may have it; whoever came later is told that it was closed."""
+    sites = spec_with().model_dump(mode="json")["sites"]
+    sites["dublin-1"]["capacity"] = 200
+    plan = make_world(tmp_path, PEOPLE, us=ITEMS, singapore=ITEMS).plan(spec_with(sites=sites))
+    closing = plan.document["placement"]["closed"]["dublin-1"]
+    assert closing["bytes_placed"] <= 200
+    for turn, user in enumerate(plan.users(), start=1):
+        found = explain(plan, user.user_id)
+        assert ("dublin-1" in found.closed_sites) == (turn >= closing["turn"])
+        if found.closed_sites:
+            assert "dublin-1" not in (user.home, user.backup)
+            assert any(other.lost is Lost.CLOSED for other in found.alternatives)
+
+
+def test_an_explanation_that_differs_from_the_plan_is_an_integrity_error(tmp_path: Path) -> None:
+    """The corrupted twin: a plan whose user has another home than its rules give."""
+    plan = make_world(tmp_path, PEOPLE, us=ITEMS, singapore=ITEMS).plan(spec_with())
+    path = plan.folder / "users-0001.parquet"
+    duckdb.execute(f"COPY (SELECT * REPLACE ('dublin-1' AS home) FROM '{path}') TO '{path}.new' (FORMAT parquet)")
+    Path(f"{path}.new").replace(path)
+    with pytest.raises(IntegrityError):
+        explain(plan, "user-3")
+
+
+def test_a_user_that_the_plan_does_not_have_is_the_operators_mistake(tmp_path: Path) -> None:
+    """The message does not repeat the id (invariant 10)."""
+    plan = make_world(tmp_path, PEOPLE, us=[], singapore=[]).plan(spec_with())
+    with pytest.raises(UsageError) as caught:
+        explain(plan, "someone-else")
+    assert "someone-else" not in str(caught.value)
+
+
+def build(root: Path, people: list[Person], items: list[Item], **sections: object) -> Plan:
+    return make_world(root, people, us=items, singapore=items).plan(spec_with(**sections))
+
+
+def test_a_diff_tells_what_became_of_users_and_spec(tmp_path: Path) -> None:
+    """Spec keys by name with both values; users that came, went on hold, or moved."""
+    before = build(tmp_path / "a", PEOPLE, ITEMS)
+    people = [Person("user-0", "NO"), *PEOPLE[1:28], Person("fresh"), replace(PEOPLE[29], hold=True)]
+    found = diff(before, build(tmp_path / "b", people, ITEMS, waves={"canary": "10%", "count": 3}))
+    assert [(change.key, change.before, change.after) for change in found.spec] == [("waves.count", 2, 3)]
+    assert (found.users_added, found.users_removed, found.users_state_changed, found.users_moved) == (1, 1, 1, 1)
+    assert found.users_wave_changed > 0
+    assert not found.is_empty
+
+
+def test_a_diff_counts_copies_and_their_bytes(tmp_path: Path) -> None:
+    """Two copies of each object that came, went or changed."""
+    before = build(tmp_path / "a", PEOPLE, ITEMS)
+    items = [replace(ITEMS[0], size=99), *ITEMS[1:-1], Item("mail/user-5/new", size=7)]
+    found = diff(before, build(tmp_path / "b", PEOPLE, items))
+    assert (found.copies_changed, found.copies_removed, found.copies_added) == (
+        Change(copies=2, size_bytes=198),
+        Change(copies=2, size_bytes=20),
+        Change(copies=2, size_bytes=14),
+    )
+
+
+def test_a_plan_does_not_differ_from_itself(tmp_path: Path) -> None:
+    """The sound twin."""
+    plan = build(tmp_path, PEOPLE, ITEMS)
+    found = diff(plan, plan)
+    assert found.is_empty
+    assert (found.spec, found.users_moved, found.copies_added.copies, found.copies_changed.copies) == ((), 0, 0, 0)
+
+
+def test_a_forecast_counts_requests_and_takes_the_slower_rate(tmp_path: Path) -> None:
+    """Whole objects and parts apart; seconds by objects or bytes, whichever takes longer."""
+    huge = Item("mail/user-0/huge", size=40 * 2**20)
+    plan = build(tmp_path, PEOPLE, [*ITEMS, huge])
+    forecast = summarise(plan.document).forecast
+    assert forecast.get_requests == len(ITEMS) + 3
+    assert forecast.put_requests == 2 * len(ITEMS)
+    assert (forecast.part_requests, forecast.upload_requests) == (6, 4)
+    assert forecast.bytes_read * 2 == forecast.bytes_written
+    assert summarise(plan.document, objects_per_second=1).forecast.seconds == 2 * len(ITEMS) + 2
+    assert summarise(plan.document, bytes_per_second=1).forecast.seconds == forecast.bytes_written
