@@ -83,7 +83,7 @@ def plan_entry(plan: Plan) -> PlanEntry:
         name=plan.name,
         built_at=plan.built_at,
         verify_level=plan.spec.verify.level,
-        users=sum(totals["users"].values()),
+        users=sum(number for state, number in totals["users"].items() if state != "out"),  # these have no row
         objects=totals["objects"],
         copies=totals["copies"],
         size_bytes=totals["size_bytes"],
