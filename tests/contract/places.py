@@ -1,0 +1,118 @@
+"""The stores that the contract suite is run on: how each is made, and what its server is known to do.
+
+A new implementation is one more function in PLACES: it gets the test's request and gives a `Place`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from servers import S3Server
+
+from migrate.stores.base import Capabilities, Store
+from migrate.stores.file import FileStore
+from migrate.stores.memory import MemoryPlace, MemoryStore
+from migrate.stores.s3 import S3Store
+from migrate.stores.s3_sign import S3Credentials
+
+EVERYTHING = Capabilities(
+    conditional_put=True,
+    refuses_wrong_md5=True,
+    etag_is_md5=True,
+    tags=True,
+    metadata=True,
+    versions=True,
+    multipart=True,
+    odd_keys=True,
+    object_lock=True,
+)
+MOTO = replace(EVERYTHING, refuses_wrong_md5=False)
+RCLONE = Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One empty store, to be written; and the same place opened to be read, where the implementation itself refuses.
+
+    `headers`: content headers beside the type are kept. `loses`: characters that the server cannot take in a key, though it
+    takes other odd ones.
+    """
+
+    store: Store
+    reading: Store | None = None
+    headers: bool = True
+    loses: str = ""
+
+
+def s3_store(
+    server: S3Server,
+    bucket: str,
+    prefix: str,
+    capabilities: Capabilities,
+    *,
+    writable: bool = True,
+    timeout: float = 30,
+    kms_key: str | None = None,
+) -> S3Store:
+    """The product's store on a server of the tests."""
+    return S3Store(
+        "place",
+        bucket,
+        prefix,
+        endpoint=server.endpoint,
+        region=server.region,
+        credentials=S3Credentials(server.access_key, server.secret_key),
+        capabilities=capabilities,
+        writable=writable,
+        timeout=timeout,
+        kms_key=kms_key,
+        concurrency=8,
+    )
+
+
+def new_bucket(server: S3Server) -> str:
+    bucket = f"b-{uuid.uuid4().hex[:20]}"
+    server.boto3().create_bucket(Bucket=bucket)  # type: ignore[attr-defined]
+    return bucket
+
+
+def _on_server(
+    fixture: str, capabilities: Capabilities, headers: bool = True, loses: str = ""
+) -> Callable[[pytest.FixtureRequest], Place]:
+    def make(request: pytest.FixtureRequest) -> Place:
+        server: S3Server = request.getfixturevalue(fixture)
+        bucket = new_bucket(server)
+        store, reading = (
+            s3_store(server, bucket, "some/prefix/", capabilities, writable=writable) for writable in (True, False)
+        )
+        request.addfinalizer(store.close)
+        request.addfinalizer(reading.close)
+        return Place(store, reading, headers, loses)
+
+    return make
+
+
+def _memory(request: pytest.FixtureRequest) -> Place:
+    memory = MemoryPlace()
+    return Place(MemoryStore("place", memory), MemoryStore("place", memory, writable=False))
+
+
+def _file(request: pytest.FixtureRequest) -> Place:
+    root = request.getfixturevalue("tmp_path") / "store"
+    root.mkdir()
+    store, reading = (FileStore("place", root, writable=writable) for writable in (True, False))
+    request.addfinalizer(store.close)
+    request.addfinalizer(reading.close)
+    return Place(store, reading)
+
+
+PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "memory": _memory,
+    "file": _file,
+    "s3-moto": _on_server("moto_server", MOTO, loses="\n"),  # its routes are regular expressions whose `.` stops there
+    "s3-rclone": _on_server("rclone_server", RCLONE, headers=False),
+    "s3-rgw": _on_server("rgw_server", EVERYTHING),
+}
