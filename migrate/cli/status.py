@@ -159,7 +159,7 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
             for row in ledger.differences(passes[0].id, limit)
         ]
     names = _names(plan, ledger, plan_id, {(number, ordinal) for _, number, ordinal, _, _ in rows})
-    found = [
+    found: list[dict[str, str | None]] = [
         {"kind": kind, "user": user, "store": store, "key": key, "reason": reason, "detail": detail}
         for kind, number, ordinal, reason, detail in rows
         for user, store, key in [names[number, ordinal]]
@@ -182,18 +182,8 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
     if not found:
         context.output.line("nothing is quarantined, drifted, different, missing or EXTRA")
         return
-    columns = [
-        Column("kind"),
-        Column("user", folds=True),
-        Column("store"),
-        Column("key", folds=True),
-        Column("reason"),
-        Column("detail", folds=True),
-    ]
-    context.output.table(
-        columns,
-        [tuple(entry[name] or "" for name in ("kind", "user", "store", "key", "reason", "detail")) for entry in found],
-    )
+    columns = [Column(name, folds=name in ("user", "key", "detail")) for name in found[0]]
+    context.output.table(columns, [tuple(value or "" for value in entry.values()) for entry in found])
 
 
 def _names(

@@ -45,7 +45,7 @@ class Seals:
         self._root = folder
         self._plan = plan_digest[:16]
         self._connection = duckdb.connect(
-            ":memory:", config={"threads": 1, "memory_limit": "128MB", "TimeZone": "UTC", "temp_directory": ""}
+            ":memory:", config={"threads": 1, "memory_limit": "128MB", "temp_directory": ""}
         )
         (folder / self._plan).mkdir(parents=True, exist_ok=True, mode=0o700)
 
