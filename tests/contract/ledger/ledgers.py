@@ -243,7 +243,7 @@ class World:
             connection.execute(text(statement), values)
 
     def demand_sums(self) -> None:
-        """Invariant 3, counted from the rows: every wave's outcomes add up to its copies, and users' tallies to their batches'."""
+        """Invariant 3: every wave's outcomes add up to its copies."""
         for wave in self.ledger.progress(self.plan_id):
             assert sum(wave.outcomes.values()) == wave.copies
             assert min(wave.outcomes.values()) >= 0
