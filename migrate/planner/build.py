@@ -20,6 +20,7 @@ from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.files import Progress, sync_folder
 from migrate.layout import compile_rules
 from migrate.planner import assemble, document
+from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
 from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
 from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
@@ -57,20 +58,21 @@ def build_plan(
 ) -> Plan | PlanSummary:
     """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept.
 
-    Raises what `gather_inputs` and `make_plan` raise, and InterruptedRun when stopped.
+    Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError while another planning runs.
     """
-    inputs = gather_inputs(
-        spec,
-        workspace,
-        door,
-        capabilities=capabilities,
-        now=now,
-        on_progress=on_progress,
-        is_stopping=is_stopping,
-    )
-    return aside(
-        lambda: make_plan(spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run), is_stopping
-    )
+    with planning_alone(workspace):
+        inputs = gather_inputs(
+            spec,
+            workspace,
+            door,
+            capabilities=capabilities,
+            now=now,
+            on_progress=on_progress,
+            is_stopping=is_stopping,
+        )
+        return aside(
+            lambda: make_plan(spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run), is_stopping
+        )
 
 
 def make_plan(
@@ -88,8 +90,8 @@ def make_plan(
     RefusedError where policy or a collision forbids it, InputError where an inventory cannot be trusted, IntegrityError where a
     sum is off.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="plan-", dir=workspace.ensure(workspace.scratch)))
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=workspace.ensure(workspace.plans)))
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
+    building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=workspace.ensure(workspace.plans)))
     try:
         with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
             content = _steps(session, spec, workspace, inputs, building, on_progress, limits)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from migrate.errors import InputError, InterruptedRun, RefusedError
+from migrate.errors import InputError, InterruptedRun, LaterError, RefusedError
 from migrate.model import Purpose
+from migrate.planner.alone import planning_alone
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.summary import PlanSummary
@@ -113,6 +114,17 @@ def test_a_stopped_planning_leaves_no_plan(workspace: Workspace) -> None:
     with pytest.raises(InterruptedRun):
         build(make_spec(), workspace, is_stopping=lambda: True)
     assert not workspace.plans.exists()
+
+
+def test_plannings_in_one_workspace_wait_for_each_other(workspace: Workspace) -> None:
+    """They would share scratch files; the second is told to come again, and what a killed one left is cleared."""
+    left = [workspace.scratch / "plan-dead", workspace.plans / ".building-dead"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    with planning_alone(workspace), pytest.raises(LaterError):
+        build(make_spec(), workspace)
+    assert not any(folder.exists() for folder in left)
+    assert isinstance(build(make_spec(), workspace), Plan)
 
 
 def test_a_listing_whose_keys_are_gone_builds_no_plan(workspace: Workspace) -> None:

@@ -1,0 +1,35 @@
+"""One planning at a time in a workspace, and no rubbish of broken-off ones."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from migrate.errors import LaterError
+from migrate.workspace import Workspace
+
+SCRATCH_PREFIX = "plan-"
+BUILDING_PREFIX = ".building-"
+
+
+@contextmanager
+def planning_alone(workspace: Workspace) -> Iterator[None]:
+    """Hold the kernel's lock on the scratch folder, and clear what killed plannings left. LaterError where another plans.
+
+    The lock dies with its holder, so whatever stands there once it is held belongs to nobody.
+    """
+    path = workspace.ensure(workspace.scratch) / "planning.lock"
+    with path.open("w") as file:
+        path.chmod(0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LaterError(
+                "another planning is under way in this workspace", remedy="Wait for it to end, and plan again."
+            ) from error
+        for folder, prefix in ((workspace.scratch, SCRATCH_PREFIX), (workspace.plans, BUILDING_PREFIX)):
+            for left in folder.glob(f"{prefix}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
