@@ -30,11 +30,14 @@ def init(
         Path | None, typer.Argument(metavar="[DIR]", help="The workspace. Default: --workspace, or the current folder.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the files under plans/. The key and the ledger stay.")
+        bool, typer.Option("--force", help="Overwrite the files under plans/ too. The key and the ledger stay.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a workspace to start from: a spec with comments, its schema for editors, and the private folder."""
+    """Write a workspace to start from: a spec with comments, its schema for editors, and the private folder.
+
+    What is there is kept: in a workspace of somebody's own making, only what is missing is added.
+    """
     context = context_of(typer_context, as_json=as_json)
     if folder is not None:
         context = _moved(context, Workspace(folder.absolute()))
@@ -44,23 +47,21 @@ def init(
         spec: files("migrate.cli").joinpath(_SPEC).read_text(encoding="utf-8"),
         place.specs / _SCHEMA: schema_text(),
     }
-    present = [path for path in texts if path.exists()]
-    if present and not force:
-        raise UsageError(
-            f"{', '.join(str(path) for path in present)}: there already",
-            remedy="Work on with it, or let `migrate init --force` write it anew: what was filled in is lost then.",
-        )
+    kept = [path for path in texts if path.exists() and not force]
     try:
-        written = _write(place, texts)
+        written = _write(place, {path: text for path, text in texts.items() if path not in kept})
     except OSError as error:
         raise UsageError(f"{place.root} cannot be written: {error.strerror}") from error
     with recorded_run(context, "init", {"folder": str(place.root), "force": force}):
         pass
     if context.as_json:
-        context.output.document({"workspace": str(place.root), "written": [str(path) for path in written]})
+        document = {"written": [str(path) for path in written], "kept": [str(path) for path in kept]}
+        context.output.document({"workspace": str(place.root), **document})
         return
     for path in written:
-        context.output.line(str(path))
+        context.output.line(f"wrote  {path}")
+    for path in kept:
+        context.output.line(f"kept   {path} as it is (--force writes it anew, and what was filled in is lost)")
     context.output.note(f"next: fill in {spec}, then `migrate doctor {spec}`")
 
 
@@ -71,7 +72,7 @@ def _moved(context: Context, place: Workspace) -> Context:
 
 
 def _write(place: Workspace, texts: dict[Path, str]) -> list[Path]:
-    """Write all files of the workspace that are to be written; their paths."""
+    """Write `texts`, and what else a workspace needs and does not have; the paths of what was written."""
     place.specs.mkdir(parents=True, exist_ok=True)
     place.ensure(place.private)
     for path, text in texts.items():

@@ -1,0 +1,183 @@
+"""What `migrate doctor` looks at: this machine, the workspace, the spec's input files, and every store, side by side.
+
+Each look ends in one check with a fix; nothing is raised for what was found. The stores' own checks are `stores.probe`'s.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+
+from migrate.errors import ExitCode, MigrateError, worst
+from migrate.inventory.aside import Stopping, side_by_side
+from migrate.ledger import Ledger
+from migrate.privacy import Pseudonyms
+from migrate.residency import UNDECIDED
+from migrate.secrets import raw_key
+from migrate.spec import Spec, spec_time
+from migrate.stores.base import Capabilities
+from migrate.stores.door import Door
+from migrate.stores.probe import Check, CheckStatus, ProbeReport, probe
+from migrate.units import format_duration, format_size
+from migrate.workspace import Workspace
+
+HERE = "here"  # the section of what is no store's
+FREE_BYTES_WANTED = 5 * 2**30
+# What was measured and tested; pyproject.toml pins the same, and a test holds them together.
+TESTED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "duckdb": ((1, 5), (3,)),
+    "obstore": ((0, 12, 1), (0, 13)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A check, and where: a store's name, or `here`."""
+
+    where: str
+    check: Check
+
+
+def examine_here(
+    spec: Spec, workspace: Workspace, environment: Mapping[str, str], *, country: str | None, now: datetime
+) -> list[Finding]:
+    """The machine, the workspace and the spec's input files. No store is opened."""
+    checks = [
+        _country(spec, country),
+        _pseudonym_key(spec, workspace, environment),
+        _disk(workspace),
+        *(_library(name, version(name)) for name in TESTED),
+        Check("time zone", CheckStatus.OK, f"{spec.time_zone}: it is {spec_time(now, spec)}"),
+        *_decisions(spec),
+        *_inputs(spec, workspace, now),
+    ]
+    return [Finding(HERE, check) for check in checks]
+
+
+def examine_ledger(open_ledger: Callable[[], Ledger]) -> Finding:
+    """Whether the ledger opens, in this version; and for SQLite how it journals."""
+    try:
+        ledger = open_ledger()
+    except MigrateError as error:
+        return Finding(HERE, Check("ledger", CheckStatus.FAIL, error.what, error.remedy, ExitCode.UNREACHABLE))
+    try:
+        mode = ledger.journal_mode()
+        how = "PostgreSQL" if mode is None else f"SQLite {sqlite3.sqlite_version}, journal mode {mode}"
+        return Finding(HERE, Check("ledger", CheckStatus.OK, f"{ledger.display_url}: {how}"))
+    finally:
+        ledger.close()
+
+
+def examine_stores(
+    spec: Spec, door: Door, *, clock: Callable[[], datetime], is_stopping: Stopping
+) -> tuple[list[Finding], dict[str, Capabilities]]:
+    """Probe every store; what was found, and what those can do of which no check failed. InterruptedRun when stopped."""
+
+    def look(name: str) -> tuple[str, ProbeReport | MigrateError]:
+        store = spec.stores[name]
+        try:
+            opened, questions = door.open(name), door.questions(name)
+        except MigrateError as error:
+            return name, error
+        return name, probe(opened, store.role, questions, country=spec.sites[store.site].country, clock=clock)
+
+    jobs = [lambda _halted, name=name: look(name) for name in spec.stores]
+    found: list[Finding] = []
+    capabilities = {}
+    for name, report in side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping):
+        if isinstance(report, MigrateError):
+            check = Check("open", CheckStatus.FAIL, report.what, report.remedy, report.exit_code)
+            found.append(Finding(name, check))
+            continue
+        found += [Finding(name, check) for check in report.checks]
+        if report.exit is ExitCode.DONE:
+            capabilities[name] = report.capabilities
+    return found, capabilities
+
+
+def exit_of(findings: list[Finding]) -> ExitCode:
+    """The worst of the failed checks."""
+    return worst(found.check.exit for found in findings)
+
+
+def _country(spec: Spec, country: str | None) -> Check:
+    allowed = ", ".join(spec.residency.worker_countries)
+    if country is None:
+        fix = f"Set MIGRATE_COUNTRY, or run.country in the spec, to where this machine is (allowed: {allowed})."
+        return Check("country", CheckStatus.FAIL, "nobody has said where this machine is", fix, ExitCode.REFUSED)
+    if country not in spec.residency.worker_countries:
+        finding = f"this machine is in {country}, and the bytes would pass through it"
+        return Check("country", CheckStatus.FAIL, finding, f"Work on a machine in: {allowed}.", ExitCode.REFUSED)
+    return Check("country", CheckStatus.OK, f"this machine is in {country}, as declared; allowed: {allowed}")
+
+
+def _pseudonym_key(spec: Spec, workspace: Workspace, environment: Mapping[str, str]) -> Check:
+    reference = spec.privacy.pseudonym_key
+    try:
+        Pseudonyms(raw_key(reference, environment, workspace.root))
+    except MigrateError as error:
+        fix = "`migrate init` makes one." if "cannot be read" in error.what else error.remedy
+        return Check("pseudonym key", CheckStatus.FAIL, error.what, fix, error.exit_code)
+    return Check("pseudonym key", CheckStatus.OK, f"{reference} is there, and its owner's alone")
+
+
+def _disk(workspace: Workspace) -> Check:
+    free = shutil.disk_usage(workspace.root).free
+    finding = f"{format_size(free)} free for inventories, plans and the ledger"
+    if free >= FREE_BYTES_WANTED:
+        return Check("disk", CheckStatus.OK, finding)
+    fix = "Planning takes about 150 bytes an object; make room, or move the workspace."
+    return Check("disk", CheckStatus.WARN, finding, fix)
+
+
+def _library(name: str, found: str) -> Check:
+    least, below = TESTED[name]
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
+    if least <= numbers < below:
+        return Check(name, CheckStatus.OK, found)
+    wanted = f">={'.'.join(map(str, least))},<{'.'.join(map(str, below))}"
+    fix = f"python3 -m pip install '{name}{wanted}'"
+    return Check(
+        name, CheckStatus.FAIL, f"{found} was never tested with this version of migrate", fix, ExitCode.REFUSED
+    )
+
+
+def _decisions(spec: Spec) -> list[Check]:
+    missing = sorted(UNDECIDED - spec.scope.decisions.keys())
+    if not missing:
+        return []
+    finding = f"{', '.join(missing)}: nobody has decided; planning stops at the first user who lives there"
+    fix = 'Say "in", "out" or "review" under scope.decisions.'
+    return [Check("decisions", CheckStatus.WARN, finding, fix)]
+
+
+def _inputs(spec: Spec, workspace: Workspace, now: datetime) -> list[Check]:
+    """The directory and the inventories that are files: there, and young enough to plan with."""
+    found = [_file("directory", spec.directory.path, spec.directory.as_of, spec.directory.max_age, workspace, now)]
+    for name, store in spec.stores.items():
+        source = store.inventory
+        if source.path is not None:
+            found.append(_file(f"inventory {name}", source.path, source.as_of, source.max_age, workspace, now))
+    return [check for check in found if check is not None]
+
+
+def _file(
+    name: str, path: str, as_of: datetime | None, max_age: int, workspace: Workspace, now: datetime
+) -> Check | None:
+    if not path.startswith("store:") and not (workspace.root / Path(path)).exists():
+        return Check(
+            name, CheckStatus.FAIL, f"there is no {path}", "Export it, or correct its path.", ExitCode.BAD_SPEC
+        )
+    if as_of is None:
+        return None
+    age = now - as_of
+    if age > timedelta(seconds=max_age):
+        finding = f"{path} is {format_duration(age.total_seconds())} old, and max_age is {format_duration(max_age)}"
+        return Check(name, CheckStatus.FAIL, finding, "Export it anew, and set as_of.", ExitCode.BAD_SPEC)
+    return Check(name, CheckStatus.OK, f"{path} shows {as_of.isoformat()}")
