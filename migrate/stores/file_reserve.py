@@ -78,8 +78,9 @@ class Reserve:
     def __init__(self, store: str, tree: Tree) -> None:
         self._store = store
         self._tree = tree
-        self._mutex = threading.Lock()  # over the attributes below, and before the kernel's lock
+        self._mutex = threading.Lock()  # before the kernel's lock
         self._opening = threading.Lock()
+        self._finding = threading.Lock()
         self._records_fd: int | None = None
         self._lock_fd: int | None = None
         self._session: tuple[str, int] | None = None
@@ -177,7 +178,7 @@ class Reserve:
 
     def _records(self) -> int | None:
         if self._records_fd is None:
-            with self._opening:
+            with self._finding:
                 if self._records_fd is None:
                     try:
                         self._records_fd = self._tree.open_folder((RESERVED, b"records"))
