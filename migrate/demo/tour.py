@@ -13,7 +13,6 @@ from pathlib import Path
 
 from rich import box
 from rich.console import RenderableType
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
@@ -28,12 +27,13 @@ Say = Callable[[RenderableType], None]
 
 SPEC_TEXT = Path(__file__).with_name("demo.toml")
 KILLED_AT_PARTS = 4
+WIDTH = 80
 
 
 def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
     """Build the world in `root` and migrate it, in front of whoever watches. IntegrityError if anything is not as claimed."""
     started = time.monotonic()
-    heading(say, "A world", "300 people in 26 countries, their objects in the US, a backup in Singapore")
+    heading(say, "A world", "people of many countries, their objects in the US, a backup of them in Singapore")
     world = build_world(root, SPEC_TEXT.read_text(encoding="utf-8"), SEED)
     describe(say, world)
     before = source_fingerprint(world)
@@ -75,9 +75,7 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
 
 
 def heading(say: Say, title: str, text: str) -> None:
-    say(Text())
-    say(Rule(Text(title, style="bold cyan"), style="cyan", align="left"))
-    say(Text(text, style="dim"))
+    say(Text.assemble("\n", (f"── {title} ".ljust(WIDTH, "─"), "bold cyan"), "\n", (text, "dim")))
 
 
 def describe(say: Say, world: DemoWorld) -> None:

@@ -76,14 +76,14 @@ def build_world(root: Path, spec_text: str, seed: int = SEED) -> DemoWorld:
 
 
 def open_folder(world: DemoWorld, name: str) -> FileStore:
-    """The store at `name`, past the door; the caller closes it."""
+    """The store at `name`, past the door, to be read; the caller closes it."""
     return FileStore(name, world.root / "stores" / name)
 
 
 def _fill(world: DemoWorld, name: str) -> None:
     """Write what the store `name` holds. Times are part of the world: object i was written i minutes after its beginning."""
     moment = threading.local()
-    store = FileStore(name, world.root / "stores" / name, clock_ns=lambda: moment.ns)
+    store = FileStore(name, world.root / "stores" / name, writable=True, clock_ns=lambda: moment.ns)
 
     def write(number: int, thing: Thing) -> None:
         moment.ns = BEGINNING_NS + number * 60 * 10**9

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import boto3
 import obstore
-from botocore.config import Config
 from obstore.store import S3Store
+from servers import S3Server
 
 USERS = 250
 FILES = 5_000
@@ -37,30 +36,6 @@ US = SOURCES[0]
 COUNTRIES = ("DE", "FR", "NO", "IE", "SE", "UK", "el", "PL", "IT", "FI")
 STAYING = "US"
 REAL_FILES = ("/usr/share", "/usr/lib/python3", sysconfig.get_path("stdlib"))
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An S3 server: where it is, and as whom to talk to it."""
-
-    url: str
-    access_key: str
-    secret_key: str
-
-    def client(self, connections: int = 32) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(
-                max_pool_connections=connections,
-                s3={"addressing_style": "path"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +113,18 @@ def odd_key(key: str) -> str:
     return whole.encode()[:1024].decode(errors="ignore")
 
 
-def build(source: Endpoint, target: Endpoint, workspace: Path, odd_keys: Iterable[str]) -> RealWorld:
+def build(source: S3Server, target: S3Server, workspace: Path, odd_keys: Iterable[str]) -> RealWorld:
     """Put the world up on two servers, and the directory of its users into `workspace`."""
-    client = source.client()
+    client = source.boto3()
     for bucket in SOURCES:
         client.create_bucket(Bucket=bucket)
     for bucket in TARGETS:
-        target.client().create_bucket(Bucket=bucket)
+        target.boto3().create_bucket(Bucket=bucket)
     client.put_bucket_versioning(Bucket=US, VersioningConfiguration={"Status": "Enabled"})
     everything = list({item.key: item for item in items(odd_keys)}.values())
     everything += [Item(f"shared/sticker-{number}.svg", b"<svg/>", "image/svg+xml") for number in range(5)]
     _add_history(client, everything)
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(10) as pool:
         for bucket in SOURCES:
             list(pool.map(_putter(source, client, bucket), everything))
     huge_key = f"users/{user_id(1)}/files/holiday.mov"
@@ -171,12 +146,12 @@ def _add_history(client: Any, everything: list[Item]) -> None:
         client.delete_object(Bucket=US, Key=key)
 
 
-def _putter(source: Endpoint, client: Any, bucket: str) -> Callable[[Item], None]:
+def _putter(source: S3Server, client: Any, bucket: str) -> Callable[[Item], None]:
     """How one item is written: by obstore, which is quick, or by boto3 where there are tags or an odd key."""
     quick = S3Store(
         bucket,
-        endpoint=source.url,
-        region="us-east-1",
+        endpoint=source.endpoint,
+        region=source.region,
         access_key_id=source.access_key,
         secret_access_key=source.secret_key,
         virtual_hosted_style_request=False,
@@ -230,9 +205,9 @@ def _write_directory(path: Path) -> None:
         writer.writerows((user_id(number), country(number)) for number in range(USERS))
 
 
-def snapshot(endpoint: Endpoint, buckets: Iterable[str] = SOURCES) -> dict[tuple[str, str, str], object]:
+def snapshot(server: S3Server, buckets: Iterable[str] = SOURCES) -> dict[tuple[str, str, str], object]:
     """What the stores show of their objects: versions, delete markers, ETags, sizes, times, and every fourth's tags."""
-    client = endpoint.client()
+    client = server.boto3()
     shown: dict[tuple[str, str, str], object] = {}
     for bucket in buckets:
         for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
@@ -244,7 +219,7 @@ def snapshot(endpoint: Endpoint, buckets: Iterable[str] = SOURCES) -> dict[tuple
         def tags(where: tuple[str, str, str]) -> object:
             return client.get_object_tagging(Bucket=where[0], Key=where[1])["TagSet"]
 
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(10) as pool:
             for where, found in zip(current, pool.map(tags, current), strict=True):
                 shown[where] = (shown[where], found)
     return shown

@@ -15,6 +15,7 @@ from migrate.demo.world import MARKER, SOURCES, DemoWorld, build_world, clear_wo
 from migrate.errors import UsageError
 from migrate.model import Attributes
 from migrate.stores.base import PartInfo, Store
+from migrate.stores.file import FileStore
 
 SPEC_TEXT = (Path(__file__).parents[2] / "plans" / "demo.toml").read_text(encoding="utf-8")
 
@@ -65,13 +66,17 @@ def moved(world: DemoWorld) -> Iterator[DemoWorld]:
     """The world after a migration that this test makes by hand, without the tool."""
     country = {person.user_id: person.country for person in world.people.people}
     homes = {True: ("hamar", "dublin-2"), False: ("dublin-1", "hamar")}
-    stores = {name: open_folder(world, name) for name in ("dublin-1", "dublin-2", "hamar")}
+    stores = {name: writable(world, name) for name in ("dublin-1", "dublin-2", "hamar")}
     for thing in world.moving:
         for name in homes[country[str(thing.user_id)].upper() in NORDIC]:
             put(world, stores[name], thing)
     yield world
     for store in stores.values():
         store.close()
+
+
+def writable(world: DemoWorld, name: str) -> FileStore:
+    return FileStore(name, world.root / "stores" / name, writable=True)
 
 
 def put(world: DemoWorld, store: Store, thing: Thing) -> None:
@@ -89,7 +94,7 @@ def put(world: DemoWorld, store: Store, thing: Thing) -> None:
 
 
 def change_a_byte(world: DemoWorld, thing: Thing) -> None:
-    with closing(open_folder(world, "hamar")) as store:
+    with closing(writable(world, "hamar")) as store:
         body = bytes(len(world.people.content(thing)))
         store.put(
             str(thing.target_key), body, attributes=thing.attributes, tags=dict(thing.tags), md5=md5(body).digest()
@@ -97,22 +102,22 @@ def change_a_byte(world: DemoWorld, thing: Thing) -> None:
 
 
 def change_a_tag(world: DemoWorld, thing: Thing) -> None:
-    with closing(open_folder(world, "hamar")) as store:
+    with closing(writable(world, "hamar")) as store:
         store.put_tags(str(thing.target_key), {"new": "tag"})
 
 
 def take_away(world: DemoWorld, thing: Thing) -> None:
-    with closing(open_folder(world, "hamar")) as store:
+    with closing(writable(world, "hamar")) as store:
         store.delete(str(thing.target_key))
 
 
 def put_a_stranger(world: DemoWorld, thing: Thing) -> None:
-    with closing(open_folder(world, "hamar")) as store:
+    with closing(writable(world, "hamar")) as store:
         store.put("users/stranger/x", b"", attributes=Attributes(), tags={}, md5=md5(b"").digest())
 
 
 def touch_a_source(world: DemoWorld, thing: Thing) -> None:
-    with closing(open_folder(world, "us")) as store:
+    with closing(writable(world, "us")) as store:
         store.put_tags(thing.key, {"new": "tag"})
 
 
@@ -146,7 +151,7 @@ def test_each_harm_is_caught(moved: DemoWorld, harm: Callable[[DemoWorld, Thing]
     try:
         failed = [fact.text for fact in check_world(moved, before) if not fact.holds]
     finally:
-        with closing(open_folder(moved, "hamar")) as store:
+        with closing(writable(moved, "hamar")) as store:
             put(moved, store, thing)
             store.delete("users/stranger/x")
     assert len(failed) == len(broken)
