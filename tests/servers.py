@@ -26,7 +26,7 @@ from botocore.config import Config
 
 RGW = Path(__file__).parent / "realstores" / "rgw"
 RGW_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mgr", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
-START_SECONDS = 120
+START_SECONDS = 60  # Ceph needs 12; what hangs, hangs for good
 
 _started: list[subprocess.Popen[bytes]] = []  # scripts that end by themselves, later than what started them
 
@@ -129,7 +129,9 @@ def rgw_missing() -> str | None:
     """Why Ceph's gateway cannot run here; None where it can."""
     absent = [name for name in (*RGW_PROGRAMS, "flock", "curl") if shutil.which(name) is None]
     if absent:
-        return f"no real S3 server: {', '.join(absent)} missing (Debian: ceph-mon ceph-osd ceph-mgr radosgw ceph-common)"
+        return (
+            f"no real S3 server: {', '.join(absent)} missing (Debian: ceph-mon ceph-osd ceph-mgr radosgw ceph-common)"
+        )
     if os.geteuid() != 0:
         return "no real S3 server: it has to be started by root"
     return None
@@ -142,12 +144,12 @@ def rgw(shared: Path, name: str = "rgw") -> Iterator[S3Server]:
     state.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         with locked(state / "starting", fcntl.LOCK_EX):
-            for attempt in (1, 2):
+            for attempt in (1, 2, 3):
                 try:
                     server = _join(state, held) or _start(state)
                     break
                 except ServerError:
-                    if attempt == 2:
+                    if attempt == 3:
                         raise
         yield server
 
@@ -170,7 +172,7 @@ def _start(state: Path) -> S3Server:
     folder = Path(tempfile.mkdtemp(prefix="rgw-"))  # a short path: that of a daemon's socket has 107 bytes at most
     port, monitor = free_port(), free_port()
     log = state / "log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [str(RGW), "serve", str(folder), str(port), str(monitor), str(state / "users")],
             stdin=subprocess.DEVNULL,

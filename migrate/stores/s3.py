@@ -66,13 +66,20 @@ class S3Store(S3Reader):
         region = region or "us-east-1"
         base = base_url(bucket, endpoint, region)
         client = S3Client(
-            name, base, region=region, credentials=credentials, timeout_s=timeout, concurrency=concurrency
+            name, base, prefix, region=region, credentials=credentials, timeout_s=timeout, concurrency=concurrency
         )
         super().__init__(name, prefix, client, capabilities)
         self._writable = writable
         self._kms_key = kms_key
         self._fast = FastWriter(
-            name, bucket, urlsplit(base), region=region, credentials=credentials, timeout_s=timeout, pool=concurrency
+            name,
+            bucket,
+            prefix,
+            urlsplit(base),
+            region=region,
+            credentials=credentials,
+            timeout_s=timeout,
+            pool=concurrency,
         )
 
     def put(
@@ -87,17 +94,18 @@ class S3Store(S3Reader):
         if_match: str | None = None,
     ) -> PutResult:
         self._check_writable("put")
-        full = self._keepable("put", key, attributes, tags)
+        self._keepable("put", key, attributes, tags)
         if (create_only or if_match is not None) and not self.capabilities.conditional_put:
             raise UnsupportedError(self.name, "put", "the store does not honour conditions", key=key)
         if (
             self.capabilities.etag_is_md5
             and not self._kms_key
             and if_match is None
-            and fits(full, body, attributes, tags)
+            and fits(self._prefix + key, body, attributes, tags)
         ):
-            result = self._fast.put(full, body, attributes=attributes, create_only=create_only)
+            result = self._fast.put(key, body, attributes=attributes, create_only=create_only)
             self._confirm("put", key, result, md5, encryption=None)
+            self._confirm_names(key, attributes)
             return result
         headers = self._headers("put", key, attributes)
         headers["content-md5"] = base64.b64encode(md5)
@@ -106,21 +114,22 @@ class S3Store(S3Reader):
         if create_only:
             headers["if-none-match"] = b"*"
         if if_match is not None:
-            headers["if-match"] = f'"{if_match}"'.encode()
-        answer, _ = self._client.call("put", "PUT", full, (), headers, body)
+            headers["if-match"] = if_match.encode()  # without quotes: with them Ceph's PUT never finds it equal
+        answer, _ = self._client.call("put", "PUT", key, (), headers, body)
         result = PutResult(answer.get("etag", "").strip('"'), version_of(answer))
         encryption = answer.get("x-amz-server-side-encryption")
         self._check_encryption("put", key, encryption)
         self._confirm("put", key, result, md5, encryption=encryption)
+        self._confirm_names(key, attributes)
         return result
 
     def create_upload(self, key: str, *, attributes: Attributes) -> str:
         self._check_writable("create upload")
-        full = self._keepable("create upload", key, attributes, {})
+        self._keepable("create upload", key, attributes, {})
         if not self.capabilities.multipart:
             raise UnsupportedError(self.name, "create upload", "the store joins no parts", key=key)
         headers = self._headers("create upload", key, attributes)
-        answer, content = self._client.call("create upload", "POST", full, [("uploads", "")], headers)
+        answer, content = self._client.call("create upload", "POST", key, [("uploads", "")], headers)
         upload_id = self._parsed("create upload", content, s3_xml.parse_upload_id)
         try:
             self._check_encryption("create upload", key, answer.get("x-amz-server-side-encryption"))
@@ -131,10 +140,10 @@ class S3Store(S3Reader):
 
     def put_part(self, key: str, upload_id: str, number: int, body: Body, *, md5: bytes) -> str:
         self._check_writable("put part")
-        full = self._full("put part", key)
+        self._possible("put part", key)
         query = [("partNumber", str(number)), ("uploadId", upload_id)]
         headers = {"content-md5": base64.b64encode(md5)}
-        answer, _ = self._client.call("put part", "PUT", full, query, headers, body)
+        answer, _ = self._client.call("put part", "PUT", key, query, headers, body)
         etag = answer.get("etag", "").strip('"')
         if etag == md5.hex():
             return etag
@@ -144,9 +153,9 @@ class S3Store(S3Reader):
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
         self._check_writable("complete upload")
-        full = self._keepable("complete upload", key, Attributes(), tags)
+        self._keepable("complete upload", key, Attributes(), tags)
         document = s3_xml.parts_document(parts)
-        answer, content = self._client.call("complete upload", "POST", full, [("uploadId", upload_id)], {}, document)
+        answer, content = self._client.call("complete upload", "POST", key, [("uploadId", upload_id)], {}, document)
         # S3 may begin to answer before it has joined the parts, and fail after its 200
         if self._parsed("complete upload", content, s3_xml.is_error):
             raise error_of(self.name, "complete upload", key, 500, answer, content)
@@ -159,17 +168,17 @@ class S3Store(S3Reader):
     def abort_upload(self, key: str, upload_id: str) -> None:
         self._check_writable("abort upload")
         try:
-            self._client.call("abort upload", "DELETE", self._full("abort upload", key), [("uploadId", upload_id)])
+            self._client.call("abort upload", "DELETE", self._possible("abort upload", key), [("uploadId", upload_id)])
         except NotFoundError:
             return
 
     def put_tags(self, key: str, tags: Tags) -> None:
         """Set the tags, and read them back: CorruptBodyError where the store shows others."""
         self._check_writable("put tags")
-        full = self._keepable("put tags", key, Attributes(), tags)
+        self._keepable("put tags", key, Attributes(), tags)
         document = s3_xml.tags_document(tags)
         headers = {"content-md5": base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest())}
-        self._client.call("put tags", "PUT", full, [("tagging", "")], headers, document)
+        self._client.call("put tags", "PUT", key, [("tagging", "")], headers, document)
         if dict(self.get_tags(key)) != dict(tags):
             raise CorruptBodyError(self.name, "put tags", "the store shows other tags than were set", key=key)
 
@@ -177,7 +186,7 @@ class S3Store(S3Reader):
         self._check_writable("delete")
         query = [("versionId", version_id)] if version_id is not None else []
         try:
-            self._client.call("delete", "DELETE", self._full("delete", key), query)
+            self._client.call("delete", "DELETE", self._possible("delete", key), query)
         except NotFoundError:
             return
 
@@ -191,17 +200,16 @@ class S3Store(S3Reader):
                 f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
             )
 
-    def _keepable(self, operation: str, key: str, attributes: Attributes, tags: Tags) -> str:
-        """The whole key. UnsupportedError for what the store is known not to keep, or nobody knows that it does."""
-        full = self._full(operation, key)
+    def _keepable(self, operation: str, key: str, attributes: Attributes, tags: Tags) -> None:
+        """UnsupportedError for what the store is known not to keep, or nobody knows that it does."""
+        self._possible(operation, key)
         able = self.capabilities
-        if not able.odd_keys and is_odd(full):
+        if not able.odd_keys and is_odd(self._prefix + key):
             raise UnsupportedError(self.name, operation, "the store bends keys such as this", key=key)
         if tags and not able.tags:
             raise UnsupportedError(self.name, operation, KEEPS_NO_TAGS, key=key)
         if attributes.metadata and not able.metadata:
             raise UnsupportedError(self.name, operation, KEEPS_NO_METADATA, key=key)
-        return full
 
     def _headers(self, operation: str, key: str, attributes: Attributes) -> dict[str, bytes]:
         try:
@@ -232,6 +240,12 @@ class S3Store(S3Reader):
                 seen.update(piece)
         if seen.digest() != md5:
             raise CorruptBodyError(self.name, operation, "a second look shows other bytes than were sent", key=key)
+
+    def _confirm_names(self, key: str, attributes: Attributes) -> None:
+        """Ceph turns `_` in a metadata name into `-`, and nothing but a second look tells."""
+        names = [name for name, _ in attributes.metadata]
+        if any("_" in name for name in names) and [name for name, _ in self.head(key).attributes.metadata] != names:
+            raise UnsupportedError(self.name, "put", "the store renames metadata with `_` in its name", key=key)
 
     def _confirm_joined(self, key: str, etag: str, size: int, parts: Sequence[PartInfo]) -> None:
         """The joined object has the size of its parts, and, where its ETag is S3's composite of MD5s, that one."""

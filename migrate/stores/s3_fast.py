@@ -66,6 +66,7 @@ class FastWriter:
         self,
         name: str,
         bucket: str,
+        prefix: str,
         base: SplitResult,
         *,
         region: str,
@@ -75,6 +76,7 @@ class FastWriter:
     ) -> None:
         self._name = name
         self._bucket = bucket
+        self._prefix = prefix
         self._base = base
         self._region = region
         self._credentials = credentials
@@ -84,7 +86,7 @@ class FastWriter:
         self._lock = threading.Lock()
 
     def put(self, key: str, body: Body, *, attributes: Attributes, create_only: bool) -> PutResult:
-        """One PUT. `key` is the whole key. The ETag is the caller's to confirm."""
+        """One PUT. The ETag is the caller's to confirm."""
         sent: dict[str, str] = {
             name: text for field, name in _NAMES.items() if (text := getattr(attributes, field)) is not None
         }
@@ -92,7 +94,7 @@ class FastWriter:
         try:
             result = obstore.put(
                 self._client(),
-                key,
+                self._prefix + key,
                 body,
                 attributes=sent or None,
                 mode="create" if create_only else "overwrite",
@@ -144,7 +146,7 @@ class FastWriter:
 
     def _error(self, key: str, error: Exception) -> StoreError:
         """What obstore's text means. It tells the status and the error's code there and nowhere else."""
-        text = str(error).replace(key, "")
+        text = str(error).replace(self._prefix + key, "")
         status, code = _STATUS.search(text), _CODE.search(text)
         if status is None and "Received redirect" in text:
             return error_of(self._name, "put", key, 301, {}, b"")

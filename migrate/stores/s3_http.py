@@ -200,13 +200,23 @@ class S3Client:
     """Signed requests to one bucket. For any number of threads.
 
     `base` is the URL under which keys hang: `https://HOST[:PORT]` for a virtual host, with `/BUCKET` for the path style.
+    `prefix` goes before every key.
     `timeout_s` is what a request without a body may take; a body gets time on top by `MIN_BYTES_A_SECOND`.
     """
 
     def __init__(
-        self, name: str, base: str, *, region: str, credentials: CredentialSource, timeout_s: float, concurrency: int
+        self,
+        name: str,
+        base: str,
+        prefix: str,
+        *,
+        region: str,
+        credentials: CredentialSource,
+        timeout_s: float,
+        concurrency: int,
     ) -> None:
         parts = urlsplit(base)
+        self._prefix = prefix
         self.name = name
         self.region = region
         self._credentials = credentials
@@ -237,9 +247,9 @@ class S3Client:
     ) -> Answer:
         """One request; the answer (2xx) with its body unread. Any other answer raises by `s3_errors`.
 
-        `key` is the whole key, prefix and all; None for the bucket. `operation` is its name in errors.
+        `key` is relative to the prefix; None for the bucket. `operation` is its name in errors.
         """
-        path = f"{self._path}/{quote_key(key)}" if key is not None else self._path or "/"
+        path = f"{self._path}/{quote_key(self._prefix + key)}" if key is not None else self._path or "/"
         encoded = canonical_query(query)
         signed = sign(
             method,

@@ -67,7 +67,7 @@ class S3Questions:
 
     def _is_refused(self, key: str, headers: dict[str, bytes]) -> bool:
         with suppress(StoreError):  # whether it was refused, the look afterwards says
-            self._client.call("put", "PUT", self._store._full("put", key), (), headers, _BODY)
+            self._client.call("put", "PUT", key, (), headers, _BODY)
         return is_absent(self._store, key)
 
 

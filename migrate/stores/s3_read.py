@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from migrate.errors import CorruptBodyError, NotFoundError, StoreError, UnsupportedError
+from migrate.errors import CorruptBodyError, NotFoundError, PreconditionError, StoreError, UnsupportedError
 from migrate.model import ObjectInfo, Tags
 from migrate.stores import s3_xml
 from migrate.stores.base import Capabilities, PartInfo, UploadInfo
@@ -103,6 +103,10 @@ class S3Reader:
         # makes no XML, and is asked for in the other form.
         try:
             return all_of(query, False)
+        except NotFoundError as error:
+            if "NoSuchUpload" not in error.detail:
+                raise
+            return []  # rclone says so where there are none
         except StoreError as error:
             if not error.detail.startswith(_MALFORMED):
                 raise
@@ -110,13 +114,13 @@ class S3Reader:
 
     def list_parts(self, key: str, upload_id: str) -> Sequence[PartInfo]:
         query = [("uploadId", upload_id)]
-        pages = self._pages("list parts", query, s3_xml.parse_parts, key=self._full("list parts", key))
+        pages = self._pages("list parts", query, s3_xml.parse_parts, key=self._possible("list parts", key))
         return [found for page in pages for found in page]
 
     def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         query = [("versionId", version_id)] if version_id is not None else []
         try:
-            headers, _ = self._client.call("head", "HEAD", self._full("head", key), query)
+            headers, _ = self._client.call("head", "HEAD", self._possible("head", key), query)
         except StoreError as error:
             if not error.detail.startswith(("301", "400", "404")):
                 raise
@@ -139,31 +143,24 @@ class S3Reader:
         headers = {}
         if if_match is not None:
             headers["if-match"] = f'"{if_match}"'.encode()
-        ranged = start is not None or length is not None
-        if ranged:
-            first = start or 0
+        first = None if start is None and length is None else start or 0
+        if first is not None:
             headers["range"] = b"bytes=%d-%s" % (first, b"" if length is None else b"%d" % (first + length - 1))
-        answer = self._client.send("get", "GET", self._full("get", key), query, headers)
+        answer = self._client.send("get", "GET", self._possible("get", key), query, headers)
         try:
             info = self._info("get", key, answer.headers)
-            span = answer.headers.get("content-range", "")
-            if ranged and (answer.status != 206 or not span.startswith(f"bytes {first}-")):
-                raise UnsupportedError(self.name, "get", "the store does not answer with the range asked for", key=key)
-            announced = answer.headers.get("content-length", "")
-            if not announced.isdigit():
-                raise CorruptBodyError(self.name, "get", "the body has no announced length", key=key)
-            expected = min(length, info.size - first) if ranged and length is not None else None
-            if expected is not None and int(announced) != expected:
-                raise CorruptBodyError(self.name, "get", "the range has another length than asked for", key=key)
+            if if_match is not None and info.etag != if_match:  # some servers ignore If-Match
+                raise PreconditionError(self.name, "get", "another ETag", key=key)
+            announced = self._announced(key, answer.headers, info, first, length)
         except BaseException:
             answer.close()
             raise
-        return S3Download(self.name, info, answer, int(announced))
+        return S3Download(self.name, info, answer, announced)
 
     def get_tags(self, key: str, *, version_id: str | None = None) -> Tags:
         query = [("tagging", ""), *([("versionId", version_id)] if version_id is not None else [])]
         try:
-            _, content = self._client.call("get tags", "GET", self._full("get tags", key), query)
+            _, content = self._client.call("get tags", "GET", self._possible("get tags", key), query)
         except NotFoundError as error:
             if "NoSuchTagSet" in error.detail:
                 return {}
@@ -173,19 +170,40 @@ class S3Reader:
     def close(self) -> None:
         self._client.close()
 
-    def _full(self, operation: str, key: str) -> str:
-        """The whole key, as the bucket has it. UnsupportedError where S3 has no such key."""
-        full = self._prefix + key
-        problem = key_problem(full)
+    def _possible(self, operation: str, key: str) -> str:
+        """The key. UnsupportedError where S3 has no such one, the prefix before it included."""
+        problem = key_problem(self._prefix + key)
         if problem is not None:
             raise UnsupportedError(self.name, operation, problem, key=key)
-        return full
+        return key
 
     def _info(self, operation: str, key: str, headers: Mapping[str, str]) -> ObjectInfo:
         try:
             return info_of(key, headers)
         except ValueError as error:
             raise StoreError(self.name, operation, f"not S3's headers: {_words(error)}", key=key) from None
+
+    def _announced(
+        self, key: str, headers: Mapping[str, str], info: ObjectInfo, first: int | None, length: int | None
+    ) -> int:
+        """The length of the body, which is that of the object, or of the range from `first`.
+
+        UnsupportedError where the server answers with something else than the range asked for.
+        """
+        text = headers.get("content-length", "")
+        if not text.isascii() or not text.isdigit():
+            raise CorruptBodyError(self.name, "get", "the body has no announced length", key=key)
+        announced = int(text)
+        if first is None:
+            expected = info.size
+        else:
+            # the range decides, not the status: some servers answer 200 and send it all the same
+            if not headers.get("content-range", "").startswith(f"bytes {first}-"):
+                raise UnsupportedError(self.name, "get", "the store does not answer with the range asked for", key=key)
+            expected = info.size - first if length is None else min(length, info.size - first)
+        if announced != expected:
+            raise CorruptBodyError(self.name, "get", "the body has another length than asked for", key=key)
+        return announced
 
     def _parsed(self, operation: str, content: bytes, parse: Callable[[bytes], Item]) -> Item:
         try:

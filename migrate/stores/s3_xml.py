@@ -8,13 +8,14 @@ Source: S3 API reference, ListObjectsV2, ListObjectVersions, ListMultipartUpload
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from migrate.model import ObjectInfo, Tags
 from migrate.stores.base import PartInfo, UploadInfo
@@ -71,7 +72,7 @@ class _Document:
 
     def markers(self, *pairs: tuple[str, str]) -> Query | None:
         """Where a listing goes on: for each (query name, element). ValueError if it must and none of them is there."""
-        if not self.cut_off():
+        if self.text(self.root, "IsTruncated") != "true":  # left out by some where it is false
             return None
         found = tuple((name, self.decode(text)) for name, element in pairs if (text := self.text(self.root, element)))
         if not found or found[0][0] != pairs[0][0]:
@@ -156,7 +157,7 @@ def parse_uploads(content: bytes, prefix: str, *, encoded: bool) -> Page[UploadI
 
 def parse_parts(content: bytes) -> Page[PartInfo]:
     """ListParts."""
-    document = _Document(content, "ListPartsResult")
+    document = _Document(content, "ListPartsResult", "ListPartsResponse")  # the latter is moto's
     found = [
         PartInfo(
             int(document.needed(element, "PartNumber")),
@@ -169,9 +170,11 @@ def parse_parts(content: bytes) -> Page[PartInfo]:
 
 
 def parse_upload_id(content: bytes) -> str:
-    """CreateMultipartUpload."""
-    document = _Document(content, "InitiateMultipartUploadResult")
-    return document.needed(document.root, "UploadId")
+    """CreateMultipartUpload. The answer repeats the key, which XML may not be able to hold: so it is not parsed as such."""
+    found = re.search(rb"<UploadId>([^<]+)</UploadId>", content)
+    if found is None:
+        raise MalformedError("no upload id")
+    return unescape(found[1].decode("utf-8"))
 
 
 def is_error(content: bytes) -> bool:
