@@ -50,6 +50,7 @@ def write_copies(
     parts = session.folder / "parts"
     session.run("parted", big=pattern(big), path=literal(str(parts)))
     spans = session.query("SELECT file, min(number), max(number), sum(copies) FROM batches GROUP BY file ORDER BY file")
+    session.query("SET preserve_insertion_order = true")  # the row ids of a file's objects are their places
     files: list[dict[str, Any]] = []
     done = 0
     for number, first, last, rows in spans:
@@ -73,20 +74,21 @@ def _prefix_bytes(url: str) -> int:
 
 
 def _write_file(session: Session, part: Path, path: Path) -> None:
-    session.run("copies", part=pattern(part))
-    if session.query("SELECT count(*) FROM file_copies WHERE twice")[0][0]:
+    session.run("objects", part=pattern(part))
+    disordered, twice = session.run("order")[0]
+    if disordered:
+        raise IntegrityError(f"{disordered} objects of the plan are not in their order")
+    if twice:
         raise InputError(
             "an inventory lists a key twice",
             remedy="Take a new inventory; one of current versions alone, if there are versions.",
         )
-    session.run(
-        "readable",
-        archived=texts(_ARCHIVED),
-        object_max=_OBJECT_BYTES,
-        odd_key=literal(ODD_KEY),
-    )
-    session.query("INSERT INTO target_copies SELECT target_store, count(*) FROM file_copies GROUP BY target_store")
+    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, odd_key=literal(ODD_KEY))
+    session.run("copies")
     write_table(session, "file_copies", COPIES, path)
+    session.query(
+        f"INSERT INTO target_copies SELECT target_store, count(*) FROM read_parquet({pattern(path)}) GROUP BY target_store"
+    )
 
 
 def _digest_file(session: Session, path: Path, first: int, last: int) -> None:

@@ -1,34 +1,24 @@
--- The copies of one file of the plan, with their places: users by turn, objects by target key, home before backup.
--- `twice`: the object before it has the same source store and target key, that is, an inventory lists a key twice.
-CREATE OR REPLACE TEMP TABLE file_copies AS
+-- The copies of one file of the plan: of each object the home's, then the backup's, numbered within the batch.
+CREATE OR REPLACE TEMP VIEW file_copies AS
+WITH firsts AS (
+    SELECT rowid AS place, sum(fold) OVER (PARTITION BY batch ORDER BY rowid) - fold AS first_ordinal FROM file_objects
+)
 SELECT
-    p.batch,
-    CAST(row_number() OVER place - 1 AS INTEGER) AS ordinal,
-    m.user_id,
-    p.origin AS store,
-    p.key,
-    p.version_id,
-    p.etag,
-    p.size,
-    p.last_modified,
-    r.category,
-    r.name AS rule,
-    p.flag,
+    o.batch,
+    CAST(f.first_ordinal + t.rank AS INTEGER) AS ordinal,
+    o.user_id,
+    o.origin AS store,
+    o.key,
+    o.version_id,
+    o.etag,
+    o.size,
+    o.last_modified,
+    o.category,
+    o.rule_name AS rule,
+    o.flag,
     t.role AS target_role,
     t.store AS target_store,
-    p.target_key,
-    p.storage_class,
-    p.encryption,
-    p.lock,
-    coalesce(
-        t.role = 'home'
-        AND p.target_key = lag(p.target_key) OVER place
-        AND p.source = lag(p.source) OVER place
-        AND p.turn = lag(p.turn) OVER place,
-        FALSE
-    ) AS twice
-FROM read_parquet($part) AS p
-JOIN movers AS m ON p.turn = m.turn
-JOIN layout_rules AS r ON p.rule = r.number
-JOIN routes AS t ON p.source = t.source AND ((t.role = 'home' AND t.site = m.home) OR (t.role = 'backup' AND t.site = m.backup))
-WINDOW place AS (PARTITION BY p.batch ORDER BY p.turn, p.target_key, p.source, p.key, t.rank)
+    o.target_key
+FROM file_objects AS o
+JOIN firsts AS f ON o.rowid = f.place
+JOIN routes AS t ON o.source = t.source AND ((t.role = 'home' AND t.site = o.home) OR (t.role = 'backup' AND t.site = o.backup))
