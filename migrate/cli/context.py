@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -76,6 +77,11 @@ def context_of(context: typer.Context, *, as_json: bool) -> Context:
     found = context.find_object(Context)
     assert found is not None, "the root callback sets it"
     return replace(found, output=Output(as_json=as_json))
+
+
+def user_given(text: str) -> str:
+    """A user's id from the command line; `-` reads it from stdin, so that it stands in no list of processes (invariant 10)."""
+    return sys.stdin.readline().rstrip("\n") if text == "-" else text
 
 
 def _login_name() -> str:

@@ -168,7 +168,11 @@ class Output:
 
         terminal = self._console(error=False).is_terminal
         table = Table(
-            box=box.SIMPLE_HEAD if terminal else None, header_style="bold", pad_edge=terminal, show_edge=False
+            box=box.SIMPLE_HEAD if terminal else None,
+            header_style="bold",
+            padding=(0, 1, 0, 0) if terminal else (0, 1),
+            pad_edge=False,
+            show_edge=False,
         )
         for column in columns:
             table.add_column(

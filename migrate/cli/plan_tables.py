@@ -34,10 +34,12 @@ def show_summary(
         [Column("store"), Column("listed", number=True), *(Column(kind.value, number=True) for kind in CensusClass)],
         [_warned(row) for row in plan_view.census_rows(summary.census)],
     )
-    names, rows = plan_view.reconciliation_rows(summary.reconciliation)
+    rows = plan_view.reconciliation_rows(summary.reconciliation)
     if rows:
         output.line()
-        output.table([Column("backup"), *(Column(name.replace("_", " "), number=True) for name in names)], rows)
+        output.table(
+            [Column("beside the source"), *(Column(name, number=True) for name in summary.reconciliation)], rows
+        )
     for line in plan_view.skew_lines(summary):
         output.line(f"  {line}")
     _findings(output, summary, unprobed)
@@ -52,7 +54,9 @@ def _head(output: Output, summary: PlanSummary, spec: Spec, *, built: bool) -> N
     output.line(what, style="bold")
     output.line(f"  users     {users or 'none'}")
     output.line(f"  moves     {summary.objects:,} objects as {summary.copies:,} copies, in {summary.batches:,} batches")
-    output.line(f"  forecast  {plan_view.forecast_line(summary)}")
+    requests, duration = plan_view.forecast_lines(summary)
+    output.line(f"  requests  {requests}")
+    output.line(f"  time      {duration}")
 
 
 def _warned(row: Sequence[str]) -> list[object]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
+from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.output import Column, Output
 from migrate.cli.plan_tables import show_summary
 from migrate.errors import MigrateError, UsageError
@@ -50,7 +50,7 @@ def plans(typer_context: typer.Context, as_json: JsonOption = False) -> None:
             Column("users", number=True),
             Column("copies", number=True),
             Column("bytes", number=True),
-            Column("blocked by"),
+            Column("blocked by", number=True),
         ],
         [_cells(row) for row in rows if "problem" not in row],
     )
@@ -74,7 +74,6 @@ def _row(plan: Plan) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> Sequence[object]:
-    blockers = ", ".join(f"{count:,} {kind}" for kind, count in row["blockers"].items())
     return (
         row["digest"][:DIGEST_SHOWN],
         row["name"],
@@ -82,7 +81,7 @@ def _cells(row: dict[str, Any]) -> Sequence[object]:
         f"{row['users']:,}",
         f"{row['copies']:,}",
         format_size(row["size_bytes"]),
-        blockers or "–",
+        f"{sum(row['blockers'].values()):,}",
     )
 
 
@@ -144,14 +143,16 @@ def _finding(row: Listed) -> dict[str, Any]:
 
 def explain(
     typer_context: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id, as the directory has it.")],
+    user: Annotated[
+        str, typer.Argument(metavar="USER", help="The user's id, as the directory has it; - reads it from stdin.")
+    ],
     plan: PlanArgument = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say which rules decided about a user, and which alternatives lost, and why."""
     context = context_of(typer_context, as_json=as_json)
     found = find_plan(context.workspace, plan)
-    explanation = explain_user(found, user)
+    explanation = explain_user(found, user_given(user))
     if context.as_json:
         context.output.document({"plan": found.digest, **plan_view.explanation_document(explanation)})
     else:

@@ -119,11 +119,14 @@ def _country(spec: Spec, country: str | None) -> Check:
 
 def _pseudonym_key(spec: Spec, workspace: Workspace, environment: Mapping[str, str]) -> Check:
     reference = spec.privacy.pseudonym_key
+    kind, name = reference.split(":", 1)
+    if kind == "file" and not (workspace.root / name).exists():
+        fix = "`migrate init` makes one. Until there is one, logs cannot speak of a user at all."
+        return Check("pseudonym key", CheckStatus.WARN, f"there is no {name}", fix)
     try:
         Pseudonyms(raw_key(reference, environment, workspace.root))
     except MigrateError as error:
-        fix = "`migrate init` makes one." if "cannot be read" in error.what else error.remedy
-        return Check("pseudonym key", CheckStatus.FAIL, error.what, fix, error.exit_code)
+        return Check("pseudonym key", CheckStatus.FAIL, error.what, error.remedy, error.exit_code)
     return Check("pseudonym key", CheckStatus.OK, f"{reference} is there, and its owner's alone")
 
 

@@ -88,10 +88,12 @@ def census_rows(census: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def reconciliation_rows(reconciliation: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """How the keys of planned users stand in a backup beside its source: the names of the counts, and a row a backup."""
-    names = sorted({name for counts in reconciliation.values() for name in counts})
-    return names, [(store, *(f"{counts.get(name, 0):,}" for name in names)) for store, counts in reconciliation.items()]
+def reconciliation_rows(reconciliation: Mapping[str, Mapping[str, int]]) -> list[tuple[str, ...]]:
+    """How the keys of planned users stand in the backups beside their source: a row a kind, and in it a number a backup."""
+    kinds = sorted({kind for counts in reconciliation.values() for kind in counts})
+    return [
+        (kind.replace("_", " "), *(f"{counts.get(kind, 0):,}" for counts in reconciliation.values())) for kind in kinds
+    ]
 
 
 def finding_rows(findings: Mapping[str, int]) -> list[tuple[str, str, str]]:
@@ -116,15 +118,15 @@ def skew_lines(summary: PlanSummary) -> list[str]:
     ]
 
 
-def forecast_line(summary: PlanSummary) -> str:
+def forecast_lines(summary: PlanSummary) -> tuple[str, str]:
+    """What is read and written, in requests and bytes; and how long that takes at least."""
     forecast = summary.forecast
-    parted = ""
+    parts = ""
     if forecast.part_requests:
-        parted = f" + {forecast.part_requests:,} parts (of {forecast.upload_requests // 2:,} uploads)"
-    return (
-        f"{forecast.get_requests:,} GET ({format_size(forecast.bytes_read)}), {forecast.put_requests:,} PUT{parted} "
-        f"({format_size(forecast.bytes_written)}); {format_duration(forecast.seconds)} or more with one worker"
-    )
+        parts = f" and {forecast.part_requests:,} parts of {forecast.upload_requests // 2:,} uploads"
+    reads = f"{forecast.get_requests:,} GET ({format_size(forecast.bytes_read)})"
+    writes = f"{forecast.put_requests:,} PUT{parts} ({format_size(forecast.bytes_written)})"
+    return f"{reads}, {writes}", f"{format_duration(forecast.seconds)} or more with one worker"
 
 
 # one user
