@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Column, and_, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -83,6 +83,11 @@ def move_batch(
     ).rowcount
     if moved != 1:
         raise IntegrityError(f"batch {number} is not {old}, so it cannot become {new}")
+
+
+def among(column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
+    """`column IN values` in a form that many rows of parameters can go through."""
+    return or_(*(column == value for value in values))
 
 
 def may_become(new: UserState, *, of: Iterable[UserState] = UserState) -> list[str]:

@@ -154,8 +154,8 @@ class Database:
             yield
         except sa_exc.DBAPIError as error:
             raise self._translate(error) from None
-        except sa_exc.SQLAlchemyError as error:
-            raise UnreachableError(f"the ledger {self.display_url} cannot be used: {type(error).__name__}") from None
+        except sa_exc.TimeoutError:
+            raise UnreachableError(f"the ledger {self.display_url}: no connection of the pool came free") from None
 
     def _translate(self, error: sa_exc.DBAPIError) -> MigrateError:
         text = _driver_text(error)

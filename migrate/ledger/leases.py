@@ -134,7 +134,7 @@ def _take(connection: Connection, row: Row[Any], worker_id: int, purpose: Purpos
         _users_begin(connection, plan_id, number)
     else:
         statement = upsert(connection, schema.leases).values(lease).on_conflict_do_nothing()
-        if connection.execute(statement).rowcount == 0:
+        if connection.execute(statement.returning(schema.leases.c.number)).first() is None:
             return None
         connection.execute(update(batches).where(in_batch(batches, plan_id, number)).values(fence=fence))
         _move_check(connection, pass_id, plan_id, number, CheckState.PENDING, CheckState.LEASED)

@@ -117,7 +117,8 @@ def _insert_plan(connection: Connection, plan: PlanEntry, run_id: int, now: date
         "verify_level": plan.verify_level.value,
     }
     statement = upsert(connection, schema.plans).values(row).on_conflict_do_nothing(index_elements=["digest"])
-    return None if connection.execute(statement).rowcount == 0 else _plan_id(connection, plan.digest)
+    made: int | None = connection.execute(statement.returning(schema.plans.c.id)).scalar()
+    return made
 
 
 def _insert_batches(connection: Connection, plan_id: int, batches: Iterable[BatchInfo]) -> tuple[int, int, int]:

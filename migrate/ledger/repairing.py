@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, chunks, in_batch, may_become
+from migrate.ledger.core import Core, among, chunks, in_batch, may_become
 from migrate.ledger.rows import CheckState, SealedCopy
 from migrate.model import Outcome, Verdict
 from migrate.states import BatchState, UserState, check_batch_move
@@ -168,7 +168,7 @@ def _put_back(
             verdicts.c.pass_id.in_(select(passes.c.id).where(passes.c.plan_id == plan_id)),
             in_batch(verdicts, plan_id, number),
             verdicts.c.ordinal == bindparam("of_copy"),
-            verdicts.c.verdict.in_(_WRONG),
+            among(verdicts.c.verdict, _WRONG),
         )
         .values(reopened=True),
         [{"of_copy": row.ordinal} for row in group],
@@ -212,7 +212,7 @@ def _users_lose(connection: Connection, plan_id: int, lost: Mapping[str, int]) -
             good=users.c.good - bindparam("lost"),
             matched=0,
             matched_pass=None,
-            state=case((users.c.state.in_(whole), UserState.COPYING.value), else_=users.c.state),
+            state=case((among(users.c.state, whole), UserState.COPYING.value), else_=users.c.state),
         )
     )
     changed = 0

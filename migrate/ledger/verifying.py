@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import BindParameter
 
 from migrate.errors import IntegrityError, LedgerError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, chunks, demand_lease, in_batch, may_become
+from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, may_become
 from migrate.ledger.engine import upsert
 from migrate.ledger.rows import (
     FULL_SAMPLE_PPM,
@@ -55,10 +55,11 @@ class Verifying(Core):
             "run_id": run_id,
         }
         with self._write() as connection:
-            made = connection.execute(upsert(connection, passes).values(row).on_conflict_do_nothing()).rowcount
+            statement = upsert(connection, passes).values(row).on_conflict_do_nothing()
+            made = connection.execute(statement.returning(passes.c.id)).scalar()
             same = [passes.c[name] == row[name] for name in ("plan_id", "level", "sample_ppm", "waves")]
             found = pass_row(connection.execute(select(passes).where(*same, passes.c.ended_at.is_(None))).one())
-            if made:
+            if made is not None:
                 wanted = [batches.c.plan_id == plan_id]
                 if waves is not None:
                     wanted.append(batches.c.wave.in_(list(waves)))
@@ -252,7 +253,7 @@ def _demand_counts(
 ) -> None:
     verdicts = schema.verdicts
     query = select(verdicts.c.verdict, func.count()).where(of_check).group_by(verdicts.c.verdict)
-    found: Counter[str] = Counter(dict(connection.execute(query).tuples().all()))
+    found: Counter[str] = Counter({row[0]: row[1] for row in connection.execute(query)})
     seen = tuple(found[verdict.value] for verdict in Verdict)
     given = (counts.match, counts.mismatch, counts.missing, counts.unknown)
     by_user = (
@@ -310,7 +311,7 @@ def _add_matches(connection: Connection, lease: Lease, users: Mapping[str, UserC
     whole = in_pass == table.c.copies
     # One who is verified already stays so; what the new pass has matched so far must not look like less.
     verified = table.c.state == UserState.VERIFIED.value
-    goes_on = and_(whole, table.c.state.in_(may_become(UserState.VERIFIED)))
+    goes_on = and_(whole, among(table.c.state, may_become(UserState.VERIFIED)))
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
