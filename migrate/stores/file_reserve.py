@@ -3,7 +3,7 @@
     .migrate-store/
       format-1/            the version of all this: its name says it, because making a folder is one step
       lock                 flock(2), exclusive, while a name is put in place or taken away
-      records/AB/NAME      what a file cannot hold: ETag, attributes, tags (JSON)
+      records/A/NAME       what a file cannot hold: ETag, attributes, tags (JSON)
       odd/…                objects whose keys cannot be plain names (`file_keys`)
       uploads/ID/…         multipart uploads (`file_uploads`)
       temporary/ID/…       one folder a writer, locked as long as the writer lives
@@ -47,7 +47,7 @@ FORMAT = 1
 LOCK_WAIT_SECONDS = 60.0
 
 _FORMAT_NAME = re.compile(r"format-([0-9]+)")
-_RECORD_NAME = re.compile(r"[0-9a-f]{2}[0-9a-f]{62}\.[0-9]+\.[0-9]+")
+_RECORD_NAME = re.compile(r"[0-9a-f]{64}\.[0-9]+\.[0-9]+")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -62,7 +62,7 @@ class Record:
 
 
 def record_name(key: str, found: os.stat_result) -> str:
-    """The name of the record of the file with this stat under this key; its first two letters are its folder's."""
+    """The name of the record of the file with this stat under this key; its first digit is its folder's."""
     return f"{hashlib.sha256(key.encode()).hexdigest()}.{found.st_mtime_ns}.{found.st_size}"
 
 
@@ -129,7 +129,7 @@ class Reserve:
         if records is None:
             return None
         try:
-            fd = os.open(f"{name[:2]}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=records)
+            fd = os.open(f"{name[0]}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=records)
         except FileNotFoundError:
             return None
         with os.fdopen(fd, "rb", buffering=0) as file:
@@ -174,7 +174,7 @@ class Reserve:
             os.unlink(name, dir_fd=shard)
 
     def _shard(self, name: str) -> AbstractContextManager[int]:
-        return self._tree.folder((RESERVED, b"records", name[:2].encode()))
+        return self._tree.folder((RESERVED, b"records", name[0].encode()))
 
     def _records(self) -> int | None:
         if self._records_fd is None:
@@ -205,7 +205,7 @@ class Reserve:
         # every writer makes and syncs all of it, so that none relies on a folder that another has made and not yet synced
         self.check()
         records = (RESERVED, b"records")
-        shards = [(*records, b"%02x" % number) for number in range(256)]
+        shards = [(*records, b"%x" % number) for number in range(16)]
         top = [(RESERVED, name) for name in (f"format-{FORMAT}".encode(), b"temporary", b"uploads", b"odd")]
         for folders in (*top, *shards):
             os.close(self._tree.open_folder(folders, make=True))

@@ -51,7 +51,8 @@ class Tree:
 
     def open_folder(self, folders: tuple[bytes, ...], *, make: bool = False) -> int:
         """A descriptor of the folder; the caller closes it. FileNotFoundError, NotADirectoryError, RefusedError for a link."""
-        fd = os.dup(self.root_fd)
+        # not dup(2): it would share the position that another thread's listing reads at
+        fd = os.open(".", _FOLDER, dir_fd=self.root_fd)
         for name in folders:
             try:
                 below = self._step(fd, name, make)
@@ -206,9 +207,12 @@ class Tree:
             ) from error
 
 
-def _scan(fd: int) -> tuple[list[bytes], dict[bytes, int]]:
-    """The names in a folder, `/` behind a folder's; and the types of those that are neither file nor folder."""
-    entries: list[bytes] = []
+def _scan(fd: int) -> tuple[set[bytes], dict[bytes, int]]:
+    """The names in a folder, `/` behind a folder's; and the types of those that are neither file nor folder.
+
+    A set, because POSIX lets a name that is replaced meanwhile be read twice.
+    """
+    entries: set[bytes] = set()
     strange: dict[bytes, int] = {}
     with os.scandir(fd) as found:
         for entry in found:
@@ -219,5 +223,5 @@ def _scan(fd: int) -> tuple[list[bytes], dict[bytes, int]]:
                 name += b"/"
             elif not entry.is_file(follow_symlinks=False):
                 strange[name] = stat.S_IFIFO
-            entries.append(name)
+            entries.add(name)
     return entries, strange
