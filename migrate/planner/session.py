@@ -71,6 +71,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if isinstance(error, duckdb.Error):  # from a query on the bare connection
+            raise _failed(error) from error
 
 
 def _failed(error: duckdb.Error) -> MigrateError:

@@ -22,6 +22,13 @@ WITH reasons AS (
     FROM file_objects AS o
     JOIN routes AS r ON o.source = r.source AND ((r.role = 'home' AND r.site = o.home) OR (r.role = 'backup' AND r.site = o.backup))
     JOIN target_stores AS t ON r.store = t.name
+    WHERE
+        o.storage_class IN $archived
+        OR o.encryption = 'SSE-C'
+        OR o.lock IS NOT NULL
+        OR o.size > $object_max
+        OR strlen(o.target_key) > t.key_bytes
+        OR (NOT t.odd_keys AND regexp_matches(o.target_key, $odd_key))
 )
 SELECT reason.kind, origin, user_id, key, reason.detail, 1
 FROM (SELECT origin, user_id, key, unnest(found) AS reason FROM reasons WHERE len(found) > 0)
