@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import SplitResult
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import BaseError
 from obstore.store import S3Store as Obstore
 
-from migrate.errors import PreconditionError, StoreError, TransientStoreError
+from migrate.errors import StoreError, TransientStoreError
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Body, PutResult
 from migrate.stores.keys import is_odd
@@ -100,8 +100,6 @@ class FastWriter:
                 mode="create" if create_only else "overwrite",
                 use_multipart=False,
             )
-        except AlreadyExistsError:
-            raise PreconditionError(self._name, "put", "412 or 409", key=key) from None
         except (BaseError, OSError) as error:
             raise self._error(key, error) from None
         return PutResult((result["e_tag"] or "").strip('"'), result["version"])

@@ -9,6 +9,7 @@ No URL leaves this module in an error or a log: it holds the key (design, invari
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import logging
 import socket
@@ -346,6 +347,5 @@ class S3Client:
 
 
 def _ended_early(error: Exception) -> bool:
-    return isinstance(error, IncompleteRead) or (
-        isinstance(error, ProtocolError) and any(isinstance(part, IncompleteRead) for part in error.args)
-    )
+    parts = (error, *error.args) if isinstance(error, ProtocolError) else (error,)
+    return any(isinstance(part, (IncompleteRead, http.client.IncompleteRead)) for part in parts)

@@ -34,6 +34,16 @@ class Page(Generic[Item]):
     next: Query | None
 
 
+_OUTSIDE = "a key outside the prefix that was asked for"
+_CONTROL = re.compile(rb"&#(x0*[0-9a-fA-F]{1,2}|0*[0-9]{1,3});")
+
+
+def _under(prefix: str, key: str) -> str:
+    if not key.startswith(prefix):
+        raise MalformedError(_OUTSIDE)
+    return key[len(prefix) :]
+
+
 class _Document:
     """A parsed answer, its namespace out of the way."""
 
@@ -62,10 +72,7 @@ class _Document:
 
     def key(self, parent: Element, prefix: str) -> str:
         """The key, relative to the store's prefix."""
-        key = self.decode(self.needed(parent, "Key"))
-        if not key.startswith(prefix):
-            raise MalformedError("a key outside the prefix that was asked for")
-        return key[len(prefix) :]
+        return _under(prefix, self.decode(self.needed(parent, "Key")))
 
     def cut_off(self) -> bool:
         return self.needed(self.root, "IsTruncated") == "true"
@@ -92,7 +99,7 @@ def parse_objects(content: bytes, prefix: str) -> Page[ObjectInfo]:
             raise MalformedError("an entry without key, size, ETag or time")
         key = decode(key)
         if not key.startswith(prefix):
-            raise MalformedError("a key outside the prefix that was asked for")
+            raise MalformedError(_OUTSIDE)
         moment = parse_time(modified)
         found.append(ObjectInfo(key[cut:], int(size), etag.strip('"'), moment, None, storage_class or None))
     return Page(found, _continued(document))
@@ -101,12 +108,10 @@ def parse_objects(content: bytes, prefix: str) -> Page[ObjectInfo]:
 def parse_prefixes(content: bytes, prefix: str) -> Page[str]:
     """ListObjectsV2 with a delimiter: the common prefixes."""
     document = _Document(content, "ListBucketResult")
-    found = []
-    for element in document.all("CommonPrefixes"):
-        text = document.decode(document.needed(element, "Prefix"))
-        if not text.startswith(prefix):
-            raise MalformedError("a prefix outside the one that was asked for")
-        found.append(text[len(prefix) :])
+    found = [
+        _under(prefix, document.decode(document.needed(element, "Prefix")))
+        for element in document.all("CommonPrefixes")
+    ]
     return Page(found, _continued(document))
 
 
@@ -144,15 +149,22 @@ def parse_versions(content: bytes, prefix: str) -> Page[ObjectInfo]:
 
 
 def parse_uploads(content: bytes, prefix: str, *, encoded: bool) -> Page[UploadInfo]:
-    """ListMultipartUploads. `encoded`: the keys are URL-encoded, whatever the answer says."""
-    document = _Document(content, "ListMultipartUploadsResult")
+    """ListMultipartUploads. `encoded`: the uploads' keys are URL-encoded, whatever the answer says.
+
+    Markers are encoded only if it says so. Ceph puts control characters there that XML cannot hold: they read as U+FFFD.
+    """
     if encoded:
-        document.decode = unquote_key
+        content = _CONTROL.sub("\ufffd".encode(), content)
+    document = _Document(content, "ListMultipartUploadsResult")
+    decode = unquote_key if encoded else document.decode
     found = [
-        UploadInfo(document.key(element, prefix), document.needed(element, "UploadId"))
+        UploadInfo(_under(prefix, decode(document.needed(element, "Key"))), document.needed(element, "UploadId"))
         for element in document.all("Upload")
     ]
-    return Page(found, document.markers(("key-marker", "NextKeyMarker"), ("upload-id-marker", "NextUploadIdMarker")))
+    markers = document.markers(("key-marker", "NextKeyMarker"), ("upload-id-marker", "NextUploadIdMarker"))
+    if markers is not None and "\ufffd" in markers[0][1]:
+        raise MalformedError("the listing goes on at a key that XML cannot hold")
+    return Page(found, markers)
 
 
 def parse_parts(content: bytes) -> Page[PartInfo]:

@@ -35,14 +35,14 @@ RCLONE = Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One empty store, to be written; and the same place opened to be read, where the implementation itself refuses.
+    """One empty store, to be written; and the same place opened to be read.
 
     `headers`: content headers beside the type are kept. `loses`: characters that the server cannot take in a key, though it
     takes other odd ones.
     """
 
     store: Store
-    reading: Store | None = None
+    reading: Store
     headers: bool = True
     loses: str = ""
 
@@ -96,8 +96,8 @@ def _on_server(
 
 
 def _memory(request: pytest.FixtureRequest) -> Place:
-    memory = MemoryPlace()
-    return Place(MemoryStore("place", memory), MemoryStore("place", memory, writable=False))
+    place = MemoryPlace()
+    return Place(MemoryStore("place", place), MemoryStore("place", place, writable=False))
 
 
 def _file(request: pytest.FixtureRequest) -> Place:

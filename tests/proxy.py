@@ -1,0 +1,118 @@
+"""An HTTP forwarder that writes down what passes: to show which requests a command sends.
+
+Requests and answers go through untouched, Host and Authorization included, so that signatures hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_BLOCK_BYTES = 256 * 1024
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"})
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One request. `target` is path and query as they were sent."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    status: int
+
+
+class RecordingProxy:
+    """Forwards to `upstream` (`http://HOST:PORT`) and keeps a list of what it forwarded, in `seen`."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.seen: list[Seen] = []
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def methods(self) -> set[str]:
+        return {request.method for request in self.seen}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def recording(upstream: str) -> Iterator[RecordingProxy]:
+    """A proxy before `upstream` for the block."""
+    proxy = RecordingProxy(upstream)
+    proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.stop()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: RecordingProxy
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        """Nothing on stderr."""
+
+    def handle_any(self) -> None:
+        connection = http.client.HTTPConnection(self.owner.upstream, timeout=60)
+        with contextlib.closing(connection):
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                connection.putheader(name, value.encode("latin-1"))
+            connection.endheaders()
+            self._send_body(connection)
+            answer = connection.getresponse()
+            self.owner.seen.append(Seen(self.command, self.path, dict(self.headers.items()), answer.status))
+            self._send_answer(answer)
+
+    def _send_body(self, connection: http.client.HTTPConnection) -> None:
+        left = int(self.headers.get("content-length") or 0)
+        while left:
+            block = self.rfile.read(min(left, _BLOCK_BYTES))
+            if not block:
+                return
+            connection.send(block)
+            left -= len(block)
+
+    def _send_answer(self, answer: http.client.HTTPResponse) -> None:
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        bodiless = self.command == "HEAD" or answer.status in (204, 304)
+        if answer.length is None and not bodiless:
+            body = answer.read()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.end_headers()
+        while not bodiless and (block := answer.read(_BLOCK_BYTES)):
+            self.wfile.write(block)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
