@@ -22,6 +22,7 @@ Stopping = Callable[[], bool]
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0  # design, section 7: five seconds for what is in flight
 _ATTEMPTS = 8
+RETRY_WAIT_SECONDS = 0.2  # before the second attempt, then twice as long each time
 _RETRY_SECONDS = 300.0
 _WAIT_SECONDS_MAX = 20.0
 
@@ -105,9 +106,9 @@ def ask(request: Callable[[], T]) -> T:
         on=_again,
         attempts=_ATTEMPTS,
         timeout=_RETRY_SECONDS,
-        wait_initial=0.2,
+        wait_initial=RETRY_WAIT_SECONDS,
         wait_max=_WAIT_SECONDS_MAX,
-        wait_jitter=0.2,
+        wait_jitter=RETRY_WAIT_SECONDS,
     ):
         with attempt:
             return request()

@@ -6,7 +6,7 @@ every user has a prefix of their own at the top, it would list 150 million of th
 
 from __future__ import annotations
 
-from migrate.inventory.aside import ask
+from migrate.inventory.paging import is_plain, pages_after
 from migrate.stores.base import Store
 
 CUTS_MAX = 127
@@ -20,7 +20,7 @@ def cut_points(store: Store, *, after: str) -> list[str]:
     level = ""
     prefixes = _prefixes(store, level, after)
     for _ in range(_LEVELS_MAX):
-        if len(prefixes) != 1:
+        if len(prefixes) != 1 or not is_plain(prefixes[0]):
             break
         level = prefixes[0]
         prefixes = _prefixes(store, level, after)
@@ -36,22 +36,17 @@ def cut_points(store: Store, *, after: str) -> list[str]:
 def _prefixes(store: Store, level: str, after: str) -> list[str]:
     """The prefixes one `/` below `level` that hold keys after `after`; one more than the limit where there are too many.
 
-    A key at the level itself counts like a prefix, without being one.
+    A key at the level itself counts like a prefix, without being one. From a text that XML cannot hold it goes no further: that
+    could take any number of requests.
     """
     found: list[str] = []
     start = after
     for _ in range(_PREFIXES_MAX + 1):
-        key = ask(lambda start=start: _first_key(store, level, start))  # type: ignore[misc]
-        if key is None:
+        page = next(pages_after(store, start, prefix=level), None) if is_plain(start) else None
+        if page is None:
             return found
+        key = page[0].key
         head, slash, _rest = key[len(level) :].partition("/")
         found.append(level + head + slash)
         start = level + head + ("0" if slash else "")  # "0" is the character after "/"
     return found
-
-
-def _first_key(store: Store, level: str, start_after: str) -> str | None:
-    for page in store.list(level, start_after=start_after):
-        if page:
-            return page[0].key
-    return None

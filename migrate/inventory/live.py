@@ -32,10 +32,11 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import DeniedError, InputError, IntegrityError, LaterError, TransientStoreError, UnsupportedError
+from migrate.errors import DeniedError, InputError, IntegrityError, LaterError, UnsupportedError
 from migrate.inventory.aside import Stopping, ask, side_by_side
 from migrate.inventory.cuts import cut_points
 from migrate.inventory.files import Progress, sync_folder, write_sealed
+from migrate.inventory.paging import pages_after
 from migrate.inventory.segments import SegmentWriter
 from migrate.inventory.tables import count_rows, open_tables, reading
 from migrate.model import ObjectInfo
@@ -247,7 +248,7 @@ class _Listing:
         """List one interval to its end, or until `segments_max` segments are sealed, or until halted (what it has is sealed)."""
         interval, state = self._heading.intervals[number], self._state(number)
         writer = SegmentWriter(self._connection.cursor())
-        pages = _pages(self._store, state.last_key) if interval.holds_after(state.last_key) else iter(())
+        pages = pages_after(self._store, state.last_key) if interval.holds_after(state.last_key) else iter(())
         seen = state.last_key
         for whole_page in pages:
             page = [info for info in whole_page if info.key]
@@ -345,27 +346,6 @@ class _Listing:
         side = SideCounts(counts.get("noncurrent"), counts.get("delete_markers"), counts.get("open_uploads"))
         left_out = sum(state.left_out for state in self._states())
         return Listed(self._folder, rows, self._heading.started, ended, side, left_out)
-
-
-def _pages(store: Store, start_after: str) -> Iterator[Sequence[ObjectInfo]]:
-    """Pages after `start_after`; a request that fails in passing is asked again from where the last page ended."""
-    position = start_after
-    pages: Iterator[Sequence[ObjectInfo]] | None = None
-
-    def fetch() -> Sequence[ObjectInfo] | None:
-        nonlocal pages
-        try:
-            if pages is None:
-                pages = iter(store.list("", start_after=position))
-            return next(pages, None)
-        except TransientStoreError:
-            pages = None
-            raise
-
-    while (page := ask(fetch)) is not None:
-        if page:
-            position = page[-1].key
-            yield page
 
 
 def _in_interval(page: Sequence[ObjectInfo], interval: Interval, last_key: str, store: str) -> Sequence[ObjectInfo]:

@@ -64,16 +64,19 @@ def check_sample(
 
 
 def _choose(inventory: InventoryFile, count: int, seed: str, scratch: Path) -> list[tuple[str, int, str, bool]]:
-    """Key, size, ETag, and whether the key is odd: first up to half odd ones, then others, by the SHA-256 of seed and key."""
-    with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
+    """Key, size, ETag, and whether the key is odd, ranked by the SHA-256 of seed and key; either kind fills up the other."""
+
+    def first(odd: bool) -> list[tuple[str, int, str, bool]]:
         return connection.execute(
-            f"WITH ranked AS (SELECT key, size, etag, NOT regexp_full_match(key, '{_PLAIN}') AS odd, "
-            f"sha256(concat({literal(seed)}, chr(0), key)) AS turn FROM {parquet_sql(inventory.path)}), "
-            f"odd_ones AS (SELECT * FROM ranked WHERE odd ORDER BY turn, key LIMIT {(count + 1) // 2}), "
-            f"others AS (SELECT * FROM ranked WHERE NOT odd ORDER BY turn, key LIMIT {count}) "
-            f"SELECT key, size, etag, odd FROM (FROM odd_ones UNION ALL FROM others) "
-            f"ORDER BY odd DESC, turn, key LIMIT {count}"
+            f"SELECT key, size, etag, {str(odd).lower()} FROM {parquet_sql(inventory.path)} "
+            f"WHERE regexp_full_match(key, '{_PLAIN}') = {str(not odd).lower()} "
+            f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
         ).fetchall()
+
+    with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
+        odd, plain = first(True), first(False)
+    half = max(count // 2, count - len(plain))
+    return odd[:half] + plain[: count - len(odd[:half])]
 
 
 def _look(store: Store, key: str, size: int, etag: str) -> _Seen:

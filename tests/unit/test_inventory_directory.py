@@ -209,7 +209,7 @@ _FIELD = st.text(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     users=st.lists(st.tuples(_FIELD, _FIELD), min_size=1, max_size=8, unique_by=lambda user: user[0]),
     line_end=st.sampled_from(["\n", "\r\n"]),
@@ -229,7 +229,7 @@ def test_whatever_python_writes_as_csv_is_read_back(
     assert [row[:2] for row in found] == sorted(users)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60) | st.text('ab,"\n\r;\t ', max_size=40).map(str.encode))
 def test_no_bytes_make_the_reader_raise_anything_but_an_input_error(tmp_path: Path, content: bytes) -> None:
     """Garbage behind a header is read or refused, and never another error."""

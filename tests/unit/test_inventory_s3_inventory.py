@@ -153,7 +153,7 @@ def test_fields_arrive_in_the_words_of_the_stores(tmp_path: Path) -> None:
     assert [row[6:] for row in found[1:]] == [("AES256", None), ("aws:kms", "legal-hold"), ("SSE-C", "COMPLIANCE")]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keys=st.lists(
         st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20), unique=True
