@@ -20,7 +20,7 @@ from migrate.cli.context import make_context
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a command stands: a module that has an `app`, or in it a function. `help` is the first line of its help."""
+    """Where a command stands: a module that has an `app`, or in it a function. `help` is its line in the list of commands."""
 
     module: str
     help: str

@@ -40,7 +40,8 @@ def start_logs(context: Context) -> None:
         logger_factory=_Stderr,
         cache_logger_on_first_use=False,
     )
-    logging.getLogger().handlers[:] = [logging.NullHandler()]
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
 
 
 class _Stderr:

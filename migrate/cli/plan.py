@@ -17,7 +17,7 @@ from migrate.model import Purpose
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan
 from migrate.planner.summary import PlanSummary, summarise
-from migrate.report.plan_view import summary_document
+from migrate.report.plan_view import summary_document, unprobed_stores
 from migrate.spec import Spec, load_spec
 from migrate.stores.door import load_capabilities
 
@@ -41,7 +41,7 @@ def plan(
 
 def _plan(context: Context, spec: Spec, *, dry_run: bool) -> None:
     capabilities = load_capabilities(context.workspace.capabilities(spec.name))
-    unprobed = [name for name in sorted(spec.stores) if name not in capabilities]
+    unprobed = unprobed_stores(spec, capabilities)
     if unprobed:
         context.output.note(
             f"not probed yet: {', '.join(unprobed)}. The least is assumed of them; `migrate doctor` finds out more.",

@@ -101,7 +101,7 @@ def show(
         _show_findings(context, found, listed)
         return
     summary = summarise(found.document)
-    unprobed = [name for name in sorted(found.spec.stores) if name not in found.capabilities]
+    unprobed = plan_view.unprobed_stores(found.spec, found.capabilities)
     if context.as_json:
         context.output.document(plan_view.summary_document(summary, unprobed) | {"folder": str(found.folder)})
     else:

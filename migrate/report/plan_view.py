@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from migrate.model import CensusClass
+from migrate.model import CensusClass, Role
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Blocker, PlanSummary, Share
 from migrate.spec import Spec
+from migrate.stores.base import Capabilities
 from migrate.units import format_duration, format_size
 
 DIGEST_SHOWN = 12
@@ -127,6 +128,15 @@ def forecast_lines(summary: PlanSummary) -> tuple[str, str]:
     reads = f"{forecast.get_requests:,} GET ({format_size(forecast.bytes_read)})"
     writes = f"{forecast.put_requests:,} PUT{parts} ({format_size(forecast.bytes_written)})"
     return f"{reads}, {writes}", f"{format_duration(forecast.seconds)} or more with one worker"
+
+
+def unprobed_stores(spec: Spec, capabilities: Mapping[str, Capabilities]) -> list[str]:
+    """The S3 stores that nobody has probed: planning assumes the least of them. A folder needs no probe."""
+    return [
+        name
+        for name, store in sorted(spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET).items())
+        if store.scheme == "s3" and name not in capabilities
+    ]
 
 
 # one user
