@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test check docs lock clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -26,6 +26,9 @@ check: $(READY) ## format, lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/unit
+
+docs: $(READY) ## docs/spec.md and its JSON Schema, from the spec's models
+	$(BIN)/python -m migrate.spec_docs
 
 # Resolved under the oldest Python that we serve, because newer ones install what it pins, and not the other way round.
 lock: $(READY) ## requirements/dev.lock anew, from pyproject.toml (needs Python 3.11)
