@@ -30,7 +30,9 @@ from migrate.errors import (
 _THROTTLED = frozenset({"SlowDown", "ServiceUnavailable", "TooManyRequests", "RequestLimitExceeded", "Busy"})
 _TRANSIENT = frozenset({"InternalError", "RequestTimeout", "OperationAborted", "ServiceFailure"})
 _CORRUPT = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
-_GONE = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchTagSet"})
+_GONE = frozenset(
+    {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchTagSet", "ObjectLockConfigurationNotFoundError"}
+)
 _DENIED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
 _PRECONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _WRONG_REGION = frozenset(

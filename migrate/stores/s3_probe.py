@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 
-from migrate.errors import PermanentStoreError, StoreError
+from migrate.errors import NotFoundError, PermanentStoreError, StoreError
 from migrate.stores.probe_checks import Refusals, StoreDetails, is_absent
 from migrate.stores.regions import region_of_location
 from migrate.stores.s3 import S3Store
@@ -51,6 +51,8 @@ class S3Questions:
         """A bucket's setting: the text that `pattern` finds, "" where it finds none or the server has none, None if unknown."""
         try:
             _, content = self._client.call(f"get {setting}", "GET", None, [(setting, "")])
+        except NotFoundError:
+            return ""
         except PermanentStoreError:
             return None
         match = re.search(pattern, content)
