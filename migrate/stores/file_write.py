@@ -130,8 +130,8 @@ class Writer:
         """Give the file a time under which this key has no record yet, and make the record."""
         session = self._reserve.session()
         for attempt in range(_TRIES):
-            # random below the millisecond, against other writers; seconds on for file systems with coarse times
-            moment = self._clock_ns() // 10**6 * 10**6 + secrets.randbelow(10**6) + attempt * 2 * 10**9
+            # on a second try seconds on, for file systems with coarse times, and at random, for others who try the same
+            moment = self._clock_ns() + attempt * (2 * 10**9 + secrets.randbelow(10**9))
             os.utime(fd, ns=(moment, moment))
             name = record_name(record.key, os.fstat(fd))
             os.rename(temporary, name, src_dir_fd=session, dst_dir_fd=session)

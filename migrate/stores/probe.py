@@ -78,7 +78,9 @@ def probe(
     if checks.any_failed:
         return ProbeReport(store.name, tuple(checks.found), Capabilities())
     details = _ask(questions, checks, clock, country)
-    if role is Role.TARGET:
+    if role is Role.TARGET and worst(check.exit for check in checks.found) is ExitCode.REFUSED:
+        found = Capabilities()  # nothing is written to a place where no data may be
+    elif role is Role.TARGET:
         found = TargetTrial(store, questions, checks, f".migrate-probe-{token()}/").run()
     else:
         found = _read(store, first, checks)

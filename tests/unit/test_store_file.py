@@ -543,12 +543,9 @@ def test_a_failed_write_leaves_nothing(
             assert sorted(str(path) for path in root.rglob("*")) == before
 
 
-def test_a_time_that_is_taken_is_not_taken_again(
-    opened: Callable[..., FileStore], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_time_that_is_taken_is_not_taken_again(opened: Callable[..., FileStore]) -> None:
     """Two writers at one instant with files of one size: each has its own record."""
     store = opened(clock_ns=lambda: 10**18)
-    monkeypatch.setattr("secrets.randbelow", lambda bound: 0)
     put(store, "k", b"1", Attributes(content_type="one"))
     put(store, "k", b"2", Attributes(content_type="two"))
     assert state(store, "k") == (b"2", Attributes(content_type="two"))

@@ -1,0 +1,264 @@
+"""What doctor asks of a store, on servers in memory that can do more or less: each ability is found, and each lack of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.errors import DeniedError, ExitCode, TransientStoreError
+from migrate.model import Role
+from migrate.stores.base import Capabilities
+from migrate.stores.file import FILE_CAPABILITIES, FileStore
+from migrate.stores.memory import ALL_CAPABILITIES, MemoryPlace, MemoryStore
+from migrate.stores.probe import Check, CheckStatus, LocalQuestions, ProbeReport, Refusals, StoreDetails, probe
+
+READS = {"list", "head", "get", "read", "get_tags", "list_versions", "list_prefixes", "list_uploads"}
+
+
+@dataclass
+class Answers:
+    """Questions with answers that a test gives."""
+
+    said: StoreDetails | None
+    refused: Refusals = field(default=Refusals(md5=True, sha256=True))
+
+    def details(self, clock: Callable[[], datetime]) -> StoreDetails | None:
+        return self.said
+
+    def refusals(self, key: str) -> Refusals:
+        return self.refused
+
+
+GOOD = Answers(StoreDetails("eu-west-1", 0.2, versioning=True, object_lock=True))
+
+
+def target(place: MemoryPlace, questions: Any = GOOD) -> ProbeReport:
+    store = MemoryStore("dublin", place)
+    return probe(store, Role.TARGET, questions, country="IE", token=lambda: "t")
+
+
+def named(report: ProbeReport, name: str) -> Check:
+    [check] = [check for check in report.checks if check.name == name]
+    return check
+
+
+def test_a_good_target_has_every_capability() -> None:
+    """And nothing to mend."""
+    report = target(MemoryPlace())
+    assert report.capabilities == ALL_CAPABILITIES
+    assert {check.status for check in report.checks} == {CheckStatus.OK}
+    assert report.exit is ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    ("lack", "check"),
+    [
+        ("conditional_put", "conditional PUT"),
+        ("etag_is_md5", "ETag"),
+        ("tags", "tags"),
+        ("metadata", "user metadata"),
+        ("multipart", "multipart"),
+        ("odd_keys", "odd keys"),
+    ],
+)
+def test_what_a_target_cannot_do_is_found(lack: str, check: str) -> None:
+    """The corrupted twins: one ability less in the server, one less in the report, with what that means."""
+    report = target(MemoryPlace(able=replace(ALL_CAPABILITIES, **{lack: False})))
+    missing = {field.name for field in fields(Capabilities) if not getattr(report.capabilities, field.name)}
+    assert missing == {lack}
+    found = named(report, check)
+    assert (found.status, bool(found.fix)) == (CheckStatus.WARN, True)
+    assert report.exit is ExitCode.DONE
+
+
+def test_a_server_that_takes_wrong_bytes_is_found() -> None:
+    """By what lies there afterwards, not by its answer."""
+    place = MemoryPlace(able=replace(ALL_CAPABILITIES, refuses_wrong_md5=False))
+    store = MemoryStore("dublin", place)
+    assert LocalQuestions(store).refusals("k") == Refusals(md5=False, sha256=False)
+    report = target(MemoryPlace(), Answers(GOOD.said, Refusals(md5=False, sha256=False)))
+    assert not report.capabilities.refuses_wrong_md5
+    assert named(report, "wrong MD5").status is CheckStatus.WARN
+
+
+def test_versions_are_no_need() -> None:
+    """A store without them is not warned about."""
+    report = target(MemoryPlace(able=replace(ALL_CAPABILITIES, versions=False)))
+    assert not report.capabilities.versions
+    assert named(report, "versions").status is CheckStatus.OK
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+def test_nothing_is_left_at_a_target(versioned: bool) -> None:
+    """No object, no version, no upload."""
+    place = MemoryPlace(versioned=versioned)
+    place.seed("user/photo", b"x")
+    target(place)
+    assert [info.key for info in place.versions("")] == ["user/photo"]
+    assert place.uploads == {}
+
+
+@pytest.mark.parametrize("broken", ["get", "get_tags", "put_part", "list_parts", "complete_upload", "put_tags", "head"])
+def test_a_trial_that_fails_cleans_up(broken: str) -> None:
+    """Whatever fails on the way, once it has been written."""
+    place = MemoryPlace()
+
+    def fault(operation: str, key: str) -> None:
+        if operation == broken:
+            raise TransientStoreError("dublin", operation, "no answer in time", key=key)
+
+    place.fault = fault
+    report = target(place)
+    assert place.versions("") == []
+    assert place.uploads == {}
+    assert any(check.status is not CheckStatus.OK for check in report.checks)
+
+
+def test_what_cannot_be_deleted_is_said() -> None:
+    """With the prefix under which it lies."""
+    place = MemoryPlace()
+
+    def fault(operation: str, key: str) -> None:
+        if operation == "delete":
+            raise DeniedError("dublin", operation, key=key)
+
+    place.fault = fault
+    report = target(place)
+    found = named(report, "delete")
+    assert (found.status, report.exit) == (CheckStatus.FAIL, ExitCode.UNREACHABLE)
+    assert ".migrate-probe-t/" in found.fix
+
+
+def test_everything_stays_under_the_scratch_prefix() -> None:
+    """Also at a server that resolves `..`: users' objects are in no danger."""
+    place = MemoryPlace()
+    written: list[str] = []
+
+    def fault(operation: str, key: str) -> None:
+        if operation not in READS:
+            written.append(key)
+
+    place.fault = fault
+    target(place)
+    for key in written:
+        steps: list[str] = []
+        for step in key.split("/"):
+            steps = steps[:-1] if step == ".." else [*steps, step]
+        assert key.startswith(".migrate-probe-t/")
+        assert steps[0] == ".migrate-probe-t"
+
+
+@pytest.mark.parametrize("role", [Role.SOURCE, Role.BACKUP, Role.REPORTS])
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_source_is_only_read(role: Role, size: int) -> None:
+    """GET, HEAD and LIST, even where the store would let itself be written."""
+    place = MemoryPlace()
+    place.seed("user/photo", b"x" * size, tags={"a": "b"})
+    asked: set[str] = set()
+    place.fault = lambda operation, key: asked.add(operation)
+    answers = Answers(StoreDetails("us-east-1", 0.0, versioning=False))
+    report = probe(MemoryStore("us", place), role, answers, country="US")
+    assert asked <= READS
+    assert {check.status for check in report.checks} == {CheckStatus.OK}
+    assert (report.capabilities.tags, report.capabilities.versions) == (True, True)
+
+
+def test_an_empty_source_is_remarked() -> None:
+    """Perhaps it is the wrong bucket."""
+    report = probe(MemoryStore("us", MemoryPlace()), Role.SOURCE, GOOD, country="IE")
+    assert named(report, "read").status is CheckStatus.WARN
+    assert report.exit is ExitCode.DONE
+
+
+def test_a_source_whose_objects_may_not_be_read_fails() -> None:
+    """Credentials that only list."""
+    place = MemoryPlace()
+    place.seed("user-4711/photo", b"x")
+
+    def fault(operation: str, key: str) -> None:
+        if operation == "get":
+            raise DeniedError("us", operation, key=key)
+
+    place.fault = fault
+    report = probe(MemoryStore("us", place), Role.SOURCE, GOOD, country="IE")
+    assert (named(report, "read").status, report.exit) == (CheckStatus.FAIL, ExitCode.UNREACHABLE)
+    assert "4711" not in repr(report)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_store_that_cannot_be_reached_is_asked_nothing_more(role: Role) -> None:
+    """One line, exit code 69."""
+    place = MemoryPlace()
+    asked: list[str] = []
+
+    def fault(operation: str, key: str) -> None:
+        asked.append(operation)
+        raise TransientStoreError("s", operation, "no connection")
+
+    place.fault = fault
+    report = probe(MemoryStore("s", place), role, GOOD, country="IE")
+    assert [check.name for check in report.checks] == ["reach"]
+    assert (report.exit, report.capabilities, asked) == (ExitCode.UNREACHABLE, Capabilities(), ["list"])
+
+
+@pytest.mark.parametrize(
+    ("region", "status", "code"),
+    [
+        ("eu-west-1", CheckStatus.OK, ExitCode.DONE),
+        ("us-east-1", CheckStatus.FAIL, ExitCode.REFUSED),
+        ("default", CheckStatus.WARN, ExitCode.DONE),
+        (None, CheckStatus.WARN, ExitCode.DONE),
+    ],
+)
+def test_the_region_that_the_server_names_is_judged(region: str | None, status: CheckStatus, code: ExitCode) -> None:
+    """Invariant 7: against the endpoint's region where it can be asked; what is unknown is not called good."""
+    report = target(MemoryPlace(), Answers(StoreDetails(region)))
+    assert (named(report, "region").status, report.exit) == (status, code)
+
+
+def test_a_target_in_another_country_is_not_written_to() -> None:
+    """Invariant 7: not even for a trial."""
+    place = MemoryPlace()
+    asked: set[str] = set()
+    place.fault = lambda operation, key: asked.add(operation)
+    target(place, Answers(StoreDetails("us-east-1")))
+    assert asked <= READS
+
+
+@pytest.mark.parametrize(
+    ("skew", "status"),
+    [
+        (0.4, CheckStatus.OK),
+        (-59, CheckStatus.OK),
+        (90, CheckStatus.WARN),
+        (-301, CheckStatus.FAIL),
+        (400, CheckStatus.FAIL),
+    ],
+)
+def test_a_clock_that_is_off_is_found(skew: float, status: CheckStatus) -> None:
+    """In both directions, before S3 refuses every request."""
+    report = target(MemoryPlace(), Answers(StoreDetails("eu-west-1", skew)))
+    assert named(report, "clock").status is status
+
+
+def test_a_folder_passes(tmp_path: Path) -> None:
+    """With exactly the capabilities that its store claims; and it is empty afterwards."""
+    store = FileStore("folder", tmp_path, writable=True)
+    report = probe(store, Role.TARGET, LocalQuestions(store), country="IE", clock=lambda: datetime.now(UTC))
+    assert report.capabilities == FILE_CAPABILITIES
+    assert {check.status for check in report.checks} == {CheckStatus.OK}
+    assert list(store.list()) == []
+    store.close()
+
+
+def test_a_folder_opened_to_be_read_is_no_target(tmp_path: Path) -> None:
+    """The twin: the refusal is a failed line with policy's exit code, not a traceback."""
+    store = FileStore("folder", tmp_path)
+    report = probe(store, Role.TARGET, LocalQuestions(store), country="IE")
+    assert report.exit is ExitCode.REFUSED
+    store.close()
