@@ -155,7 +155,9 @@ class Output:
             from rich.console import Console
 
             stream = sys.stderr if error else sys.stdout
-            width = None if stream.isatty() or "COLUMNS" in os.environ else PLAIN_COLUMNS
+            width = (
+                None if stream.isatty() else PLAIN_COLUMNS
+            )  # COLUMNS is a window's width, and says nothing of a pipe
             self._consoles[error] = Console(
                 file=stream, stderr=error, width=width, markup=False, emoji=False, highlight=False
             )

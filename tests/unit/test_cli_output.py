@@ -104,8 +104,8 @@ def test_lines_and_notes_are_escaped(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_table_in_a_pipe_is_plain_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No boxes, nothing cut however long, no blanks at the ends: for grep and awk."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+    """No boxes, nothing cut however long, no blanks at the ends: for grep and awk. A window's COLUMNS change nothing."""
+    monkeypatch.setenv("COLUMNS", "80")
     long = "k" * 3000
     Output().table([Column("key"), Column("n", number=True), Column("why")], [(long, 1, "a"), ("b", 20, "")])
     assert capsys.readouterr().out.splitlines() == [
