@@ -263,6 +263,15 @@ def insert_many(connection: Connection, table: Table, rows: Sequence[tuple[Any, 
         raise sa_exc.DBAPIError.instance(statement, None, error, errors, hide_parameters=True) from None
 
 
+def is_key_taken(error: sa_exc.IntegrityError, table: Table) -> bool:
+    """Whether an insert was refused because the table has a row with this primary key."""
+    named = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    if named is not None:
+        return bool(named == table.primary_key.name)
+    columns = ", ".join(f"{table.name}.{column.name}" for column in table.primary_key.columns)
+    return str(error.orig) == f"UNIQUE constraint failed: {columns}"
+
+
 def upsert(connection: Connection, table: Table) -> SqliteInsert:
     """An INSERT of this database that knows ON CONFLICT."""
     # the dialect's package was loaded with its engine; the other one need not be

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import exc as sa_exc
+from sqlalchemy import insert, select
 from sqlalchemy.engine import Connection
 
 from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, chunks
-from migrate.ledger.engine import upsert
+from migrate.ledger.engine import insert_many, is_key_taken, upsert
 from migrate.ledger.rows import PlanEntry, PlanRow
 from migrate.model import BatchInfo, Level, UserInfo
 from migrate.states import UserState
@@ -34,7 +35,6 @@ class Plans(Core):
                 return _plan_id(connection, plan.digest)
             found_batches = _insert_batches(connection, plan_id, batches)
             found_users = _insert_users(connection, plan_id, users)
-            _demand_users(connection, plan_id, found_users[0])
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
             if found_batches + found_users != expected:
                 raise IntegrityError(
@@ -147,42 +147,30 @@ def _insert_batches(connection: Connection, plan_id: int, batches: Iterable[Batc
 
 
 def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo]) -> tuple[int, int, int]:
-    statement = upsert(connection, schema.users).on_conflict_do_nothing(index_elements=["user_id"])
     count = copies = size_bytes = 0
     for chunk in chunks(users):
-        connection.execute(statement, [_user_row(plan_id, user) for user in chunk])
+        try:
+            insert_many(connection, schema.users, [_user_row(plan_id, user) for user in chunk])
+        except sa_exc.IntegrityError as error:
+            if not is_key_taken(error, schema.users):
+                raise
+            # not chained: the cause may hold the user's id
+            raise RefusedError(
+                "users of this plan are already in another plan of this ledger (or stand twice in this one)",
+                remedy="finish the other plan first, or leave these users out with the spec's scope",
+            ) from None
         count += len(chunk)
         copies += sum(user.copies for user in chunk)
         size_bytes += sum(user.size_bytes for user in chunk)
     return count, copies, size_bytes
 
 
-def _user_row(plan_id: int, user: UserInfo) -> dict[str, Any]:
+def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
+    """A row of `users`, in the order of its columns."""
     state = UserState(user.state)
     if state is UserState.PLANNED and user.copies == 0:
         state = UserState.COPIED  # nothing to copy: all of it is there
-    return {
-        "user_id": user.user_id,
-        "plan_id": plan_id,
-        "country": user.country,
-        "home": user.home,
-        "backup": user.backup,
-        "wave": user.wave,
-        "state": state.value,
-        "copies": user.copies,
-        "size_bytes": user.size_bytes,
-        "first_batch": user.first_batch,
-        "last_batch": user.last_batch,
-    }
-
-
-def _demand_users(connection: Connection, plan_id: int, expected: int) -> None:
-    """A row that was there before belongs to another plan: the insert left it alone, so fewer are ours than were given."""
-    ours = connection.execute(
-        select(func.count()).select_from(schema.users).where(schema.users.c.plan_id == plan_id)
-    ).scalar_one()
-    if ours != expected:
-        raise RefusedError(
-            f"{expected - ours} users are already in another plan of this ledger (or stand twice in this one)",
-            remedy="finish the other plan first, or leave these users out with the spec's scope",
-        )
+    where = (user.country, user.home, user.backup, user.wave)
+    nothing_settled = (0, 0, 0, 0, None)
+    batches = (user.first_batch, user.last_batch)
+    return (user.user_id, plan_id, *where, state.value, user.copies, user.size_bytes, *nothing_settled, *batches)
