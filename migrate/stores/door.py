@@ -226,7 +226,7 @@ class Door:
             kms_key=store.kms_key,
             concurrency=store.concurrency_max,
         )
-        return opened, S3Questions(opened)
+        return opened, S3Questions(opened, is_aws=is_aws(store.endpoint))
 
     def _credentials(self, name: str, store: StoreSpec) -> Callable[[], Any]:
         from migrate.stores.s3_credentials import profile_credentials

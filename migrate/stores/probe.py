@@ -106,24 +106,27 @@ def _ask(questions: Questions, checks: Checks, clock: Callable[[], datetime], co
         details = questions.details(clock)
     if details is None:
         return None
-    _judge_region(details.region, country, checks)
+    _judge_region(details, country, checks)
     _judge_clock(details.clock_skew_seconds, checks)
     if details.versioning is not None:
         checks.ok("versioning", "is on" if details.versioning else "is off")
     return details
 
 
-def _judge_region(region: str | None, country: str, checks: Checks) -> None:
-    found = REGION_COUNTRIES.get(region or "")
-    if found == country:
+def _judge_region(details: StoreDetails, country: str, checks: Checks) -> None:
+    region, found = details.region, REGION_COUNTRIES.get(details.region or "")
+    if not details.is_aws:
+        said = "does not name its region" if region is None else f"calls its region {region!r}, by a name of its own"
+        fix = f"Have the provider's word for it that the data stay in {country}."
+        checks.warn("region", f"the server {said}: in which country it is, cannot be seen", fix)
+    elif found == country:
         checks.ok("region", f"the server says {region}, which is in {found}")
     elif found is not None:
         fix = "Correct the site's country in the spec, or take a bucket that is there."
         checks.fail("region", f"the server says {region}, which is in {found}, not {country}", fix, ExitCode.REFUSED)
     else:
-        said = "says nothing" if region is None else f"says {region!r}"
-        fix = f"Have the provider's word for it that the data stay in {country}."
-        checks.warn("region", f"the server {said}: in which country it is, cannot be seen", fix)
+        said = "does not name its region" if region is None else f"says {region!r}, which is not known here"
+        checks.warn("region", f"the server {said}", "Allow GetBucketLocation, or use a newer version of migrate.")
 
 
 def _judge_clock(skew: float | None, checks: Checks) -> None:

@@ -35,9 +35,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class StoreDetails:
-    """What a server says of itself; None where it does not say, or not to us. A skew over 0 means that our clock is ahead."""
+    """What a server says of itself; None where it does not say, or not to us. A skew over 0 means that our clock is ahead.
+
+    `is_aws`: the region's name is AWS's. Other servers call theirs what they like, `us-east-1` anywhere among it.
+    """
 
     region: str | None = None
+    is_aws: bool = False
     clock_skew_seconds: float | None = None
     versioning: bool | None = None
     object_lock: bool | None = None

@@ -22,8 +22,9 @@ _OTHER = b"other bytes"
 class S3Questions:
     """Questions for one S3Store, sent by its own client. The contract stands in `probe_checks.Questions`."""
 
-    def __init__(self, store: S3Store) -> None:
+    def __init__(self, store: S3Store, *, is_aws: bool) -> None:
         self._store = store
+        self._is_aws = is_aws
         self._client = store._client  # a friend: no store offers raw requests to others
 
     def details(self, clock: Callable[[], datetime]) -> StoreDetails:
@@ -32,7 +33,8 @@ class S3Questions:
         versioning = self._ask("versioning", rb"<Status>([^<]*)<")
         lock = self._ask("object-lock", rb"<ObjectLockEnabled>([^<]*)<")
         return StoreDetails(
-            region=None if location is None else region_of_location(location),
+            region=region_of_location(location) if location is not None and self._is_aws else location or None,
+            is_aws=self._is_aws,
             clock_skew_seconds=self._skew(clock),
             versioning=None if versioning is None else versioning == "Enabled",
             object_lock=None if lock is None else lock == "Enabled",

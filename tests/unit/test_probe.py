@@ -34,7 +34,7 @@ class Answers:
         return self.refused
 
 
-GOOD = Answers(StoreDetails("eu-west-1", 0.2, versioning=True, object_lock=True))
+GOOD = Answers(StoreDetails("eu-west-1", True, 0.2, versioning=True, object_lock=True))
 
 
 def target(place: MemoryPlace, questions: Any = GOOD) -> ProbeReport:
@@ -161,7 +161,7 @@ def test_a_source_is_only_read(role: Role, size: int) -> None:
     place.seed("user/photo", b"x" * size, tags={"a": "b"})
     asked: set[str] = set()
     place.fault = lambda operation, key: asked.add(operation)
-    answers = Answers(StoreDetails("us-east-1", 0.0, versioning=False))
+    answers = Answers(StoreDetails("us-east-1", True, 0.0, versioning=False))
     report = probe(MemoryStore("us", place), role, answers, country="US")
     assert asked <= READS
     assert {check.status for check in report.checks} == {CheckStatus.OK}
@@ -207,17 +207,22 @@ def test_a_store_that_cannot_be_reached_is_asked_nothing_more(role: Role) -> Non
 
 
 @pytest.mark.parametrize(
-    ("region", "status", "code"),
+    ("region", "is_aws", "status", "code"),
     [
-        ("eu-west-1", CheckStatus.OK, ExitCode.DONE),
-        ("us-east-1", CheckStatus.FAIL, ExitCode.REFUSED),
-        ("default", CheckStatus.WARN, ExitCode.DONE),
-        (None, CheckStatus.WARN, ExitCode.DONE),
+        ("eu-west-1", True, CheckStatus.OK, ExitCode.DONE),
+        ("us-east-1", True, CheckStatus.FAIL, ExitCode.REFUSED),
+        ("eu-atlantis-1", True, CheckStatus.WARN, ExitCode.DONE),
+        (None, True, CheckStatus.WARN, ExitCode.DONE),
+        ("default", False, CheckStatus.WARN, ExitCode.DONE),
+        ("us-east-1", False, CheckStatus.WARN, ExitCode.DONE),
+        (None, False, CheckStatus.WARN, ExitCode.DONE),
     ],
 )
-def test_the_region_that_the_server_names_is_judged(region: str | None, status: CheckStatus, code: ExitCode) -> None:
+def test_the_region_that_the_server_names_is_judged(
+    region: str | None, is_aws: bool, status: CheckStatus, code: ExitCode
+) -> None:
     """Invariant 7: against the endpoint's region where it can be asked; what is unknown is not called good."""
-    report = target(MemoryPlace(), Answers(StoreDetails(region)))
+    report = target(MemoryPlace(), Answers(StoreDetails(region, is_aws)))
     assert (named(report, "region").status, report.exit) == (status, code)
 
 
@@ -226,7 +231,7 @@ def test_a_target_in_another_country_is_not_written_to() -> None:
     place = MemoryPlace()
     asked: set[str] = set()
     place.fault = lambda operation, key: asked.add(operation)
-    target(place, Answers(StoreDetails("us-east-1")))
+    target(place, Answers(StoreDetails("us-east-1", True)))
     assert asked <= READS
 
 
@@ -242,7 +247,7 @@ def test_a_target_in_another_country_is_not_written_to() -> None:
 )
 def test_a_clock_that_is_off_is_found(skew: float, status: CheckStatus) -> None:
     """In both directions, before S3 refuses every request."""
-    report = target(MemoryPlace(), Answers(StoreDetails("eu-west-1", skew)))
+    report = target(MemoryPlace(), Answers(StoreDetails("eu-west-1", True, skew)))
     assert named(report, "clock").status is status
 
 

@@ -1,0 +1,98 @@
+"""The probe on real servers: it finds of each what is known of it (the table in docs/design.md), and leaves nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from places import new_bucket, s3_store
+from servers import S3Server
+
+from migrate.errors import ExitCode
+from migrate.model import Role
+from migrate.stores.base import Capabilities
+from migrate.stores.memory import ALL_CAPABILITIES
+from migrate.stores.probe import CheckStatus, ProbeReport, probe
+from migrate.stores.s3_probe import S3Questions
+
+TO_BE_PROBED = replace(ALL_CAPABILITIES, etag_is_md5=False)
+RGW = replace(ALL_CAPABILITIES, refuses_wrong_sha256=False, object_lock=False)
+
+
+def ask(
+    server: S3Server,
+    role: Role = Role.TARGET,
+    *,
+    ahead: timedelta = timedelta(0),
+    country: str = "IE",
+    is_aws: bool = False,
+) -> ProbeReport:
+    store = s3_store(server, new_bucket(server), "some/prefix/", TO_BE_PROBED, writable=role is Role.TARGET)
+    try:
+        report = probe(
+            store, role, S3Questions(store, is_aws=is_aws), country=country, clock=lambda: datetime.now(UTC) + ahead
+        )
+        assert [info.key for page in store.list() for info in page] == []
+        assert role is not Role.TARGET or list(store.list_uploads()) == []
+    finally:
+        store.close()
+    return report
+
+
+def statuses(report: ProbeReport) -> dict[str, CheckStatus]:
+    return {check.name: check.status for check in report.checks}
+
+
+@pytest.mark.realstore
+@pytest.mark.xdist_group("rgw")
+def test_ceph_can_do_what_a_target_needs(rgw_server: S3Server) -> None:
+    """All but refusing a wrong SHA-256; its region's name says nothing, and the report says that."""
+    report = ask(rgw_server)
+    assert report.capabilities == RGW
+    assert statuses(report)["region"] is CheckStatus.WARN
+    assert statuses(report)["clock"] is CheckStatus.OK
+    assert report.exit is ExitCode.DONE
+
+
+def test_moto_takes_wrong_bytes(moto_server: S3Server) -> None:
+    """moto checks no checksum; the rest it can, but for a line feed in a key."""
+    report = ask(moto_server, country="US")
+    assert not report.capabilities.refuses_wrong_md5
+    assert report.capabilities.conditional_put
+    assert report.capabilities.etag_is_md5
+    assert report.capabilities.tags
+    assert not report.capabilities.odd_keys
+    assert report.exit is ExitCode.DONE
+
+
+def test_rclone_is_found_out(rclone_server: S3Server) -> None:
+    """It overwrites what exists, keeps no tags, and bends keys."""
+    report = ask(rclone_server)
+    assert report.capabilities == Capabilities(refuses_wrong_md5=True, etag_is_md5=True, metadata=True, multipart=True)
+    assert statuses(report)["conditional PUT"] is CheckStatus.WARN
+
+
+def test_moto_says_where_it_is(moto_server: S3Server) -> None:
+    """GetBucketLocation is asked, and for AWS held against the site's country (invariant 7)."""
+    report = ask(moto_server, Role.SOURCE, country="IE", is_aws=True)
+    assert statuses(report)["region"] is CheckStatus.FAIL
+    assert report.exit is ExitCode.REFUSED
+    assert statuses(ask(moto_server, Role.SOURCE, country="US", is_aws=True))["region"] is CheckStatus.OK
+
+
+@pytest.mark.parametrize("minutes", [-6, 6])
+def test_a_clock_that_is_off_is_found(moto_server: S3Server, minutes: int) -> None:
+    """By the server's Date header."""
+    report = ask(moto_server, Role.SOURCE, ahead=timedelta(minutes=minutes), country="US")
+    assert statuses(report)["clock"] is CheckStatus.FAIL
+    assert statuses(ask(moto_server, Role.SOURCE, country="US"))["clock"] is CheckStatus.OK
+
+
+def test_a_bucket_that_is_not_there_is_unreachable(moto_server: S3Server) -> None:
+    """One line with the exit code 69."""
+    store = s3_store(moto_server, "no-such-bucket-here", "", TO_BE_PROBED)
+    report = probe(store, Role.TARGET, S3Questions(store, is_aws=False), country="US")
+    assert [check.status for check in report.checks] == [CheckStatus.FAIL]
+    assert report.exit is ExitCode.UNREACHABLE
+    store.close()
