@@ -242,7 +242,7 @@ def _kept_by_backup(person: Person) -> Iterator[Thing]:
         name = "videos/lost.mp4" if folder == "users" else "lost.bin"
         middle = "" if folder == "users" else f"{folder}/"
         source, target = f"{folder}/{person.user_id}/{name}", f"users/{person.user_id}/{middle}{name}"
-        yield Thing(source, target, person.user_id, kind, Where.BACKUP_ONLY, 1_234, Attributes())
+        yield Thing(source, target, person.user_id, kind, Where.BACKUP_ONLY, 1_234, Attributes("application/pdf"))
 
 
 def _archive(dice: random.Random, person: Person) -> Iterator[Thing]:

@@ -39,6 +39,14 @@ class Stage:
         if code != expect:
             raise IntegrityError(f"`migrate {arguments[0]}` ended with {code}; the demo expected {expect.value}")
 
+    def run_briefly(self, *arguments: str, lines: int) -> None:
+        """Like `run`, of a command whose answer is long: only its last `lines` lines are shown."""
+        self._prompt(arguments)
+        answer = self._answer(arguments).splitlines()
+        self.say(Text(f"… {max(0, len(answer) - lines)} lines", style="dim"))
+        for line in answer[-lines:]:
+            self.say(Text(line))
+
     def run_until(self, reached: Callable[[], bool], *arguments: str, limit_seconds: float = 120) -> None:
         """Like `run`, until it is `reached()`: then `kill -9` for it and its workers. IntegrityError if it ends before."""
         self._prompt(arguments)
@@ -51,11 +59,16 @@ class Stage:
 
     def answer(self, *arguments: str) -> Any:
         """What `migrate ARGUMENTS --json` answers, for the demo's own use."""
-        command = [sys.executable, "-m", "migrate", *arguments, "--json"]
-        done = subprocess.run(command, cwd=self.root, env=dict(self.environment), stdout=subprocess.PIPE, check=False)
+        return json.loads(self._answer((*arguments, "--json")))
+
+    def _answer(self, arguments: tuple[str, ...]) -> str:
+        command = [sys.executable, "-m", "migrate", *arguments]
+        done = subprocess.run(
+            command, cwd=self.root, env=dict(self.environment), stdout=subprocess.PIPE, text=True, check=False
+        )
         if done.returncode != ExitCode.DONE:
-            raise IntegrityError(f"`migrate {arguments[0]} --json` ended with {done.returncode}")
-        return json.loads(done.stdout)
+            raise IntegrityError(f"`migrate {arguments[0]}` ended with {done.returncode}; the demo expected 0")
+        return done.stdout
 
     @contextmanager
     def _process(self, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:

@@ -40,8 +40,11 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
     stage = Stage(root, environment, say)
     spec = str(world.spec)
 
+    heading(say, "Workspace", "an empty one is written first; the demo's spec stands beside the one to fill in")
+    stage.run("init")
+
     heading(say, "Doctor", "every store is probed, and checked against the policy")
-    stage.run("doctor", spec)
+    stage.run_briefly("doctor", spec, lines=3)
 
     heading(say, "Plan", "who moves, what, where to, in which order; named by the digest of its content")
     stage.run("plan", spec)

@@ -26,7 +26,7 @@ from obstore.store import S3Store
 from servers import S3Server
 
 USERS = 250
-FILES = 5_000
+FILES = 5_600
 LARGEST_FILE = 256 * 2**10
 HUGE_BYTES = 200_000_000
 PART_BYTES = 16 * 2**20
@@ -101,7 +101,9 @@ def items(odd_keys: Iterable[str]) -> Iterator[Item]:
             body=path,
             content_type=mimetypes.guess_type(path.name)[0],
             metadata=(("depth", str(name.count("/"))), ("made-by", "realworld")) if chance % 2 else (),
-            tags=(("kind", path.suffix.lstrip(".") or "plain"), ("origin", "disk & share")) if chance % 7 == 0 else (),
+            tags=(("depth", str(name.count("/"))), ("made from", "a file: of this machine +/@"))
+            if chance % 7 == 0
+            else (),
         )
     for number, key in enumerate(odd_keys):
         yield Item(odd_key(key), f"odd {number}".encode(), "text/plain", (("odd", "yes"),), (("odd", "yes"),))
