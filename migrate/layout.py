@@ -16,8 +16,8 @@ from migrate.spec import LayoutRule
 
 _SPLIT = re.compile(r"\{([a-z_]+)\}")
 
-# For DuckDB. Keys that some stores cannot hold under their own name: an empty segment, `.`, `..`, control characters.
-ODD_KEY = r"(?s:\A/|//|/\z|(?:\A|/)\.\.?(?:/|\z)|[\x00-\x1f\x7f])"
+# What `stores.keys.is_odd` says, for DuckDB.
+ODD_KEY = r"(?s:\A/|//|/\z|(?:\A|/)\.\.?(?:/|\z)|[\x00-\x1f\x{7f}-\x{9f}\x{fffe}\x{ffff}])"
 
 
 @dataclass(frozen=True, slots=True)

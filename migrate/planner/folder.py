@@ -22,7 +22,7 @@ import duckdb
 from migrate.errors import IntegrityError, MigrateError, UsageError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
-from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, table_digest
+from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, stream_digest
 from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
@@ -68,7 +68,7 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError, MigrateError) as error:
             raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
         with _reading(folder) as connection:
-            found = table_digest(connection, plan.relation("batches"), BATCHES)
+            found = stream_digest(connection, plan.relation("batches"), BATCHES)
         if found != batches:
             raise IntegrityError(
                 f"the batches of the plan in {folder} are not those that it was built with", remedy=_REBUILD
@@ -80,7 +80,7 @@ class Plan:
     def batches(self) -> Iterator[BatchInfo]:
         """The batches, by number."""
         with _reading(self.folder) as connection:
-            connection.execute(f"SELECT {BATCHES.names} FROM {self.relation('batches')} ORDER BY {BATCHES.order}")
+            connection.execute(f"SELECT {BATCHES.names} FROM {self.relation('batches')}")
             while rows := connection.fetchmany(_FETCH_ROWS):
                 for row in rows:
                     yield BatchInfo(*row)
@@ -88,9 +88,9 @@ class Plan:
     def users(self) -> Iterator[UserInfo]:
         """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed."""
         with _reading(self.folder) as connection:
-            if table_digest(connection, self.relation("users"), USERS) != self.document["digests"]["users"]:
+            if stream_digest(connection, self.relation("users"), USERS) != self.document["digests"]["users"]:
                 raise IntegrityError(f"the users of the plan in {self.folder} were changed", remedy=_REBUILD)
-            connection.execute(f"SELECT {USERS.names} FROM {self.relation('users')} ORDER BY {USERS.order}")
+            connection.execute(f"SELECT {USERS.names} FROM {self.relation('users')}")
             while rows := connection.fetchmany(_FETCH_ROWS):
                 for row in rows:
                     yield UserInfo(*row)

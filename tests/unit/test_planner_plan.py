@@ -18,7 +18,7 @@ import pytest
 from planning import Item, Person, World, make_world, spec_with
 
 from migrate.errors import IntegrityError, UsageError
-from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, table_digest
+from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, stream_digest, table_digest
 from migrate.planner.folder import Plan, PlanReader, find_plan, plan_folders
 
 PEOPLE = [
@@ -190,7 +190,10 @@ def test_a_table_is_digested_in_blocks() -> None:
     order = sorted((str(n) for n in range(BLOCK_ROWS + 5)), key=lambda user: hashlib.sha256(user.encode()).digest())
     forms = [netstring(user) + b"-" * (len(USERS.columns) - 1) for user in order]
     blocks = [hashlib.sha256(b"".join(forms[start : start + BLOCK_ROWS])).digest() for start in (0, BLOCK_ROWS)]
-    assert table_digest(connection, "u", USERS) == hashlib.sha256(b"".join(blocks)).hexdigest()
+    wanted = hashlib.sha256(b"".join(blocks)).hexdigest()
+    assert table_digest(connection, "u", USERS) == wanted
+    assert stream_digest(connection, f"(SELECT * FROM u ORDER BY {USERS.order})", USERS) == wanted
+    assert stream_digest(connection, "(SELECT * FROM u ORDER BY user_id)", USERS) != wanted
 
 
 def test_a_changed_spec_is_found(world: World) -> None:
