@@ -34,7 +34,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,6 +46,8 @@ from migrate.stores.file_tree import Tree
 FORMAT = 1
 LOCK_WAIT_SECONDS = 60.0
 
+_RECORDS = (RESERVED, b"records")
+_SHARDS = tuple((*_RECORDS, b"%x" % number) for number in range(16))
 _FORMAT_NAME = re.compile(r"format-([0-9]+)")
 _RECORD_NAME = re.compile(r"[0-9a-f]{64}\.[0-9]+\.[0-9]+")
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -81,7 +83,7 @@ class Reserve:
         self._mutex = threading.Lock()  # before the kernel's lock
         self._opening = threading.Lock()
         self._finding = threading.Lock()
-        self._records_fd: int | None = None
+        self._shards: tuple[int, ...] | None = None
         self._lock_fd: int | None = None
         self._session: tuple[str, int] | None = None
         self.check()
@@ -93,10 +95,10 @@ class Reserve:
             with suppress(OSError), self._tree.folder((RESERVED, b"temporary")) as above:
                 os.rmdir(name, dir_fd=above)
             os.close(fd)
-        for opened in (self._records_fd, self._lock_fd):
+        for opened in (*(self._shards or ()), self._lock_fd):
             if opened is not None:
                 os.close(opened)
-        self._session = self._records_fd = self._lock_fd = None
+        self._session = self._shards = self._lock_fd = None
 
     def check(self) -> bool:
         """Whether there is a reserved folder. RefusedError if it is not ours, or newer than this version."""
@@ -125,11 +127,11 @@ class Reserve:
     def read(self, key: str, found: os.stat_result) -> Record | None:
         """The record of the file with this stat, if it has one."""
         name = record_name(key, found)
-        records = self._records()
-        if records is None:
+        shard = self._shard(name)
+        if shard is None:
             return None
         try:
-            fd = os.open(f"{name[0]}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=records)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=shard)
         except FileNotFoundError:
             return None
         with os.fdopen(fd, "rb", buffering=0) as file:
@@ -147,48 +149,60 @@ class Reserve:
 
     def create_record(self, name: str, record: Record) -> None:
         """Write a record, durably. FileExistsError where the name is taken."""
-        with self._shard(name) as shard:
-            fd = os.open(name, _NEW, 0o600, dir_fd=shard)
-            try:
-                write_all(fd, dump_record(record))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.fsync(shard)
+        shard = self._own_shard(name)
+        self._write(shard, name, record)
+        os.fsync(shard)
 
     def replace_record(self, name: str, record: Record) -> None:
         """Put a record in the place of another, durably, by one rename."""
         temporary = secrets.token_hex(16)
-        with self._shard(name) as shard:
-            fd = os.open(temporary, _NEW, 0o600, dir_fd=self.session())
-            try:
-                write_all(fd, dump_record(record))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(temporary, name, src_dir_fd=self.session(), dst_dir_fd=shard)
-            os.fsync(shard)
+        shard = self._own_shard(name)
+        self._write(self.session(), temporary, record)
+        os.rename(temporary, name, src_dir_fd=self.session(), dst_dir_fd=shard)
+        os.fsync(shard)
 
     def drop_record(self, name: str) -> None:
-        with suppress(FileNotFoundError), self._shard(name) as shard:
-            os.unlink(name, dir_fd=shard)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._own_shard(name))
 
-    def _shard(self, name: str) -> AbstractContextManager[int]:
-        return self._tree.folder((RESERVED, b"records", name[0].encode()))
+    @staticmethod
+    def _write(folder: int, name: str, record: Record) -> None:
+        fd = os.open(name, _NEW, 0o600, dir_fd=folder)
+        try:
+            write_all(fd, dump_record(record))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
-    def _records(self) -> int | None:
-        if self._records_fd is None:
+    def _shard(self, name: str) -> int | None:
+        """The folder of the record `name`; None while there are no records. Sixteen descriptors are kept open for it."""
+        if self._shards is None:
             with self._finding:
-                if self._records_fd is None:
-                    try:
-                        self._records_fd = self._tree.open_folder((RESERVED, b"records"))
-                    except FileNotFoundError:
-                        return None
-        return self._records_fd
+                if self._shards is None:
+                    self._shards = self._open_shards()
+        return None if self._shards is None else self._shards[int(name[0], 16)]
+
+    def _open_shards(self) -> tuple[int, ...] | None:
+        opened: list[int] = []
+        try:
+            for folders in _SHARDS:
+                opened.append(self._tree.open_folder(folders))  # noqa: PERF401 - those before a failure must be closed
+        except FileNotFoundError:
+            for fd in opened:
+                os.close(fd)
+            return None
+        return tuple(opened)
+
+    def _own_shard(self, name: str) -> int:
+        """The same, for who writes."""
+        self.session()
+        shard = self._shard(name)
+        assert shard is not None, "a session begins with making them"
+        return shard
 
     @property
     def is_there(self) -> bool:
-        return self._records() is not None
+        return self._shard("0") is not None
 
     # writing
 
@@ -204,12 +218,10 @@ class Reserve:
     def _begin(self) -> None:
         # every writer makes and syncs all of it, so that none relies on a folder that another has made and not yet synced
         self.check()
-        records = (RESERVED, b"records")
-        shards = [(*records, b"%x" % number) for number in range(16)]
         top = [(RESERVED, name) for name in (f"format-{FORMAT}".encode(), b"temporary", b"uploads", b"odd")]
-        for folders in (*top, *shards):
+        for folders in (*top, *_SHARDS):
             os.close(self._tree.open_folder(folders, make=True))
-        for above in (records, (RESERVED,), ()):
+        for above in (_RECORDS, (RESERVED,), ()):
             with self._tree.folder(above) as fd:
                 os.fsync(fd)
         with self.locked():
@@ -303,8 +315,7 @@ class Reserve:
 
     def _named(self, name: str) -> Record | None:
         try:
-            with self._shard(name) as shard:
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=shard)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._own_shard(name))
             with os.fdopen(fd, "rb") as file:
                 return parse_record(file.read())
         except (FileNotFoundError, ValueError, TypeError, KeyError):
