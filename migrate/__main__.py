@@ -6,16 +6,14 @@ import os
 import sys
 
 from migrate.cli.boundary import run
-from migrate.errors import ExitCode
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     code = run(sys.argv[1:])
-    if code == ExitCode.INTERRUPTED:
-        # Threads may be inside a store's call that nothing can break off: everything is flushed, so do not join them.
-        os._exit(code)
-    sys.exit(code)
+    # Everything is flushed. Threads may be inside a store's call that nothing can break off, so they are not joined; and the
+    # interpreter's own end waits for them, or has DuckDB complain on stderr about connections that they hold.
+    os._exit(code)
 
 
 if __name__ == "__main__":

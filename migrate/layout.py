@@ -117,6 +117,11 @@ def literal_prefix(rule: CompiledRule, user_id: str) -> str | None:
     return f"{rule.target[0]}{user_id}/"
 
 
+def has_loose_rules(rules: Sequence[CompiledRule]) -> bool:
+    """Whether some rule's target keys cannot be listed by user."""
+    return any(not rule.shared and literal_prefix(rule, "user") is None for rule in rules)
+
+
 def rule_sql(rules: Sequence[CompiledRule], store: str, key: str = "key") -> str:
     """A SQL expression: the index of the first rule for `store` that matches the column `key`, or NULL."""
     cases = []

@@ -100,8 +100,9 @@ def work_on(assignment: Assignment, stop: threading.Event, on_progress: Callable
     if plan.digest != assignment.plan_digest:
         raise IntegrityError("the plan is not the one that this run began with", remedy="Run `migrate run` again.")
     ledger = Ledger.open(assignment.ledger)
-    purpose = Purpose(assignment.purpose)
-    visitor = Visitor(assignment.operator, assignment.host, assignment.country, purpose, plan.digest)
+    visitor = Visitor(
+        assignment.operator, assignment.host, assignment.country, Purpose(assignment.purpose), plan.digest
+    )
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     caller = Caller(
         door.open,

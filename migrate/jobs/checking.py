@@ -11,6 +11,7 @@ from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, run_assignments
 from migrate.errors import ExitCode, UsageError, worst
 from migrate.jobs.common import Actor, Limits, assignments, check_sums, codes_of, count, parse_waves
+from migrate.jobs.extras import find_loose_extras, forget_listings
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
     CheckState,
@@ -24,6 +25,7 @@ from migrate.ledger import (
 )
 from migrate.model import Level, Outcome, Purpose, Verdict
 from migrate.planner.folder import Plan, PlanReader
+from migrate.stores.door import Door, Visitor
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -88,6 +90,12 @@ def verify_plan(
         verification = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
         taken = [wave for wave in progress if waves is None or wave.wave in waves]
         on_start(verification, ledger.pass_progress(verification.id), taken)
+        if request.sample_ppm == FULL_SAMPLE_PPM:
+            visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
+            door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
+            find_loose_extras(
+                plan, door.open, workspace, ledger, verification, run_id=run_id, now=now, is_stopping=stop.is_set
+            )
         tasks = assignments(
             plan,
             workspace,
@@ -102,6 +110,8 @@ def verify_plan(
         )
         report = run_assignments(tasks, on_progress, stop)
         ended = ledger.end_pass(verification.id, now())
+        if ended:
+            forget_listings(plan, workspace, verification)
         repaired = _repair(plan, workspace, ledger, verification, run_id, now) if request.repair else 0
         return _end(plan, plan_id, ledger, verification, report, repaired, ended=ended)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -156,12 +157,16 @@ class Reading(Core):
             ).all()
         return [verdict_row(row) for row in rows]
 
-    def findings(self, plan_id: int, limit: int, *, pass_id: int | None = None) -> list[FindingRow]:
-        """The first findings of a plan, or of one pass of it."""
+    def findings(
+        self, plan_id: int, limit: int, *, pass_id: int | None = None, users: Sequence[str] | None = None
+    ) -> list[FindingRow]:
+        """The first findings of a plan, or of one pass of it, or about some users."""
         findings = schema.findings
         query = select(findings).where(findings.c.plan_id == plan_id).order_by(findings.c.id).limit(limit)
         if pass_id is not None:
             query = query.where(findings.c.pass_id == pass_id)
+        if users is not None:
+            query = query.where(findings.c.user_id.in_(users))
         with self._read() as connection:
             rows = connection.execute(query).all()
         return [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from migrate.layout import CompiledRule, literal_prefix
+from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
 from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
 from migrate.model import CheckResult, Level, Outcome, PlannedObject, Receipt, Verdict
 from migrate.transfer.caller import Caller
@@ -18,6 +18,8 @@ from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
 
 EXTRA = "extra"
+_USERS_AT_ONCE = 500
+_ALL = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,25 @@ class CheckWork:
         self._todo = {ordinal: receipt for ordinal, receipt in self._receipts.items() if ordinal not in self._known}
         self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
         self._results: list[CheckResult] = []
-        self._extras: list[Extra] = []
+        self._extras: list[Extra] = self._known_extras()
         self._tally = Tally()
+
+    def _known_extras(self) -> list[Extra]:
+        """What a look through whole stores found of this batch's users: told with a user's first batch."""
+        if not self._is_full or not has_loose_rules(self._tools.rules) or self.lease.batch.key_from is not None:
+            return []
+        found: list[Extra] = []
+        users = sorted({planned.user_id for planned in self._objects})
+        for start in range(0, len(users), _USERS_AT_ONCE):
+            rows = self._tools.ledger.findings(
+                self.lease.plan_id, _ALL, pass_id=self._tools.pass_id, users=users[start : start + _USERS_AT_ONCE]
+            )
+            found += [
+                Extra(finding.store, finding.key, finding.user_id, finding.size_bytes or 0)
+                for finding in (row.finding for row in rows)
+                if finding.kind == EXTRA and finding.key is not None and finding.user_id is not None
+            ]
+        return found
 
     def tasks(self) -> Iterator[Task]:
         if self._is_full or self._level is Level.LISTING:

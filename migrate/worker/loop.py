@@ -27,7 +27,7 @@ LEASE_SECONDS = 180.0
 _BEAT_SECONDS = 15.0
 _RECLAIM_SECONDS = 30.0
 _SAY_SECONDS = 0.25
-_WORKS_AT_ONCE = 3  # the one that ends, the one that runs, the one that is read ahead
+_WORKS_AT_ONCE = 16  # small batches: enough of them to keep every thread busy
 
 
 class StopReason(StrEnum):

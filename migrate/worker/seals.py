@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from migrate.errors import IntegrityError
+from migrate.inventory.tables import literal
 from migrate.ledger import NewSeal, Seal
 from migrate.model import CheckResult, Evidence, Outcome, Receipt, Verdict
 
@@ -101,7 +102,7 @@ class Seals:
         )
         lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
         self._connection.execute(
-            f"COPY (SELECT {selected}) TO {_quoted(partial)} (FORMAT parquet, COMPRESSION zstd)", lists
+            f"COPY (SELECT {selected}) TO {literal(str(partial))} (FORMAT parquet, COMPRESSION zstd)", lists
         )
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -118,7 +119,7 @@ class Seals:
         path = self._root / seal.path
         names = ", ".join(f"{column}::{kind}" for column, kind in columns)
         try:
-            query = f"SELECT {names} FROM read_parquet({_quoted(path)}) ORDER BY ordinal"
+            query = f"SELECT {names} FROM read_parquet({literal(str(path))}) ORDER BY ordinal"
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
             raise IntegrityError(
@@ -155,7 +156,3 @@ def _microseconds(at: datetime) -> int:
 
 def _time(at_us: int) -> datetime:
     return datetime.fromtimestamp(at_us // 1_000_000, UTC).replace(microsecond=at_us % 1_000_000)
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -129,9 +129,12 @@ class SmallWorld:
     users: dict[str, str]
     objects: dict[str, tuple[bytes, Attributes, dict[str, str]]] = field(default_factory=dict)
     ledger: str | None = None
+    stores: dict[str, FileStore] = field(default_factory=dict)
 
-    def store(self, name: str, *, writable: bool = True) -> FileStore:
-        return FileStore(name, self.root / "stores" / name, writable=writable)
+    def store(self, name: str) -> FileStore:
+        if name not in self.stores:
+            self.stores[name] = FileStore(name, self.root / "stores" / name, writable=True)
+        return self.stores[name]
 
     def put(self, store: str, key: str, body: bytes, attributes: Attributes, tags: dict[str, str]) -> None:
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
@@ -173,7 +176,7 @@ class SmallWorld:
         for name in ("dublin-1", "dublin-2", "hamar"):
             if not (self.root / "stores" / name).exists():
                 continue
-            store = self.store(name, writable=False)
+            store = self.store(name)
             for info in listed(store):
                 with store.get(info.key) as download:
                     found[name, info.key] = (download.read(), download.info.attributes, dict(store.get_tags(info.key)))
@@ -204,7 +207,7 @@ def listed(store: FileStore) -> Iterator[ObjectInfo]:
 
 
 def build(
-    root: Path, *, users: int = 20, per_user: int = 5, copies_max: int = 20, odd: bool = True, large: bool = True
+    root: Path, *, users: int = 20, per_user: int = 5, copies_max: int = 60, odd: bool = True, large: bool = True
 ) -> SmallWorld:
     """A world of `users` users with `per_user` objects each, one of them with every odd key, one with a large object."""
     people = {f"u{number:03d}": COUNTRIES[number % len(COUNTRIES)] for number in range(users)}
@@ -232,6 +235,6 @@ def build(
 
 def planned(world: SmallWorld) -> str:
     """Plan the world; the plan's digest."""
-    answer = world.migrate("plan", "plans/small.toml", "--json")
+    answer = world.migrate("plan", str(world.root / "plans" / "small.toml"), "--json")
     assert answer.code == 0, answer.err
     return str(answer.json["digest"])

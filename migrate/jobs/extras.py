@@ -1,0 +1,105 @@
+"""EXTRA objects where no literal prefix finds them: one pass over each target store, compared with the plan in DuckDB.
+
+A layout such as `messages/{year}/{user}/{rest}` spreads a user over the store, so that no listing by prefix shows all that
+is there of one user. The store is listed once, as inventories are (in segments, so that a crash costs little), and what no
+copy of the plan stands for, but a rule says is one of the plan's users', is EXTRA. It becomes a finding of the pass before the
+batches are checked, so that the check of a user's batch sees it and holds the user back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from migrate.inventory import InventoryFile, take_inventory
+from migrate.inventory.tables import literal
+from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
+from migrate.ledger import Ledger, NewFinding, Pass
+from migrate.model import Role
+from migrate.planner.folder import Plan, open_reader
+from migrate.spec import InventorySource
+from migrate.stores.base import Store
+from migrate.worker.checking import EXTRA
+from migrate.workspace import Workspace
+
+_CHUNK = 1_000
+
+
+def find_loose_extras(
+    plan: Plan,
+    opener: Callable[[str], Store],
+    workspace: Workspace,
+    ledger: Ledger,
+    verification: Pass,
+    *,
+    run_id: int,
+    now: Callable[[], datetime],
+    is_stopping: Callable[[], bool],
+) -> int:
+    """Record the EXTRA objects of a pass that only a look through whole stores shows; how many. 0 where none is needed.
+
+    Goes on with its own unfinished listing. A store's error is raised: nothing is then said about any user.
+    """
+    rules = compile_rules(plan.spec.layout.rules)
+    if not has_loose_rules(rules):
+        return 0
+    scratch = workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
+    count = 0
+    for name, store_spec in plan.spec.by_role(Role.TARGET).items():
+        live = store_spec.model_copy(update={"inventory": InventorySource()})
+        listing = take_inventory(
+            name,
+            live,
+            opener(name),
+            opener=opener,
+            workspace=workspace,
+            scratch=scratch / name,
+            now=now,
+            is_stopping=is_stopping,
+            reuse=True,  # this pass's own: the folder is named by it
+        )
+        for chunk in _extras(plan, name, listing, rules, verification):
+            ledger.add_findings(verification, chunk, run_id=run_id, now=now())
+            count += len(chunk)
+    return count
+
+
+def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> None:
+    """Remove what the pass listed, once it has ended."""
+    shutil.rmtree(workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}", ignore_errors=True)
+
+
+def _extras(
+    plan: Plan, store: str, listing: InventoryFile, rules: Sequence[CompiledRule], verification: Pass
+) -> Iterator[list[NewFinding]]:
+    """What is listed at `store`, planned by no copy, and by a loose rule a key of one of the pass's users."""
+    loose = [index for index, rule in enumerate(rules) if literal_prefix(rule, "x") is None and not rule.shared]
+    waves = (
+        "" if verification.waves is None else f"AND u.wave IN ({', '.join(str(wave) for wave in verification.waves)})"
+    )
+    # the rules as they read target keys; for every store, since a key does not tell which source it came from
+    anywhere = [replace(rule, pieces=rule.target, stores=None) for rule in rules]
+    query = f"""
+        WITH listed AS (
+            SELECT key, size, {rule_sql(anywhere, store)} AS rule FROM read_parquet({literal(listing.glob)})
+        ),
+        claimed AS (
+            SELECT key, size, {user_sql(anywhere)} AS user_id FROM listed WHERE rule IN ({", ".join(map(str, loose))})
+        )
+        SELECT c.key, c.user_id, c.size
+        FROM claimed AS c
+        JOIN {plan.relation("users")} AS u ON u.user_id = c.user_id
+        ANTI JOIN (SELECT target_key FROM {plan.relation("copies")} WHERE target_store = {literal(store)}) AS p
+            ON p.target_key = c.key
+        WHERE u.first_batch IS NOT NULL {waves}
+        ORDER BY c.key
+    """
+    connection = open_reader()
+    try:
+        connection.execute(query)
+        while rows := connection.fetchmany(_CHUNK):
+            yield [NewFinding(EXTRA, store, key, user_id, size) for key, user_id, size in rows]
+    finally:
+        connection.close()

@@ -1,0 +1,451 @@
+"""`plan`, `run`, `verify` and `status` through the real command line, on folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from smallworld import SmallWorld, body_of, build, planned
+
+from migrate.ledger import Ledger
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SmallWorld:
+    return build(tmp_path)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Poll, with a bound."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError("it did not happen in time")
+        time.sleep(0.01)
+
+
+def finish(process: subprocess.Popen[bytes], seconds: float = 60.0) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out.decode(), err.decode()
+
+
+def has_begun(world: SmallWorld) -> bool:
+    """Whether a run has written anything to a target."""
+    return any(any((world.root / "stores" / name / "users").rglob("*-*")) for name in ("dublin-1", "dublin-2", "hamar"))
+
+
+def flipped(body: bytes) -> bytes:
+    """The body with its last bit turned over."""
+    return body[:-1] + bytes([body[-1] ^ 1])
+
+
+def sums(document: dict[str, object]) -> None:
+    """Invariant 3, as the output shows it."""
+    for wave in document["standing"]:  # type: ignore[attr-defined]  # plain JSON
+        assert sum(wave["outcomes"].values()) == wave["copies"]
+
+
+def test_the_way_from_plan_to_verified(world: SmallWorld) -> None:
+    """The canary first, then all waves: every object is at home and backup, every user verified (Invariants 1, 3)."""
+    planned(world)
+    run = world.migrate("run", "--json")
+    assert run.code == 75  # the other waves are left
+    assert run.json["waves"] == [0]
+    assert world.migrate("verify", "--json").code == 0
+    assert world.migrate("run", "--wave", "all").code == 0
+    verify = world.migrate("verify", "--level", "both-ends", "--json")
+    assert verify.code == 0, verify.err
+    assert verify.json["pass"]["verdicts"]["match"] == 2 * len(world.objects)
+    sums(verify.json)
+    assert {state for wave in verify.json["standing"] for state in wave["users"]} == {"verified"}
+    world.assert_all_there()
+    assert world.open_uploads() == 0
+
+
+def test_a_second_run_has_nothing_to_do(world: SmallWorld) -> None:
+    """A finished plan says so, and touches no target (Invariant 2)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    before = {path: path.stat().st_mtime_ns for path in (world.root / "stores").rglob("*") if path.is_file()}
+    answer = world.migrate("run", "--json")
+    assert answer.code == 0
+    assert answer.json["done"]["copies"] == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (world.root / "stores").rglob("*") if path.is_file()}
+
+
+def test_a_later_wave_waits_for_the_verification_of_the_earlier(world: SmallWorld) -> None:
+    """Wave 1 does not start before wave 0 is verified, unless it is named."""
+    planned(world)
+    assert world.migrate("run").code == 75
+    waiting = world.migrate("run")
+    assert waiting.code == 75
+    assert "wave 1 waits: wave 0 is not verified" in waiting.err
+    assert world.migrate("run", "--wave", "1").code == 75
+    assert world.migrate("verify", "--wave", "0,1").code == 0
+    assert world.migrate("run").code == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_run_goes_on_and_copies_nothing_twice(world: SmallWorld, workers: str) -> None:
+    """After kill -9 the next run starts at once, and only what had no receipt is done again (Invariants 1, 2 and 5)."""
+    planned(world)
+
+    def is_far_enough(process: subprocess.Popen[bytes], wanted: int) -> bool:
+        targets = [world.root / "stores" / name / "users" for name in ("dublin-1", "dublin-2", "hamar")]
+        return process.poll() is not None or sum(len(list(path.rglob("photo-*"))) for path in targets) >= wanted
+
+    for wanted in (30, 90):
+        process = world.start("run", "--wave", "all", "--workers", workers)
+        wait_for(partial(is_far_enough, process, wanted))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    answer = world.migrate("run", "--wave", "all", "--json")
+    assert answer.code == 0, answer.err
+    sums(answer.json)
+    world.assert_all_there()
+    assert world.open_uploads() == 0
+    assert world.migrate("verify", "--level", "both-ends").code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_signal_ends_a_run_with_a_safe_checkpoint(world: SmallWorld, number: signal.Signals, workers: str) -> None:
+    """Exit 130 within ten seconds; the leases are given back and the next run ends the work."""
+    for user in world.users:
+        for index in range(30):
+            key = f"users/{user}/more-{index}"
+            world.put_source(key, body_of(key, 100), backup=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", workers)
+    wait_for(lambda: has_begun(world) or process.poll() is not None)
+    began = time.monotonic()
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert time.monotonic() - began < 10
+    assert code == 130, err
+    assert "stopping" in err
+    ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    assert ledger.leases(1) == 0
+    ledger.close()
+    assert world.migrate("run", "--wave", "all").code == 0
+    world.assert_all_there()
+
+
+def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: SmallWorld) -> None:
+    """Cron overlap: exit 75 at once; with --share both work, and nothing is doubled (Invariant 5)."""
+    for user in world.users:
+        for index in range(40):
+            key = f"users/{user}/more-{index}"
+            world.put_source(key, body_of(key, 100), backup=False)
+    planned(world)
+    first = world.start("run", "--wave", "all", "--json")
+    wait_for(lambda: has_begun(world))
+    overlap = world.migrate("run", "--wave", "all")
+    assert overlap.code == 75
+    assert "another run works on plan" in overlap.err
+    helper = world.migrate("run", "--wave", "all", "--share", "--json")
+    code, out, err = finish(first)
+    assert (code, helper.code in (0, 75)) == (0, True), err
+    done = json.loads(out)["done"]["copies"] + helper.json["done"]["copies"]
+    assert done == 2 * len(world.objects)
+    world.assert_all_there()
+
+
+def test_drifted_sources_are_counted_and_never_mixed(world: SmallWorld) -> None:
+    """Changed and gone since the plan: drifted, exit 4, and nothing of them at the target (Invariant 3)."""
+    planned(world)
+    store = world.store("us")
+    store.delete("users/u002/photo-0000.jpg")
+    world.put("us", "users/u003/photo-0000.jpg", b"newer", world.objects["users/u003/photo-0000.jpg"][1], {})
+    answer = world.migrate("run", "--wave", "all", "--json")
+    assert answer.code == 4
+    assert sum(wave["outcomes"]["drifted"] for wave in answer.json["standing"]) == 4
+    sums(answer.json)
+    assert not [
+        key for _, key in world.at_targets() if key in ("users/u002/photo-0000.jpg", "users/u003/photo-0000.jpg")
+    ]
+    failures = world.migrate("status", "--failures", "--json").json["failures"]
+    assert {(entry["user"], entry["reason"]) for entry in failures} == {("u002", "gone"), ("u003", "changed")}
+    assert world.migrate("status", "--user", "u002", "--json").json["state"] == "copying"
+
+
+def test_what_fails_for_good_is_quarantined_and_can_be_tried_again(world: SmallWorld) -> None:
+    """Something else holds the target key: quarantined as occupied, exit 4; once it is gone a retry ends the work."""
+    planned(world)
+    other = world.objects["users/u001/photo-0001.jpg"][1]
+    world.put("hamar", "users/u001/photo-0001.jpg", b"somebody else's", other, {})
+    answer = world.migrate("run", "--wave", "all", "--json")
+    assert answer.code == 4
+    failures = world.migrate("status", "--failures", "--json").json["failures"]
+    assert [(entry["kind"], entry["key"], entry["reason"]) for entry in failures] == [
+        ("quarantined", "users/u001/photo-0001.jpg", "occupied")
+    ]
+    assert world.migrate("status", "--user", "u001", "--json").json["state"] == "quarantined"
+    world.store("hamar").delete("users/u001/photo-0001.jpg")
+    assert world.migrate("run", "--wave", "all", "--retry-quarantined").code == 0
+    assert world.migrate("verify").code == 0
+    world.assert_all_there()
+
+
+def test_max_failures_stops_a_run(world: SmallWorld) -> None:
+    """The error budget of a run is spent: it stops, and work is left."""
+    planned(world)
+    for number in range(5):
+        for user in world.users:
+            key = f"users/{user}/photo-{number:04d}.jpg"
+            for store in ("hamar", "dublin-1", "dublin-2"):
+                world.put(store, key, b"somebody else's", world.objects[key][1], {})
+    answer = world.migrate("run", "--wave", "all", "--max-failures", "3", "--json")
+    assert answer.code == 75
+    assert answer.json["stopped"] == ["failures"]
+    sums(answer.json)
+
+
+@pytest.mark.parametrize("level", ["listing", "content", "both-ends"])
+def test_each_level_finds_what_it_looks_for(world: SmallWorld, level: str) -> None:
+    """A lost, a changed and an EXTRA object at the target: exit 3, each with its verdict; the users stay unverified."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    homes = {key: name for name, key in world.at_targets()}
+    lost, changed = "users/u001/photo-0001.jpg", "users/u002/photo-0002.jpg"
+    world.store(homes[lost]).delete(lost)
+    world.store(homes[changed]).delete(changed)
+    body, attributes, tags = world.objects[changed]
+    world.put(homes[changed], changed, flipped(body), attributes, tags)
+    world.put("dublin-1", "users/u003/extra", b"who wrote this", attributes, {})
+    answer = world.migrate("verify", "--level", level, "--json")
+    assert answer.code == 3
+    verdicts = answer.json["pass"]["verdicts"]
+    held_here = ("dublin-1", "users/u003/photo-0001.jpg") in world.at_targets()
+    assert (verdicts["missing"], verdicts["mismatch"], verdicts["unknown"]) == (1, 1, 0)
+    assert verdicts["extra"] == (1 if held_here else 0)
+    assert world.migrate("status", "--user", "u001", "--json").json["state"] == "copied"
+    kinds = {entry["kind"] for entry in world.migrate("status", "--failures", "--json").json["failures"]}
+    assert kinds == {"MISMATCH", "MISSING"} | ({"EXTRA"} if held_here else set())
+
+
+def test_repair_makes_wrong_and_missing_copies_again(world: SmallWorld) -> None:
+    """--repair puts them back to pending; the next run replaces what was wrong, and all is well again (Invariant 2)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    homes = {key: name for name, key in world.at_targets()}
+    lost, changed, film = "users/u001/photo-0001.jpg", "users/u002/photo-0002.jpg", "users/u001/film.mp4"
+    for key in (lost, changed, film):
+        world.store(homes[key]).delete(key)
+    for key in (changed, film):
+        body, attributes, tags = world.objects[key]
+        world.put(homes[key], key, flipped(body), attributes, tags)
+    answer = world.migrate("verify", "--repair", "--json")
+    assert (answer.code, answer.json["repaired"]) == (3, 3)
+    sums(answer.json)
+    assert world.migrate("run", "--wave", "all").code == 0
+    verify = world.migrate("verify", "--level", "both-ends", "--json")
+    assert verify.code == 0
+    assert {state for wave in verify.json["standing"] for state in wave["users"]} == {"verified"}
+    world.assert_all_there()
+
+
+def test_a_sample_moves_nobody(world: SmallWorld) -> None:
+    """A sample, or a level below the spec's, never makes a user verified (Invariant 9)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    for words in (("--sample", "50%"), ("--level", "listing")):
+        answer = world.migrate("verify", *words, "--json")
+        assert answer.code == 0
+        assert answer.json["pass"]["verdicts"]["match"] > 0
+        assert {state for wave in answer.json["standing"] for state in wave["users"]} == {"copied"}
+
+
+def test_a_killed_verification_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Batches that were checked are not checked again in the same pass."""
+    world = build(tmp_path, users=30, per_user=30, large=False)
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    process = world.start("verify", "--workers", "2")
+    ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+
+    def some_done() -> bool:
+        passes = ledger.passes(1, 1)
+        return bool(passes) and ledger.pass_progress(passes[0].id).counts.match > 100
+
+    wait_for(lambda: some_done() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    checked = ledger.pass_progress(ledger.passes(1, 1)[0].id).counts.match
+    answer = world.migrate("verify", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["pass"]["id"] == 1
+    assert answer.json["pass"]["verdicts"]["match"] == 2 * len(world.objects)
+    assert checked > 0
+    ledger.close()
+
+
+def test_an_edited_seal_is_an_integrity_error(world: SmallWorld) -> None:
+    """A sealed receipt that was exchanged is found before it is believed; the untouched twin verifies (Invariants 3 and 8)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    assert world.migrate("verify", "--wave", "0").code == 0
+    first, second = sorted((world.root / ".migrate" / "seals").rglob("receipts-*"))[:2]
+    first.write_bytes(second.read_bytes())
+    answer = world.migrate("verify")
+    assert answer.code == 5
+    assert "sealed file" in answer.err
+
+
+def test_an_edited_counter_is_an_integrity_error(world: SmallWorld) -> None:
+    """Planned is no longer the sum of the outcomes: exit 5 (Invariant 3)."""
+    planned(world)
+    world.migrate("run")
+    connection = sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    connection.execute("UPDATE batches SET copies = copies - 1 WHERE number = 2")
+    connection.commit()
+    connection.close()
+    assert world.migrate("status").code == 5
+    assert world.migrate("run", "--wave", "all").code == 5
+
+
+def test_plan_run_and_verify_do_not_change_the_sources(world: SmallWorld) -> None:
+    """Not a byte, not a time stamp, not a file more."""
+
+    def look() -> dict[Path, tuple[int, int]]:
+        return {
+            path: (path.lstat().st_mtime_ns, path.lstat().st_size)
+            for name in ("us", "singapore")
+            for path in (world.root / "stores" / name).rglob("*")
+        }
+
+    before = look()
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    world.migrate("verify", "--level", "both-ends")
+    assert look() == before
+
+
+def test_a_dry_run_changes_nothing_at_all(world: SmallWorld) -> None:
+    """A forecast: users, copies, bytes, requests and time; no ledger, no lock, no byte."""
+    planned(world)
+    before = {path: path.lstat().st_mtime_ns for path in world.root.rglob("*")}
+    answer = world.migrate("run", "--dry-run", "--wave", "all", "--json")
+    assert answer.code == 0
+    assert answer.json["copies"] == 2 * len(world.objects)
+    assert answer.json["requests"] > 0
+    assert {path: path.lstat().st_mtime_ns for path in world.root.rglob("*")} == before
+
+
+def test_time_that_is_up_leaves_work_for_later(tmp_path: Path) -> None:
+    """--for ends with 75 and a safe checkpoint; --for and --until together are refused."""
+    world = build(tmp_path, users=30, per_user=60, large=False)
+    planned(world)
+    answer = world.migrate("run", "--wave", "all", "--for", "1s", "--limit-bytes", "50kB/s", "--json")
+    assert answer.code == 75
+    assert answer.json["stopped"] == ["deadline"]
+    sums(answer.json)
+    assert world.migrate("run", "--for", "1s", "--until", "06:00").code == 2
+
+
+def test_the_rate_limit_holds_over_all_processes(tmp_path: Path) -> None:
+    """Two workers read no more than the run's limit together."""
+    world = build(tmp_path, users=6, per_user=10, odd=False, large=False)
+    for user in world.users:
+        world.put_source(f"users/{user}/movie", body_of(user, 400_000), backup=False)
+    planned(world)
+    read = sum(len(body) for body, _, _ in world.objects.values())
+    began = time.monotonic()
+    answer = world.migrate("run", "--wave", "all", "--workers", "2", "--limit-bytes", "500kB/s", "--json")
+    assert answer.code == 0
+    # each of two buckets holds a second's worth
+    assert time.monotonic() - began >= read / 500_000 - 2.2
+
+
+def test_a_worker_country_that_policy_does_not_allow_is_refused(world: SmallWorld) -> None:
+    """Bytes pass through the worker: exit 77 before a store is opened (Invariant 7)."""
+    planned(world)
+    process = world.start("run", MIGRATE_COUNTRY="US")
+    code, _, err = finish(process)
+    assert code == 77
+    assert "US" in err
+
+
+def test_progress_in_cron_is_a_structured_line(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, a line every so often says where the run is, and names no user and no key (Invariant 10)."""
+    monkeypatch.setattr("migrate.report.progress.LINE_SECONDS", 0.0)
+    planned(world)
+    answer = world.migrate("run", "--wave", "all", "--limit-bytes", "20MB/s")
+    lines = [line for line in answer.err.splitlines() if "event=progress" in line]
+    assert lines
+    for word in ("copies=", "copies_planned=", "bytes=", "retries=", "workers=1", "seconds_left=", "users="):
+        assert word in lines[-1]
+    assert "users/u" not in answer.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """Every thread waits for a server that accepts and says nothing: the run still ends within ten seconds with 130."""
+    world = build(tmp_path, users=20, per_user=10, odd=False, large=False)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=256)
+    spec = world.root / "plans" / "small.toml"
+    place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    text = spec.read_text().replace("concurrency = 8", "concurrency = 32")
+    for name in ("dublin-1", "dublin-2", "hamar"):
+        text = text.replace(
+            f'url = "file:stores/{name}"',
+            f'url = "s3://{name}/"\nendpoint = "{place}"\nregion = "eu"\ncredentials = "env:TARGET"',
+        )
+    spec.write_text(text)
+    keys = {"TARGET_ACCESS_KEY_ID": "key", "TARGET_SECRET_ACCESS_KEY": "secret"}
+    code, _, err = finish(world.start("plan", str(spec), **keys))
+    assert code == 0, err
+    process = world.start("run", "--wave", "all", **keys)
+    waiting = []
+    silent.settimeout(30)
+    while len(waiting) < 32:
+        waiting.append(silent.accept()[0])
+    began = time.monotonic()
+    process.send_signal(number)
+    code, _, err = finish(process, 20)
+    assert time.monotonic() - began < 10
+    assert code == 130, err
+    for connection in (*waiting, silent):
+        connection.close()
+
+
+@pytest.mark.parametrize("level", ["listing", "content"])
+def test_an_extra_object_is_found_where_no_prefix_shows_the_user(tmp_path: Path, level: str) -> None:
+    """The user stands behind a year: whole stores are looked through once; the user with the EXTRA object is held back."""
+    world = build(tmp_path, users=10, per_user=3, odd=False, large=False)
+    spec = world.root / "plans" / "small.toml"
+    spec.write_text(
+        spec.read_text().replace(
+            'name = "photos"',
+            'name = "mail"\npattern = "mail/{year}/{user}/{rest}"\ncategory = "restricted"\n[[layout.rules]]\nname = "photos"',
+        )
+    )
+    for user in world.users:
+        key = f"mail/2020/{user}/letter"
+        world.put_source(key, body_of(key, 100))
+    planned(world)
+    assert world.migrate("run", "--wave", "all").code == 0
+    assert world.migrate("verify", "--level", level).code == 0
+    attributes = world.objects["mail/2020/u003/letter"][1]
+    homes = {key: name for name, key in world.at_targets()}
+    world.put(homes["mail/2020/u003/letter"], "mail/2021/u003/extra", b"who wrote this", attributes, {})
+    answer = world.migrate("verify", "--level", level, "--json")
+    assert answer.code == 3
+    assert answer.json["pass"]["verdicts"]["extra"] == 1
+    failures = world.migrate("status", "--failures", "--json").json["failures"]
+    assert [(entry["kind"], entry["user"], entry["key"]) for entry in failures] == [
+        ("EXTRA", "u003", "mail/2021/u003/extra")
+    ]
+    states = {user: world.migrate("status", "--user", user, "--json").json["state"] for user in ("u003", "u004")}
+    assert states == {"u003": "copied", "u004": "copied" if level == "listing" else "verified"}
+    assert not list((world.root / ".migrate" / "scratch").glob("verify-*"))
