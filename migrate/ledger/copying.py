@@ -240,9 +240,11 @@ def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tup
 
 def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[int, CopyResult]:
     copies = schema.copies
-    rows = connection.execute(
-        select(copies).where(in_batch(copies, lease.plan_id, lease.number), copies.c.ordinal.in_(ordinals))
-    ).all()
+    of_batch = in_batch(copies, lease.plan_id, lease.number)
+    between = copies.c.ordinal.between(min(ordinals), max(ordinals))
+    if connection.execute(select(copies.c.ordinal).where(of_batch, between).limit(1)).first() is None:
+        return {}  # the common case, at a third of the cost of asking for each
+    rows = connection.execute(select(copies).where(of_batch, copies.c.ordinal.in_(ordinals))).all()
     return {row.ordinal: _result(row) for row in rows}
 
 

@@ -41,7 +41,8 @@ class Plans(Core):
                     f"plan {plan.digest[:16]}: the totals are not the sums over its batches and users",
                     remedy="build the plan again",
                 )
-            return plan_id
+        self._database.tidy(schema.batches, schema.users)
+        return plan_id
 
     def plan_id(self, digest: str) -> int | None:
         """The id of a registered plan; None if it is not registered."""
