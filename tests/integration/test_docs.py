@@ -1,0 +1,76 @@
+"""What the documents tell people to type, typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from smallworld import build
+
+from migrate.cli.app import COMMANDS
+from migrate.errors import ExitCode
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands(text: str) -> list[tuple[str, int]]:
+    """The `migrate` commands of all console blocks, in order, with the exit code that a comment promises."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            match = re.fullmatch(r"\$ (migrate .*?)\s*(?:# exit (\d+))?", line)
+            if match:
+                found.append((match[1], int(match[2] or 0)))
+    return found
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
+def test_every_command_of_a_document_does_what_it_says(document: str, tmp_path: Path) -> None:
+    """Each console line runs, in order, in one workspace, and ends with the code that stands beside it."""
+    world = build(tmp_path, users=12, per_user=4, large=False)
+    (tmp_path / "plans" / "small.toml").rename(tmp_path / "plans" / "clover.toml")
+    (tmp_path / ".migrate").mkdir(exist_ok=True)
+    found = commands((ROOT / document).read_text(encoding="utf-8"))
+    assert len(found) >= 10
+    for line, code in found:
+        done = subprocess.run(
+            [sys.executable, "-m", *shlex.split(line)],
+            cwd=tmp_path,
+            env={**os.environ, "MIGRATE_COUNTRY": "IE"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    world.assert_all_there()
+
+
+def test_the_readme_lists_every_exit_code_and_no_other() -> None:
+    """The table of exit codes is the one in the code."""
+    for document in ("README.md", "docs/design.md"):
+        table = re.findall(r"^\| (\d+) \|", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
+        assert [int(code) for code in table] == [int(code) for code in ExitCode]
+
+
+def test_the_documents_name_no_command_or_option_that_there_is_not() -> None:
+    """`migrate VERB` in running text is a verb that exists."""
+    for document in ("README.md", "docs/operations.md", "CHANGELOG.md"):
+        for verb in re.findall(r"`migrate ([a-z]+)", (ROOT / document).read_text(encoding="utf-8")):
+            assert verb in COMMANDS, (document, verb)
+
+
+def test_every_command_has_help() -> None:
+    """`--help` of each command ends with 0 and says what it does."""
+    for name in COMMANDS:
+        done = subprocess.run(
+            [sys.executable, "-m", "migrate", name, "--help"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage: migrate" in done.stdout
