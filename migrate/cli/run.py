@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,12 +9,11 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.records import open_ledger, recorded_run
-from migrate.cli.working import actor_of, limits_of, show_standing, stopping, tell_problems
+from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
 from migrate.errors import ExitCode, LedgerError
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
-from migrate.ledger import Ledger, WaveProgress
+from migrate.ledger import Ledger
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.progress import Progress
 from migrate.report.standing import goals, run_document
 from migrate.units import format_duration, format_size
 
@@ -86,35 +84,20 @@ def run(
 
 
 def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: RunRequest) -> RunEnd:
-    shown: list[Progress] = []
-
-    def on_start(waves: tuple[int, ...], progress: Sequence[WaveProgress]) -> None:
-        view = Progress(
-            "copying",
-            goals(progress, waves),
-            request.limits.workers or plan.spec.run.workers,
-            console=context.output.progress_console,
-            live=context.output.is_live,
+    workers = request.limits.workers or plan.spec.run.workers
+    with at_work(context) as (stop, watch):
+        return run_plan(
+            plan,
+            context.workspace,
+            ledger,
+            actor_of(context, plan),
+            request,
+            run_id=run_id,
+            now=context.now,
+            stop=stop,
+            on_start=lambda waves, progress: watch.begin("copying", goals(progress, waves), workers),
+            on_progress=watch,
         )
-        shown.append(view.__enter__())
-
-    with stopping(context) as stop:
-        try:
-            return run_plan(
-                plan,
-                context.workspace,
-                ledger,
-                actor_of(context, plan),
-                request,
-                run_id=run_id,
-                now=context.now,
-                stop=stop,
-                on_start=on_start,
-                on_progress=lambda snapshot: shown[0](snapshot),
-            )
-        finally:
-            for view in shown:
-                view.__exit__()
 
 
 def _tell(context: Context, plan: Plan, run_id: int, end: RunEnd) -> None:

@@ -11,14 +11,14 @@ from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.records import recorded_run
-from migrate.cli.working import actor_of, limits_of, show_standing, stopping, tell_problems
+from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
 from migrate.errors import ExitCode, UsageError
 from migrate.jobs.checking import VerifyEnd, VerifyRequest, verify_plan
 from migrate.ledger import FULL_SAMPLE_PPM, CheckState, Ledger, Pass, PassProgress, WaveProgress
 from migrate.model import Level
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.progress import Progress
 from migrate.report.standing import check_goals, verify_document
+from migrate.spec import spec_time
 from migrate.units import parse_percent
 
 
@@ -78,39 +78,27 @@ def _sample(text: str | None) -> int:
 
 
 def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: VerifyRequest) -> VerifyEnd:
-    shown: list[Progress] = []
+    workers = request.limits.workers or plan.spec.run.workers
+    with at_work(context) as (stop, watch):
 
-    def on_start(verification: Pass, found: PassProgress, waves: Sequence[WaveProgress]) -> None:
-        if found.checks.get(CheckState.DONE):
-            context.output.note(
-                f"goes on with the verification begun at {verification.started_at:%Y-%m-%d %H:%M} UTC", style="dim"
-            )
-        view = Progress(
-            f"verifying ({verification.level.value})",
-            check_goals(waves, found.counts.checked),
-            request.limits.workers or plan.spec.run.workers,
-            console=context.output.progress_console,
-            live=context.output.is_live,
+        def on_start(verification: Pass, found: PassProgress, waves: Sequence[WaveProgress]) -> None:
+            if found.checks.get(CheckState.DONE):
+                began = spec_time(verification.started_at, plan.spec)
+                context.output.note(f"goes on with the verification begun at {began}", style="dim")
+            watch.begin(f"verifying ({verification.level.value})", check_goals(waves, found.counts.checked), workers)
+
+        return verify_plan(
+            plan,
+            context.workspace,
+            ledger,
+            actor_of(context, plan),
+            request,
+            run_id=run_id,
+            now=context.now,
+            stop=stop,
+            on_start=on_start,
+            on_progress=watch,
         )
-        shown.append(view.__enter__())
-
-    with stopping(context) as stop:
-        try:
-            return verify_plan(
-                plan,
-                context.workspace,
-                ledger,
-                actor_of(context, plan),
-                request,
-                run_id=run_id,
-                now=context.now,
-                stop=stop,
-                on_start=on_start,
-                on_progress=lambda snapshot: shown[0](snapshot),
-            )
-        finally:
-            for view in shown:
-                view.__exit__()
 
 
 def _tell(context: Context, plan: Plan, run_id: int, end: VerifyEnd) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 
@@ -11,11 +11,13 @@ from rich.text import Text
 
 from migrate.cli.context import Context
 from migrate.cli.output import Column, Output, safe
+from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, stop_on_signal
 from migrate.errors import ExitCode, UsageError
 from migrate.jobs.common import Actor, Limits, seconds_until
 from migrate.ledger import WaveProgress
 from migrate.planner.folder import Plan
+from migrate.report.progress import Goal, Progress
 from migrate.report.standing import OUTCOME_TITLES, wave_rows
 from migrate.spec import spec_time
 from migrate.units import parse_duration, parse_rate
@@ -55,17 +57,42 @@ def actor_of(context: Context, plan: Plan) -> Actor:
     return Actor(context.operator, context.host, context.country(plan.spec))
 
 
+class Watch:
+    """The progress of one piece of work: begun when it is known what there is to do, told where it is from then on."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._progress: Progress | None = None
+
+    def begin(self, title: str, goals: Mapping[int, Goal], workers: int) -> None:
+        output = self._context.output
+        self._progress = Progress(title, goals, workers, console=output.progress_console, live=output.is_live)
+        self._progress.start()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        if self._progress is not None:
+            self._progress(snapshot)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
 @contextmanager
-def stopping(context: Context) -> Iterator[Event]:
-    """The event that a signal sets while work is under way. A second signal ends the process: that is as safe as kill -9."""
+def at_work(context: Context) -> Iterator[tuple[Event, Watch]]:
+    """The event that a signal sets, and the watch. A second signal ends the process: that is as safe as kill -9."""
 
     def on_signal(count: int) -> None:
         if count > 1:
             os._exit(ExitCode.INTERRUPTED)
         context.output.note("stopping: what is in flight has five seconds; once more to end at once", style="bold")
 
+    watch = Watch(context)
     with stop_on_signal(on_signal) as stop:
-        yield stop
+        try:
+            yield stop, watch
+        finally:
+            watch.end()
 
 
 def tell_problems(output: Output, problems: Sequence[Problem]) -> None:

@@ -90,12 +90,11 @@ class Progress:
             Live(self, console=console, refresh_per_second=_REFRESHES_PER_SECOND, transient=True) if live else None
         )
 
-    def __enter__(self) -> Progress:
+    def start(self) -> None:
         if self._live is not None:
             self._live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         if self._live is not None:
             self._live.stop()
 
