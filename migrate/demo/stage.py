@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
+from rich.control import Control
 from rich.text import Text
 
 from migrate.errors import ExitCode, IntegrityError
@@ -56,6 +57,7 @@ class Stage:
                 if process.poll() is not None or time.monotonic() > end:
                     raise IntegrityError("the run ended before the demo could kill it in the middle")
                 time.sleep(_POLL_SECONDS)
+        self.say(Control.show_cursor(True))  # the dead cannot give it back
 
     def answer(self, *arguments: str) -> Any:
         """What `migrate ARGUMENTS --json` answers, for the demo's own use."""

@@ -44,7 +44,7 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
     stage.run("init")
 
     heading(say, "Doctor", "every store is probed, and checked against the policy")
-    stage.run_briefly("doctor", spec, lines=3)
+    stage.run_briefly("doctor", spec, lines=1)
 
     heading(say, "Plan", "who moves, what, where to, in which order; named by the digest of its content")
     stage.run("plan", spec)
@@ -126,7 +126,8 @@ def conclude(say: Say, world: DemoWorld, before: str, seconds: float) -> None:
         raise IntegrityError("the demo's world is not as it must be")
     say(
         Text(
-            f"\nAll of it in {format_duration(seconds)}. To look around: cd {world.root} && migrate status", style="dim"
+            f"\nAll of it in {format_duration(seconds)}. To look around: migrate --workspace {world.root} status",
+            style="dim",
         )
     )
 
