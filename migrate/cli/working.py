@@ -79,16 +79,23 @@ class Watch:
 
 
 @contextmanager
-def at_work(context: Context) -> Iterator[tuple[Event, Watch]]:
-    """The event that a signal sets, and the watch. A second signal ends the process: that is as safe as kill -9."""
+def stopping(context: Context) -> Iterator[Event]:
+    """The event that a signal sets while work is under way. A second signal ends the process: that is as safe as kill -9."""
 
     def on_signal(count: int) -> None:
         if count > 1:
             os._exit(ExitCode.INTERRUPTED)
         context.output.note("stopping: what is in flight has five seconds; once more to end at once", style="bold")
 
-    watch = Watch(context)
     with stop_on_signal(on_signal) as stop:
+        yield stop
+
+
+@contextmanager
+def at_work(context: Context) -> Iterator[tuple[Event, Watch]]:
+    """The event that a signal sets, and the watch over the progress."""
+    watch = Watch(context)
+    with stopping(context) as stop:
         try:
             yield stop, watch
         finally:
