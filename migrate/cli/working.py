@@ -10,19 +10,20 @@ from threading import Event
 from rich.text import Text
 
 from migrate.cli.context import Context
-from migrate.cli.output import Column, Output, safe
+from migrate.cli.output import Column, Output
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, stop_on_signal
 from migrate.errors import ExitCode, UsageError
 from migrate.jobs.common import Actor, Limits, seconds_until
 from migrate.ledger import WaveProgress
+from migrate.model import Outcome
 from migrate.planner.folder import Plan
 from migrate.report.progress import Goal, Progress
-from migrate.report.standing import OUTCOME_TITLES, wave_rows
+from migrate.report.standing import standing
 from migrate.spec import spec_time
-from migrate.units import parse_duration, parse_rate
+from migrate.units import format_size, parse_duration, parse_rate
 
-_OUTCOME_STYLES = {"quarantined": "red", "drifted": "yellow", "pending": "yellow"}
+_OUTCOME_STYLES = {Outcome.QUARANTINED: "red", Outcome.DRIFTED: "yellow", Outcome.PENDING: "yellow"}
 
 
 def limits_of(
@@ -112,20 +113,30 @@ def tell_problems(output: Output, problems: Sequence[Problem]) -> None:
 
 
 def show_standing(output: Output, progress: Sequence[WaveProgress]) -> None:
-    """The table of waves and outcomes: on each line, planned = the sum of the six outcomes (invariant 3)."""
+    """The table of waves and outcomes: on each line, planned = the sum of the outcomes (invariant 3)."""
+    table = standing(progress)
     columns = [
         Column("wave"),
-        Column("users", number=True),
-        Column("verified", number=True),
-        Column("planned", number=True),
-        *(Column(title, number=True) for title in OUTCOME_TITLES),
+        *(Column(title, number=True) for title in ("users", "verified", "planned")),
+        *(Column(outcome.value, number=True) for outcome in table.outcomes),
         Column("bytes", number=True),
     ]
-    rows = []
-    for row in wave_rows(progress):
-        cells: list[object] = list(row)
-        for place, title in enumerate(OUTCOME_TITLES, start=4):
-            if title in _OUTCOME_STYLES and cells[place] != "0":
-                cells[place] = Text(safe(cells[place]), style=_OUTCOME_STYLES[title])
-        rows.append(cells)
+    rows = [
+        [
+            row.name,
+            f"{row.users:,}",
+            f"{row.verified:,}",
+            f"{row.planned:,}",
+            *(
+                Text(f"{row.counts[outcome]:,}", style=_style(outcome, row.counts[outcome]))
+                for outcome in table.outcomes
+            ),
+            format_size(row.done_bytes),
+        ]
+        for row in table.rows
+    ]
     output.table(columns, rows)
+
+
+def _style(outcome: Outcome, number: int) -> str:
+    return _OUTCOME_STYLES.get(outcome, "") if number else ""

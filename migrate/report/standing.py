@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from migrate.jobs.checking import VerifyEnd
@@ -12,9 +12,8 @@ from migrate.ledger import CheckState, Pass, PassProgress, WaveProgress
 from migrate.model import Outcome
 from migrate.report.progress import Goal
 from migrate.states import UserState
-from migrate.units import format_size
 
-OUTCOME_TITLES = ("copied", "present", "drifted", "quarantined", "withdrawn", "pending")
+_ALWAYS_SHOWN = (Outcome.COPIED, Outcome.PENDING)
 _DONE_USERS = (UserState.COPIED, UserState.VERIFIED, UserState.QUARANTINED)
 
 
@@ -49,21 +48,49 @@ def check_goals(progress: Sequence[WaveProgress], checked: int) -> dict[int, Goa
     return found
 
 
-def wave_rows(progress: Sequence[WaveProgress]) -> list[tuple[object, ...]]:
-    """A row a wave: users, verified users, planned copies, the six outcomes, bytes; and the sum of all."""
-    rows: list[tuple[object, ...]] = [_row(str(wave.wave), [wave]) for wave in progress if wave.wave is not None]
-    moving = [wave for wave in progress if wave.wave is not None]
-    return [*rows, _row("all", moving)] if len(rows) > 1 else rows
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The table of waves and outcomes. On each row `planned` is the sum of the outcomes (invariant 3): one that is not among
+    `outcomes` is 0 in every row."""
+
+    outcomes: tuple[Outcome, ...]
+    rows: tuple[StandingRow, ...]
 
 
-def _row(name: str, waves: Sequence[WaveProgress]) -> tuple[object, ...]:
-    return (
-        name,
-        f"{sum(sum(wave.users.values()) for wave in waves):,}",
-        f"{sum(wave.users.get(UserState.VERIFIED, 0) for wave in waves):,}",
-        f"{sum(wave.copies for wave in waves):,}",
-        *(f"{sum(wave.outcomes[Outcome(title)] for wave in waves):,}" for title in OUTCOME_TITLES),
-        format_size(sum(wave.done_bytes for wave in waves)),
+@dataclass(frozen=True, slots=True)
+class StandingRow:
+    """A wave, or all of them."""
+
+    name: str
+    users: int
+    verified: int
+    planned: int
+    counts: Mapping[Outcome, int]
+    done_bytes: int
+
+
+def standing(progress: Sequence[WaveProgress]) -> Standing:
+    """A row a wave, and the sum of all where there are several."""
+    waves = [wave for wave in progress if wave.wave is not None]
+    rows = [_row(str(wave.wave), [wave]) for wave in waves]
+    if len(rows) > 1:
+        rows.append(_row("all", waves))
+    shown = tuple(
+        outcome
+        for outcome in (*list(Outcome)[1:], Outcome.PENDING)
+        if outcome in _ALWAYS_SHOWN or any(row.counts[outcome] for row in rows)
+    )
+    return Standing(shown, tuple(rows))
+
+
+def _row(name: str, waves: Sequence[WaveProgress]) -> StandingRow:
+    return StandingRow(
+        name=name,
+        users=sum(sum(wave.users.values()) for wave in waves),
+        verified=sum(wave.users.get(UserState.VERIFIED, 0) for wave in waves),
+        planned=sum(wave.copies for wave in waves),
+        counts={outcome: sum(wave.outcomes[outcome] for wave in waves) for outcome in Outcome},
+        done_bytes=sum(wave.done_bytes for wave in waves),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -61,6 +62,7 @@ class CopyWork:
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
         self._results: list[CopyResult] = []
         self._parts: list[PartRow] = []
+        self._counted: Counter[int] = Counter()  # bytes of copies under way that the tally has already
         self._tally = Tally()
 
     def _open_ordinals(self, rows: Iterable[CopyRow]) -> set[int]:
@@ -120,6 +122,9 @@ class CopyWork:
             news = parted.on_part(event)
             self._settle(news.failed)
             self._parts += [_part_row(part) for part in news.sent]
+            for part in news.sent:
+                self._counted[part.ordinal] += part.size
+                self._tally.size_bytes += part.size
             if parted.parts_are_done and parted.is_open:
                 self.commit()  # the parts are durable before the end that relies on them
                 return [self._step(parted, parted.finish())]
@@ -145,7 +150,7 @@ class CopyWork:
             self._results.append(result)
             self._tally.copies += 1
             if result.outcome.has_receipt:
-                self._tally.size_bytes += self._sizes[result.ordinal]
+                self._tally.size_bytes += self._sizes[result.ordinal] - self._counted.pop(result.ordinal, 0)
             elif result.outcome is Outcome.QUARANTINED:
                 self._tally.failures += 1
 
