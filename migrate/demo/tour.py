@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich import box
@@ -20,7 +20,7 @@ from migrate.demo.checks import check_world, source_fingerprint
 from migrate.demo.people import HUGE_BYTES, Kind, Scope, Where
 from migrate.demo.stage import Stage
 from migrate.demo.world import SEED, TARGETS, DemoWorld, build_world, open_folder
-from migrate.errors import ExitCode, IntegrityError
+from migrate.errors import ExitCode, IntegrityError, NotFoundError
 from migrate.units import format_duration, format_size
 
 Say = Callable[[RenderableType], None]
@@ -104,7 +104,9 @@ def parts_under_way(world: DemoWorld) -> int:
     parts = 0
     for name in TARGETS:
         with closing(open_folder(world, name)) as store:
-            parts += sum(len(store.list_parts(upload.key, upload.upload_id)) for upload in store.list_uploads())
+            for upload in store.list_uploads():
+                with suppress(NotFoundError):  # it has just ended
+                    parts += len(store.list_parts(upload.key, upload.upload_id))
     return parts
 
 
