@@ -307,8 +307,18 @@ class RunLimits(_Section):
     """Bytes a second read from the sources, such as 200MB/s."""
     max_failures: int | None = Field(default=None, ge=1)
     """Stop when so many copies were quarantined in this run."""
+    time_limit: Seconds | None = None
+    """How long a run or verification works before it leaves the rest for later; `--for` on the command line."""
+    until: str | None = Field(default=None, pattern=r"^([01]?\d|2[0-3]):[0-5]\d$")
+    """The time of day at which it stops, in `time_zone`; `--until` on the command line."""
     country: Country | None = None
     """Where the workers run. MIGRATE_COUNTRY in the environment goes before it."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.time_limit is not None and self.until is not None:
+            raise ValueError("time_limit and until say the same thing twice: keep one")
+        return self
 
 
 class Verification(_Section):

@@ -36,10 +36,12 @@ def limits_of(
     limit_bytes: str | None = None,
     max_failures: int | None = None,
 ) -> Limits:
-    """The limits that the command line asks for. UsageError for what does not parse, or for both `--for` and `--until`."""
+    """The limits that the command line asks for, or else the spec. UsageError for what does not parse, or says it twice."""
     if lasting is not None and until is not None:
         raise UsageError("--for and --until say the same thing twice", remedy="Give one of them.")
     seconds: float | None = None
+    if lasting is None and until is None:
+        seconds, until = plan.spec.run.time_limit, plan.spec.run.until
     try:
         if lasting is not None:
             seconds = float(parse_duration(lasting))
