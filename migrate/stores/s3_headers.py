@@ -73,12 +73,10 @@ def bytes_of(text: str) -> bytes:
 
 
 def attributes_of(headers: Mapping[str, str]) -> Attributes:
-    """The attributes that the headers of a GET or HEAD show."""
+    """The attributes that the headers of a GET or HEAD show. Their names are in lower case."""
     found = {name: value for name, header in _HEADERS if (value := headers.get(header)) is not None}
     metadata = sorted(
-        (name.lower()[len(META) :], metadata_text_of(value))
-        for name, value in headers.items()
-        if name.lower().startswith(META)
+        (name[len(META) :], metadata_text_of(value)) for name, value in headers.items() if name.startswith(META)
     )
     return Attributes(**{name: text_of(value) for name, value in found.items()}, metadata=tuple(metadata))
 
