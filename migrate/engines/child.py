@@ -1,4 +1,4 @@
-"""A worker process of its own: `python -m migrate.engines.child`. Its assignment comes over standard input, never as arguments.
+"""A worker process of its own. Its assignment comes over standard input, never as arguments.
 
 While standard input stays open the parent lives. When it closes, the worker stops as on a signal, so that no worker outlives
 a parent that was killed. Standard output carries one JSON document a line: snapshots, then the end.
@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -32,21 +33,15 @@ def main() -> None:
     say = _channel()
     _start_logs()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # a terminal sends SIGINT to all of a group: the parent hears it and closes our standard input
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     assignment = Assignment.from_json(json.loads(sys.stdin.readline()))
     threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
     try:
         report = work_on(assignment, stop, _Speaker(say))
-        end: dict[str, Any] = {
-            "reason": report.reason.value,
-            "waves": waves_to_json(report.waves),
-            "error": _error(report.error),
-        }
-        if report.error is not None and not isinstance(report.error, MigrateError):
-            raise report.error
-    except MigrateError as error:
-        end = {"reason": "error", "waves": {}, "error": _error(error)}
+        end = {"reason": report.reason.value, "waves": waves_to_json(report.waves), **_error(report.error)}
+    except Exception as error:  # noqa: BLE001 - the parent tells it
+        end = {"reason": "error", "waves": {}, **_error(error)}
     say({"end": end})
     os._exit(0)
 
@@ -101,13 +96,11 @@ class _Speaker:
             self._say({"snapshot": snapshot.to_json()})
 
 
-def _error(error: BaseException | None) -> dict[str, Any] | None:
+def _error(error: BaseException | None) -> dict[str, Any]:
+    """What stopped the worker. A bug's traceback goes to the parent, whose boundary keeps it private (invariant 10)."""
     if error is None:
-        return None
+        return {"error": None}
     if isinstance(error, MigrateError):
-        return {"what": error.what, "remedy": error.remedy, "exit_code": int(error.exit_code)}
-    return {"what": f"a bug: {type(error).__name__}", "remedy": "", "exit_code": 5}
-
-
-if __name__ == "__main__":
-    main()
+        return {"error": {"what": error.what, "remedy": error.remedy, "exit_code": int(error.exit_code)}}
+    text = "".join(traceback.format_exception(error))
+    return {"error": {"bug": type(error).__name__, "traceback": text}}

@@ -22,6 +22,14 @@ from migrate.worker.work import Tally
 
 _KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
 
+# SIGINT is ignored before the imports, which take half a second: a terminal sends it to parent and children at once
+_CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from migrate.engines.child import main
+main()
+"""
+
 OnProgress = Callable[[Snapshot], None]
 
 
@@ -93,9 +101,7 @@ class _Child:
     """One worker process, seen from its parent."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "migrate.engines.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        self.process = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.snapshot = Snapshot({}, 0, {})
         self.result: dict[str, Any] | None = None
         assert self.process.stdin is not None
@@ -181,6 +187,15 @@ class _Parent:
             report.reasons.append(StopReason(child.result["reason"]))
             add_waves(report.waves, waves_from_json(child.result["waves"]))
             error = child.result["error"]
+            if error is not None and "bug" in error:
+                raise _bug(error)
             if error is not None:
                 report.problems.append(Problem(error["what"], error["remedy"], ExitCode(error["exit_code"])))
         return report
+
+
+def _bug(error: dict[str, str]) -> RuntimeError:
+    """A worker's bug, with the worker's own traceback as a note."""
+    raised = RuntimeError(f"{error['bug']} in a worker process")
+    raised.add_note(error["traceback"])
+    return raised

@@ -1,0 +1,132 @@
+"""Worker processes: what they do when their parent goes, or when they fail themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from smallworld import build, planned
+from test_run_verify import finish, has_begun, sums, wait_for
+
+from migrate.engines.assignment import Assignment
+from migrate.engines.local import run_assignments
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(word) for word in text.split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    """kill -9 of the parent alone closes the pipe: its workers give their leases back and end by themselves."""
+    world = build(tmp_path, users=20, per_user=30, large=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
+    wait_for(lambda: has_begun(world) or process.poll() is not None)
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_alive(child) for child in children), 20)
+    answer = world.migrate("run", "--wave", "all", "--json")
+    assert answer.code == 0, answer.err
+    sums(answer.json)
+    world.assert_all_there()
+
+
+def test_a_worker_that_is_killed_costs_no_copy(tmp_path: Path) -> None:
+    """The other worker takes its batch over, or the next run does; what is said adds up (Invariants 3 and 5)."""
+    world = build(tmp_path, users=20, per_user=30, large=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "60kB/s", "--json")
+    wait_for(lambda: has_begun(world) or process.poll() is not None)
+    os.kill(children_of(process.pid)[0], signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code in (0, 75), err
+    sums(json.loads(out))
+    assert world.migrate("run", "--wave", "all").code == 0
+    world.assert_all_there()
+
+
+def test_ctrl_c_in_a_terminal_reaches_all_and_ends_in_order(tmp_path: Path) -> None:
+    """SIGINT to the whole group: exit 130, no traceback of a worker, every lease given back."""
+    world = build(tmp_path, users=20, per_user=30, large=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
+    wait_for(lambda: len(children_of(process.pid)) == 2 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert world.migrate("run", "--wave", "all").code == 0
+    world.assert_all_there()
+
+
+def test_a_bug_in_a_worker_is_told_and_kept_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its traceback comes back as a note of the parent's error, for the private crash report; stderr shows none of it."""
+    broken = Assignment(
+        workspace=str(tmp_path),
+        ledger="sqlite:///x",
+        plan_folder=str(tmp_path),
+        plan_digest="",
+        purpose="no such purpose",
+        run_id=1,
+        operator="o",
+        host="h",
+        country="IE",
+        processes=2,
+        threads=1,
+        bytes_in_flight=1,
+    )
+    monkeypatch.setattr("migrate.engines.local._CHILD", "import sys, json\nsys.stdin.readline()\n" + _BROKEN_CHILD)
+    with pytest.raises(RuntimeError, match="KeyError in a worker process") as caught:
+        run_assignments([broken, broken], lambda snapshot: None, threading.Event())
+    assert "users/u1/secret" in "".join(caught.value.__notes__)
+    assert "users/u1/secret" not in str(caught.value)
+
+
+_BROKEN_CHILD = """
+from migrate.engines.child import _error
+try:
+    {}["users/u1/secret"]
+except KeyError as error:
+    print(json.dumps({"end": {"reason": "error", "waves": {}, **_error(error)}}), flush=True)
+"""
+
+
+def test_no_argument_of_a_worker_process_names_anything(tmp_path: Path) -> None:
+    """What a worker is told comes over its standard input (Invariant 10)."""
+    world = build(tmp_path, users=20, per_user=30, large=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
+    wait_for(lambda: len(children_of(process.pid)) == 2 or process.poll() is not None)
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children_of(process.pid)]
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 130
+    assert lines
+    assert not any(str(tmp_path).encode() in line or b"sqlite" in line for line in lines)
+
+
+def test_a_child_without_a_parent_ends(tmp_path: Path) -> None:
+    """Standard input that is closed at once is no assignment: the process ends, and not by hanging."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from migrate.engines.child import main; main()"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
