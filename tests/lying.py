@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from servers import S3Server
 
@@ -29,15 +31,25 @@ def http(status: str, body: bytes = b"", *, length: int | None = None, **headers
 
 
 @contextlib.contextmanager
-def lying(behaviour: Behaviour) -> Iterator[S3Server]:
-    """A server on loopback that meets every request so. It has read headers and body before it does."""
+def lying(behaviour: Behaviour, *, certificate: Path | None = None) -> Iterator[S3Server]:
+    """A server on loopback that meets every request so. It has read headers and body before it does.
+
+    With `certificate`, a file of certificate and key, it speaks TLS.
+    """
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
     over = threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     open_sockets: list[socket.socket] = []
 
     def serve(connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            behaviour(connection, _read_request(connection))
+        with contextlib.suppress(OSError):
+            if context is not None:
+                connection = context.wrap_socket(connection, server_side=True)
+            with connection:
+                behaviour(connection, _read_request(connection))
 
     def accept() -> None:
         while not over.is_set():
@@ -48,7 +60,8 @@ def lying(behaviour: Behaviour) -> Iterator[S3Server]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield S3Server(f"http://127.0.0.1:{listener.getsockname()[1]}", "a", "the-secret-key")
+        scheme = "http" if context is None else "https"
+        yield S3Server(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", "a", "the-secret-key")
     finally:
         over.set()
         for each in (*open_sockets, listener):

@@ -1,7 +1,8 @@
-"""Where a bucket is to be found: the URL under which its keys hang."""
+"""Where a bucket is to be found: the URL under which its keys hang, and whose certificates are trusted there."""
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 
@@ -27,3 +28,8 @@ def aws_host(region: str) -> str:
     resolver = botocore.session.Session().get_component("endpoint_resolver")
     found = resolver.construct_endpoint("s3", region)
     return str(found["hostname"]) if found else f"s3.{region}.amazonaws.com"
+
+
+def own_certificates() -> str | None:
+    """The file of certificates that AWS_CA_BUNDLE names, as for the AWS tools: for servers of one's own. None without it."""
+    return os.environ.get("AWS_CA_BUNDLE") or None

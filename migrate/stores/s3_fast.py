@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
 
 import obstore
@@ -21,9 +22,13 @@ from migrate.errors import StoreError, TransientStoreError
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Body, PutResult
 from migrate.stores.keys import is_odd
+from migrate.stores.s3_endpoint import own_certificates
 from migrate.stores.s3_errors import error_of
 from migrate.stores.s3_http import CONNECT_SECONDS, MIN_BYTES_A_SECOND
 from migrate.stores.s3_sign import CredentialSource
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig  # not there at run time
 
 MAX_BYTES = 2**20
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
@@ -117,6 +122,15 @@ class FastWriter:
     def _build(self) -> Obstore:
         path_style = self._base.path.rstrip("/") != ""
         host = f"{self._base.scheme}://{self._base.netloc}"
+        options: ClientConfig = {
+            "allow_http": self._base.scheme == "http",
+            "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, self._limit.total_seconds())),
+            "timeout": self._limit,
+            "pool_max_idle_per_host": str(self._pool),
+        }
+        own = own_certificates()
+        if own is not None:
+            options["root_certificate"] = Path(own).read_bytes()
         return Obstore(
             self._bucket,
             endpoint=host,
@@ -124,12 +138,7 @@ class FastWriter:
             virtual_hosted_style_request=not path_style,
             credential_provider=self._credential,
             unsigned_payload=self._base.scheme == "https",
-            client_options={
-                "allow_http": self._base.scheme == "http",
-                "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, self._limit.total_seconds())),
-                "timeout": self._limit,
-                "pool_max_idle_per_host": str(self._pool),
-            },
+            client_options=options,
             retry_config={"max_retries": 0, "retry_timeout": self._limit},
         )
 

@@ -36,6 +36,7 @@ from urllib3.response import BaseHTTPResponse
 from migrate.errors import CorruptBodyError, StoreError, TransientStoreError
 from migrate.stores.base import Body
 from migrate.stores.keys import quote_key
+from migrate.stores.s3_endpoint import own_certificates
 from migrate.stores.s3_errors import error_of
 from migrate.stores.s3_sign import EMPTY_SHA256, UNSIGNED, CredentialSource, canonical_query, sign
 
@@ -229,7 +230,10 @@ class S3Client:
         # Not `block`: a thread may hold one answer open and ask for another; what is over the size is closed after use.
         if self._tls:
             self._pool: urllib3.HTTPConnectionPool = _TlsPool(
-                parts.hostname or "", parts.port, maxsize=concurrency, ca_certs=get_cert_path(True)
+                parts.hostname or "",
+                parts.port,
+                maxsize=concurrency,
+                ca_certs=own_certificates() or get_cert_path(True),
             )
         else:
             self._pool = _PlainPool(parts.hostname or "", parts.port, maxsize=concurrency)

@@ -1,0 +1,147 @@
+"""The s3 store over TLS: whom it trusts, and that its time is bounded there as well."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from lying import Behaviour, http, lying, says
+from places import EVERYTHING, s3_store
+from servers import S3Server
+
+from migrate.errors import CorruptBodyError, StoreError, TransientStoreError
+from migrate.model import Attributes
+from migrate.stores.s3 import S3Store
+
+OBJECT = {"ETag": '"5d41402abc4b2a76b9719d911017c592"', "Last_Modified": "Tue, 24 Nov 2026 03:00:00 GMT"}
+HELLO = hashlib.md5(b"hello", usedforsecurity=False).digest()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that vouches for itself, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test's own server")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path
+
+
+@pytest.fixture
+def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, vouched for by AWS_CA_BUNDLE."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    return certificate
+
+
+def opened(server: S3Server, *, timeout: float = 5) -> S3Store:
+    return s3_store(server, "bucket", "", EVERYTHING, timeout=timeout)
+
+
+@pytest.mark.parametrize("attributes", [Attributes(), Attributes(expires="0")], ids=["obstore", "signed"])
+def test_a_server_of_ones_own_is_trusted_by_its_certificate(trusted: Path, attributes: Attributes) -> None:
+    """AWS_CA_BUNDLE holds for both clients, as for the AWS tools."""
+    with lying(says(http("200 OK", b"hello", **OBJECT)), certificate=trusted) as server:
+        with opened(server).get("k") as download:
+            assert download.read() == b"hello"
+        assert opened(server).put("k", b"hello", attributes=attributes, tags={}, md5=HELLO).etag == HELLO.hex()
+
+
+def test_a_stranger_is_not_trusted(certificate: Path) -> None:
+    """The twin: nobody vouches for this one, and no second try would change that."""
+    with lying(says(http("200 OK", b"hello", **OBJECT)), certificate=certificate) as server:
+        with pytest.raises(StoreError, match="certificate") as caught:
+            opened(server).get("k")
+        assert not isinstance(caught.value, TransientStoreError)
+        with pytest.raises(StoreError):
+            opened(server).put("k", b"hello", attributes=Attributes(), tags={}, md5=HELLO)
+
+
+def test_the_body_is_not_hashed_for_the_signature(trusted: Path) -> None:
+    """TLS guards it, and Content-MD5, which is signed; a second digest of every byte would be for nothing."""
+    requests: list[bytes] = []
+
+    def behave(connection: socket.socket, request: bytes) -> None:
+        requests.append(request)
+        connection.sendall(http("200 OK", **OBJECT))
+
+    with lying(behave, certificate=trusted) as server:
+        opened(server).put("k", b"hello", attributes=Attributes(expires="0"), tags={}, md5=HELLO)
+    assert b"x-amz-content-sha256: UNSIGNED-PAYLOAD" in requests[0]
+    assert b"content-md5" in requests[0].split(b"SignedHeaders=")[1].split(b",")[0]
+
+
+def silent(over: threading.Event) -> Behaviour:
+    return lambda connection, request: (over.wait(30), None)[1]
+
+
+def dripping(over: threading.Event) -> Behaviour:
+    def behave(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(http("200 OK", length=1000, **OBJECT))
+        while not over.wait(0.05):
+            connection.sendall(b"x")
+
+    return behave
+
+
+@pytest.mark.parametrize("how", [silent, dripping])
+def test_time_is_bounded_over_tls(trusted: Path, how: object) -> None:
+    """Invariant 11."""
+    over = threading.Event()
+    with lying(how(over), certificate=trusted) as server:  # type: ignore[operator]
+        begun = time.monotonic()
+        with pytest.raises(TransientStoreError), opened(server, timeout=0.5).get("k") as download:
+            download.read()
+        assert time.monotonic() - begun < 5
+        over.set()
+
+
+def test_a_short_body_is_corrupt_over_tls(trusted: Path) -> None:
+    """Whether the connection closes with or without TLS's goodbye."""
+    answer = http("200 OK", b"hel", length=5, **OBJECT)
+    with (
+        lying(says(answer), certificate=trusted) as server,
+        pytest.raises((CorruptBodyError, TransientStoreError)),
+        opened(server).get("k") as download,
+    ):
+        download.read()
+
+
+def test_a_large_body_goes_out_in_slices(trusted: Path) -> None:
+    """5 MiB over TLS, each slice under the same deadline."""
+    body = b"x" * (5 * 2**20 + 1)
+    md5 = hashlib.md5(body, usedforsecurity=False)
+    arrived: list[int] = []
+
+    def behave(connection: socket.socket, request: bytes) -> None:
+        arrived.append(len(request.partition(b"\r\n\r\n")[2]))
+        connection.sendall(http("200 OK", ETag=f'"{md5.hexdigest()}"'))
+
+    with lying(behave, certificate=trusted) as server:
+        opened(server).put("k", memoryview(body), attributes=Attributes(), tags={}, md5=md5.digest())
+    assert arrived == [len(body)]
