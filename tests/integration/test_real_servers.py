@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -245,14 +245,20 @@ def expect_same_parts(site: Site) -> None:
 
 
 def rclone_finds_no_difference(site: Site) -> None:
-    """`rclone check --download` of each target bucket against the source, over the keys that rclone can name."""
-    found = site.at_targets()
-    named = 0
+    """`rclone check --download` of each target bucket against the source, over all keys that rclone can name.
+
+    The user with the odd keys is checked by a list of names, the others by listings, which is quicker by far.
+    """
+    odd_user = f"users/{realworld.user_id(0)}/"
     for bucket in TARGETS:
-        keys = [key for place, key in found if place == bucket and rclone_names(key)]
-        named += len(keys)
-        rclone_check(site, bucket, keys)
-    assert named >= 2 * (site.world.moving - len(ODD_KEYS))
+        keys = site.listed(bucket)
+        named = [key for key in keys if key.startswith(odd_user) and rclone_names(key)]
+        others = [key for key in keys if not key.startswith(odd_user)]
+        names = site.root / f"{bucket}.txt"
+        names.write_text("".join(f"{key}\n" for key in named), encoding="utf-8")
+        rclone_check(site, bucket, len(others), "--fast-list", "--exclude", f"/{odd_user}**")
+        if named:
+            rclone_check(site, bucket, len(named), "--files-from-raw", str(names))
 
 
 def rclone_names(key: str) -> bool:
@@ -260,11 +266,9 @@ def rclone_names(key: str) -> bool:
     return key.isprintable() and not set(key.split("/")) & {"", ".", ".."} and len(key) < 250 and key == key.strip()
 
 
-def rclone_check(site: Site, bucket: str, keys: Iterable[str]) -> None:
+def rclone_check(site: Site, bucket: str, expected: int, *arguments: str) -> None:
     program = shutil.which("rclone", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     assert program is not None
-    names = site.root / f"{bucket}.txt"
-    names.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
     remotes = {
         f"RCLONE_CONFIG_{remote}_{name}": value
         for remote, server in (("SOURCE", site.source), ("TARGET", site.target))
@@ -276,9 +280,18 @@ def rclone_check(site: Site, bucket: str, keys: Iterable[str]) -> None:
             "SECRET_ACCESS_KEY": server.secret_key,
         }.items()
     }
-    command = [program, "check", "--download", "--one-way", "--no-unicode-normalization", "--checkers", "8"]
+    command = [
+        program,
+        "check",
+        "--download",
+        "--one-way",
+        "--no-unicode-normalization",
+        "--checkers",
+        "16",
+        *arguments,
+    ]
     done = subprocess.run(
-        [*command, "--files-from-raw", str(names), f"target:{bucket}", f"source:{US}"],
+        [*command, f"target:{bucket}", f"source:{US}"],
         env={**os.environ, **remotes, "RCLONE_CONFIG": os.devnull},
         capture_output=True,
         text=True,
@@ -286,4 +299,4 @@ def rclone_check(site: Site, bucket: str, keys: Iterable[str]) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "0 differences found" in done.stderr
-    assert f"{len(list(keys))} matching files" in done.stderr
+    assert f"{expected} matching files" in done.stderr
