@@ -10,7 +10,7 @@ from datetime import datetime
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, run_assignments
 from migrate.errors import ExitCode, UsageError, worst
-from migrate.jobs.common import Actor, Limits, assignments, check_sums, codes_of, count, parse_waves
+from migrate.jobs.common import Actor, Limits, assignments, check_sums, codes_of, count, free_dead_leases, parse_waves
 from migrate.jobs.extras import find_loose_extras, forget_listings
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
@@ -20,17 +20,13 @@ from migrate.ledger import (
     PassProgress,
     SealedCopy,
     SealKind,
-    VerdictRow,
     WaveProgress,
 )
-from migrate.model import Level, Outcome, Purpose, Verdict
+from migrate.model import Level, Outcome, Purpose
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
-
-_WRONG = (Verdict.MISMATCH, Verdict.MISSING)
-_MANY = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +81,7 @@ def verify_plan(
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
         ledger.check_chain(plan_id)
+        free_dead_leases(ledger)
         waves = _waves(request, progress)
         level = request.level or plan.spec.verify.level
         verification = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
@@ -134,29 +131,32 @@ def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[in
 def _repair(
     plan: Plan, workspace: Workspace, ledger: Ledger, verification: Pass, run_id: int, now: Callable[[], datetime]
 ) -> int:
-    """Put the copies back to pending that a pass found to be wrong or missing."""
-    wrong = [row for row in ledger.differences(verification.id, _MANY) if row.verdict in _WRONG and not row.reopened]
-    return ledger.reopen(verification.id, _sealed_copies(plan, workspace, ledger, verification, wrong), run_id, now())
-
-
-def _sealed_copies(
-    plan: Plan, workspace: Workspace, ledger: Ledger, verification: Pass, wrong: Sequence[VerdictRow]
-) -> dict[tuple[int, int], SealedCopy]:
+    """Put the copies back to pending that a pass found to be wrong or missing, batch by batch; how many."""
     reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
-    found: dict[tuple[int, int], SealedCopy] = {}
     try:
-        for number in sorted({row.number for row in wrong}):
-            ordinals = {row.ordinal for row in wrong if row.number == number}
-            receipts = seals.read_receipts(ledger.seals(verification.plan_id, number, SealKind.RECEIPTS))
-            for planned in reader.objects(ledger.batch(verification.plan_id, number).info):
-                for copy in planned.copies:
-                    if copy.ordinal in ordinals:
-                        outcome, _ = receipts[copy.ordinal]
-                        found[number, copy.ordinal] = SealedCopy(outcome, planned.user_id, planned.size)
+        return sum(
+            ledger.reopen(
+                verification.id, number, _sealed_copies(reader, seals, ledger, verification, number), run_id, now()
+            )
+            for number in ledger.wrong_batches(verification.id)
+        )
     finally:
         reader.close()
         seals.close()
-    return found
+
+
+def _sealed_copies(
+    reader: PlanReader, seals: Seals, ledger: Ledger, verification: Pass, number: int
+) -> dict[int, SealedCopy]:
+    """What plan and seals say of the wrong copies of a batch."""
+    wrong = set(ledger.wrong_copies(verification.id, number))
+    receipts = seals.read_receipts(ledger.seals(verification.plan_id, number, SealKind.RECEIPTS))
+    return {
+        copy.ordinal: SealedCopy(receipts[copy.ordinal][0], planned.user_id, planned.size)
+        for planned in reader.objects(ledger.batch(verification.plan_id, number).info)
+        for copy in planned.copies
+        if copy.ordinal in wrong
+    }
 
 
 def _end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,11 +12,11 @@ from zoneinfo import ZoneInfo
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, IntegrityError, UsageError
-from migrate.ledger import Ledger, PlanEntry, WaveProgress
+from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose
 from migrate.planner.folder import Plan
 from migrate.states import UserState
-from migrate.worker.loop import StopReason
+from migrate.worker.loop import LEASE_SECONDS, StopReason
 from migrate.workspace import Workspace
 
 _MIN_THREADS = 1
@@ -132,6 +133,11 @@ def assignments(
         max_failures=limits.max_failures or spec.max_failures,
     )
     return [one] * workers
+
+
+def free_dead_leases(ledger: Ledger) -> None:
+    """Take over at once what processes of this host left behind when they died (invariant 5)."""
+    ledger.reclaim(LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic))
 
 
 def is_verified(wave: WaveProgress) -> bool:

@@ -17,6 +17,7 @@ from migrate.jobs.common import (
     check_sums,
     codes_of,
     count,
+    free_dead_leases,
     is_verified,
     parse_waves,
     plan_entry,
@@ -179,6 +180,7 @@ def run_plan(
     """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan."""
     with ledger.hold_plan(plan.digest, share=request.share):
         plan_id = _register(plan, ledger, request, run_id, now)
+        free_dead_leases(ledger)
         if request.retry_quarantined:
             known = [wave.wave for wave in ledger.progress(plan_id) if wave.wave is not None]
             ledger.retry_quarantined(plan_id, parse_waves(request.waves, known), run_id, now())

@@ -5,12 +5,12 @@ Both refuse to work beside a lease of the same batches: nobody may be working on
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy import Select, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, LaterError
@@ -27,28 +27,40 @@ _WRONG = [Verdict.MISMATCH.value, Verdict.MISSING.value]
 class Repairing(Core):
     """What goes back to pending leaves the counters of its batch and its user with it (invariant 3)."""
 
-    def reopen(self, pass_id: int, sealed: Mapping[tuple[int, int], SealedCopy], run_id: int, now: datetime) -> int:
-        """Put the MISMATCH and MISSING copies of a pass back to pending; how many. Doing it again changes nothing.
+    def wrong_batches(self, pass_id: int) -> list[int]:
+        """The batches that have MISMATCH or MISSING copies, by this pass, which no repair has answered yet."""
+        verdicts = schema.verdicts
+        with self._read() as connection:
+            found = connection.execute(
+                _wrong(select(verdicts.c.number), pass_id).distinct().order_by(verdicts.c.number)
+            )
+            return [int(number) for number in found.scalars()]
 
-        `sealed` tells of each, by (batch, ordinal), its outcome, owner and size. LaterError while one of the batches is leased.
-        Older verdicts on the same copies, of whatever pass, are void with it.
+    def wrong_copies(self, pass_id: int, number: int) -> list[int]:
+        """The ordinals of these copies in one batch."""
+        verdicts = schema.verdicts
+        with self._read() as connection:
+            query = _wrong(select(verdicts.c.ordinal), pass_id).where(verdicts.c.number == number)
+            return [int(ordinal) for ordinal in connection.execute(query.order_by(verdicts.c.ordinal)).scalars()]
+
+    def reopen(self, pass_id: int, number: int, sealed: Mapping[int, SealedCopy], run_id: int, now: datetime) -> int:
+        """Put the MISMATCH and MISSING copies of one batch back to pending; how many. Doing it again changes nothing.
+
+        `sealed` tells of each, by ordinal, its outcome, owner and size. LaterError while the batch is leased. Older verdicts on
+        the same copies, of whatever pass, are void with it.
         """
+        verdicts, batches = schema.verdicts, schema.batches
         with self._write() as connection:
-            rows = _wrong_verdicts(connection, pass_id)
-            by_batch: dict[int, list[Row[Any]]] = defaultdict(list)
-            for row in rows:
-                by_batch[row.number].append(row)
-            if not by_batch:
+            query = _wrong(select(verdicts), pass_id).where(verdicts.c.number == number).order_by(verdicts.c.ordinal)
+            rows = connection.execute(query.with_for_update(of=[verdicts, batches])).all()
+            if not rows:
                 return 0
             plan_id = rows[0].plan_id
-            _demand_unleased(connection, plan_id, list(by_batch))
-            users: Counter[str] = Counter()
-            for number, group in by_batch.items():
-                copies = [_sealed_copy(sealed, number, row.ordinal) for row in group]
-                users.update(copy.user_id for copy in copies)
-                _put_back(connection, plan_id, number, group, run_id, now)
-                _uncount(connection, plan_id, number, copies)
-            _users_lose(connection, plan_id, users)
+            _demand_unleased(connection, plan_id, [number])
+            copies = [_sealed_copy(sealed, number, row.ordinal) for row in rows]
+            _put_back(connection, plan_id, number, rows, run_id, now)
+            _uncount(connection, plan_id, number, copies)
+            _users_lose(connection, plan_id, Counter(copy.user_id for copy in copies))
         return len(rows)
 
     def retry_quarantined(self, plan_id: int, waves: Sequence[int] | None, run_id: int, now: datetime) -> int:
@@ -99,28 +111,23 @@ class Repairing(Core):
         return sum(batch.quarantined for batch in found)
 
 
-def _wrong_verdicts(connection: Connection, pass_id: int) -> list[Row[Any]]:
-    """The verdicts of finished checks that no repair has answered yet, with their rows and batches locked."""
+def _wrong(query: Select[Any], pass_id: int) -> Select[Any]:
+    """Narrow a query on verdicts to those of finished checks that no repair has answered yet."""
     verdicts, checks, batches = schema.verdicts, schema.checks, schema.batches
-    return list(
-        connection.execute(
-            select(verdicts)
-            .join(
-                checks,
-                (checks.c.pass_id == verdicts.c.pass_id)
-                & (checks.c.plan_id == verdicts.c.plan_id)
-                & (checks.c.number == verdicts.c.number),
-            )
-            .join(batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number))
-            .where(
-                verdicts.c.pass_id == pass_id,
-                verdicts.c.verdict.in_(_WRONG),
-                verdicts.c.reopened.is_(False),
-                checks.c.state == CheckState.DONE.value,
-            )
-            .order_by(verdicts.c.number, verdicts.c.ordinal)
-            .with_for_update(of=[verdicts, batches])
-        ).all()
+    return (
+        query.join(
+            checks,
+            (checks.c.pass_id == verdicts.c.pass_id)
+            & (checks.c.plan_id == verdicts.c.plan_id)
+            & (checks.c.number == verdicts.c.number),
+        )
+        .join(batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number))
+        .where(
+            verdicts.c.pass_id == pass_id,
+            verdicts.c.verdict.in_(_WRONG),
+            verdicts.c.reopened.is_(False),
+            checks.c.state == CheckState.DONE.value,
+        )
     )
 
 
@@ -134,8 +141,8 @@ def _demand_unleased(connection: Connection, plan_id: int, numbers: list[int]) -
         )
 
 
-def _sealed_copy(sealed: Mapping[tuple[int, int], SealedCopy], number: int, ordinal: int) -> SealedCopy:
-    copy = sealed.get((number, ordinal))
+def _sealed_copy(sealed: Mapping[int, SealedCopy], number: int, ordinal: int) -> SealedCopy:
+    copy = sealed.get(ordinal)
     if copy is None or not copy.outcome.has_receipt:
         raise IntegrityError(f"batch {number}: copy {ordinal} has a verdict, but no sealed receipt")
     return copy
