@@ -30,9 +30,6 @@ check: $(READY) ## format, lint, types and the fast tests
 docs: $(READY) ## docs/spec.md and its JSON Schema, from the spec's models
 	$(BIN)/python -m migrate.spec_docs
 
-docs: $(READY) ## docs/spec.md and its JSON Schema anew, from the spec's models
-	$(BIN)/python -m migrate.spec_docs docs
-
 # Resolved under the oldest Python that we serve, because newer ones install what it pins, and not the other way round.
 lock: $(READY) ## requirements/dev.lock anew, from pyproject.toml (needs Python 3.11)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
