@@ -176,10 +176,10 @@ def _things_of(dice: random.Random, person: Person) -> Iterator[Thing]:
     user = person.user_id
     yield _thing(dice, user, "users", "profile/profile.json", Kind.RESTRICTED, "application/json", 900)
     yield _thing(dice, user, "public", "avatar.webp", Kind.ALLOWABLE, "image/webp", 20_000)
-    for number in range(dice.randrange(6)):
+    for number in range(dice.randrange(5)):
         name = f"videos/{number:02d}-{dice.randrange(16**6):06x}.mp4"
         yield _thing(dice, user, "users", name, Kind.RESTRICTED, "video/mp4", 60_000, video=True)
-    for _ in range(dice.randrange(5)):
+    for _ in range(dice.randrange(4)):
         month, name = dice.randrange(1, 13), f"{dice.randrange(16**8):08x}.json.gz"
         yield _thing(dice, user, f"messages/2026/{month:02d}", name, Kind.RESTRICTED, "application/json", 3_000)
     for number in range(dice.randrange(3)):
@@ -247,7 +247,7 @@ def _kept_by_backup(person: Person) -> Iterator[Thing]:
 
 def _archive(dice: random.Random, person: Person) -> Iterator[Thing]:
     """One user with more than fits one batch."""
-    for number in range(450):
+    for number in range(260):
         key = f"users/{person.user_id}/videos/archive/{number:04d}.mp4"
         attributes = Attributes(content_type="video/mp4")
         yield Thing(key, key, person.user_id, Kind.RESTRICTED, Where.BOTH, dice.randrange(2_000), attributes)
