@@ -23,10 +23,10 @@ from migrate.model import (
     Tags,
     Verdict,
     attributes_digest,
-    composite_sha256,
 )
-from migrate.stores.base import Download, Store
+from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
+from migrate.transfer.integrity import digest_of
 from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes
 
 
@@ -130,30 +130,6 @@ def _read(
     return Seen(sha256, kept_attributes(info), kept_tags, info.etag)
 
 
-def digest_of(download: Download, part_bytes: int) -> bytes:
-    """The SHA-256 of a body, or the composite one over parts of `part_bytes`, read in pieces."""
-    if part_bytes == 0:
-        whole = hashlib.sha256()
-        for chunk in download.chunks():
-            whole.update(chunk)
-        return whole.digest()
-    digests: list[bytes] = []
-    part, filled = hashlib.sha256(), 0
-    for chunk in download.chunks():
-        view = memoryview(chunk)
-        while len(view):
-            piece = view[: part_bytes - filled]
-            part.update(piece)
-            filled += len(piece)
-            view = view[len(piece) :]
-            if filled == part_bytes:
-                digests.append(part.digest())
-                part, filled = hashlib.sha256(), 0
-    if filled:
-        digests.append(part.digest())
-    return composite_sha256(digests)
-
-
 # by listing
 
 
@@ -184,6 +160,7 @@ class PrefixCheck:
 
     results: tuple[CheckResult, ...]
     extras: tuple[Extra, ...]
+    failed: str | None = None  # why the listing could not be had
 
 
 def check_prefix(
@@ -225,7 +202,9 @@ def check_prefix(
     try:
         caller.call(store, list_all)
     except StoreError as error:
-        return PrefixCheck(tuple(CheckResult(item.ordinal, Verdict.UNKNOWN, error.code) for item in expected), ())
+        return PrefixCheck(
+            tuple(CheckResult(item.ordinal, Verdict.UNKNOWN, error.code) for item in expected), (), str(error)
+        )
     return PrefixCheck(tuple(results), tuple(extras))
 
 

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
+from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.records import open_ledger
 from migrate.cli.working import show_standing
 from migrate.errors import UsageError
 from migrate.jobs.common import check_sums
-from migrate.ledger import Ledger, UserRow
+from migrate.ledger import FULL_SAMPLE_PPM, Ledger, Pass, UserRow
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.report.standing import pass_document, wave_document
 from migrate.spec import spec_time
@@ -23,12 +23,15 @@ from migrate.units import format_size
 
 _SHOWN = 50
 _RUNS = 5
+_PASSES = 50
 
 
 def status(
     typer_context: typer.Context,
     plan: PlanArgument = None,
-    user: Annotated[str | None, typer.Option(metavar="U", help="Where one user stands.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="U", help="Where one user stands; - reads the id from stdin.")
+    ] = None,
     failures: Annotated[
         bool, typer.Option("--failures", help="List what is quarantined, drifted, different, missing or EXTRA.")
     ] = False,
@@ -45,7 +48,7 @@ def status(
         if plan_id is None:
             _not_begun(context, found)
         elif user is not None:
-            _show_user(context, ledger, plan_id, user)
+            _show_user(context, ledger, plan_id, user_given(user))
         elif failures:
             _show_failures(context, found, ledger, plan_id, limit)
         else:
@@ -152,19 +155,21 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
         (failure.outcome.value, failure.number, failure.ordinal, failure.reason, failure.detail or "")
         for failure in ledger.failures(plan_id, limit)
     ]
-    passes = ledger.passes(plan_id, 1)
-    if passes:
-        rows += [
-            (row.verdict.value, row.number, row.ordinal, row.reason or "", "put back" if row.reopened else "")
-            for row in ledger.differences(passes[0].id, limit)
-        ]
+    passes = _telling(ledger, plan_id)
+    seen: set[tuple[int, int]] = set()
+    for verification in passes:
+        for row in ledger.differences(verification.id, limit):
+            if (row.number, row.ordinal) not in seen:
+                seen.add((row.number, row.ordinal))
+                note = "put back" if row.reopened else ""
+                rows.append((row.verdict.value, row.number, row.ordinal, row.reason or "", note))
     names = _names(plan, ledger, plan_id, {(number, ordinal) for _, number, ordinal, _, _ in rows})
     found: list[dict[str, str | None]] = [
         {"kind": kind, "user": user, "store": store, "key": key, "reason": reason, "detail": detail}
         for kind, number, ordinal, reason, detail in rows
         for user, store, key in [names[number, ordinal]]
     ]
-    if passes:
+    for verification in passes:
         found += [
             {
                 "kind": row.finding.kind.upper(),
@@ -174,7 +179,7 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
                 "reason": "no copy stands for it",
                 "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
             }
-            for row in ledger.findings(plan_id, limit, pass_id=passes[0].id)
+            for row in ledger.findings(plan_id, limit, pass_id=verification.id)
         ]
     if context.as_json:
         context.output.document({"plan": plan.digest, "failures": found})
@@ -184,6 +189,16 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
         return
     columns = [Column(name, folds=name in ("user", "key", "detail")) for name in found[0]]
     context.output.table(columns, [tuple(value or "" for value in entry.values()) for entry in found])
+
+
+def _telling(ledger: Ledger, plan_id: int) -> list[Pass]:
+    """The verifications that say where the plan stands: the newest ones, back to the last that looked at everything."""
+    found: list[Pass] = []
+    for verification in ledger.passes(plan_id, _PASSES):
+        found.append(verification)
+        if verification.ended_at and verification.waves is None and verification.sample_ppm == FULL_SAMPLE_PPM:
+            break
+    return found
 
 
 def _names(

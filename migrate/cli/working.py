@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
@@ -53,7 +54,8 @@ def limits_of(
         context.output.note(f"works until {spec_time(instant, plan.spec)}", style="dim")
     if rate is not None and rate < 1:
         raise UsageError("--limit-bytes is at least 1 byte a second")
-    return Limits(workers, seconds, rate, max_failures)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    return Limits(workers, deadline, rate, max_failures)
 
 
 def actor_of(context: Context, plan: Plan) -> Actor:
@@ -88,7 +90,9 @@ def stopping(context: Context) -> Iterator[Event]:
     def on_signal(count: int) -> None:
         if count > 1:
             os._exit(ExitCode.INTERRUPTED)
-        context.output.note("stopping: what is in flight has five seconds; once more to end at once", style="bold")
+        if not context.as_json:
+            # straight to the descriptor: a handler must not enter a stream that the main thread may be in
+            os.write(2, b"stopping: what is in flight has five seconds; once more to end at once\n")
 
     with stop_on_signal(on_signal) as stop:
         yield stop

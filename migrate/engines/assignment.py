@@ -28,7 +28,10 @@ from migrate.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One worker's part of a run. Limits are this worker's share; `seconds` is how long it may work."""
+    """One worker's part of a run. Limits are this worker's share.
+
+    `deadline` is in `time.monotonic` seconds, which the processes of a machine share.
+    """
 
     workspace: str
     ledger: str
@@ -46,7 +49,7 @@ class Assignment:
     pass_id: int | None = None
     level: str | None = None
     sample_ppm: int | None = None
-    seconds: float | None = None
+    deadline: float | None = None
     limit_bytes: int | None = None
     max_failures: int | None = None
 
@@ -120,7 +123,7 @@ def work_on(assignment: Assignment, stop: threading.Event, on_progress: Callable
         limits=WorkerLimits(
             threads=assignment.threads,
             bytes_in_flight=assignment.bytes_in_flight,
-            deadline=None if assignment.seconds is None else time.monotonic() + assignment.seconds,
+            deadline=assignment.deadline,
             max_failures=assignment.max_failures,
         ),
         stop=stop,

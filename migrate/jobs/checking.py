@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
-from migrate.engines.local import EngineReport, run_assignments
-from migrate.errors import ExitCode, UsageError, worst
-from migrate.jobs.common import Actor, Limits, assignments, check_sums, codes_of, count, free_dead_leases, parse_waves
+from migrate.engines.local import EngineReport, Problem, run_assignments
+from migrate.errors import ExitCode, InterruptedRun, LaterError, worst
+from migrate.jobs.common import (
+    Actor,
+    Limits,
+    assignments,
+    check_sums,
+    codes_of,
+    count,
+    free_dead_leases,
+    parse_waves,
+    unfinished,
+)
 from migrate.jobs.extras import find_loose_extras, forget_listings
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
@@ -55,10 +66,10 @@ class VerifyEnd:
 
 
 def plan_id_of(plan: Plan, ledger: Ledger) -> int:
-    """The plan's id in the ledger. UsageError where nothing of it was run yet."""
+    """The plan's id in the ledger. LaterError where nothing of it was run yet."""
     plan_id = ledger.plan_id(plan.digest)
     if plan_id is None:
-        raise UsageError("nothing of this plan was copied yet", remedy=f"`migrate run {plan.digest[:12]}` comes first.")
+        raise LaterError("nothing of this plan was copied yet", remedy=f"`migrate run {plan.digest[:12]}` comes first.")
     return plan_id
 
 
@@ -90,9 +101,7 @@ def verify_plan(
         if request.sample_ppm == FULL_SAMPLE_PPM:
             visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
             door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-            find_loose_extras(
-                plan, door.open, workspace, ledger, verification, run_id=run_id, now=now, is_stopping=stop.is_set
-            )
+            _look_through_stores(plan, door, workspace, ledger, verification, request, run_id, now, stop)
         tasks = assignments(
             plan,
             workspace,
@@ -109,7 +118,12 @@ def verify_plan(
         ended = ledger.end_pass(verification.id, now())
         if ended:
             forget_listings(plan, workspace, verification)
-        repaired = _repair(plan, workspace, ledger, verification, run_id, now) if request.repair else 0
+        repaired = 0
+        if request.repair and not stop.is_set():
+            try:
+                repaired = _repair(plan, workspace, ledger, verification, run_id, now)
+            except LaterError as error:  # beside another run: what was found is told all the same
+                report.problems.append(Problem(error.what, error.remedy, error.exit_code))
         return _end(plan, plan_id, ledger, verification, report, repaired, ended=ended)
 
 
@@ -119,13 +133,41 @@ def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[in
     named = parse_waves(request.waves, known)
     if named is not None:
         return named
-    done = [wave.wave for wave in progress if wave.wave is not None and not wave.outcomes[Outcome.PENDING]]
+    done = [wave.wave for wave in progress if wave.wave is not None and not unfinished([wave])]
     if not done:
-        raise UsageError(
+        raise LaterError(
             "no wave is copied to its end yet",
             remedy="`migrate run` goes on; or name a wave to check what there is of it.",
         )
     return None if len(done) == len(known) else tuple(done)
+
+
+def _look_through_stores(
+    plan: Plan,
+    door: Door,
+    workspace: Workspace,
+    ledger: Ledger,
+    verification: Pass,
+    request: VerifyRequest,
+    run_id: int,
+    now: Callable[[], datetime],
+    stop: threading.Event,
+) -> None:
+    deadline = request.limits.deadline
+
+    def is_stopping() -> bool:
+        return stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+    try:
+        find_loose_extras(
+            plan, door.open, workspace, ledger, verification, run_id=run_id, now=now, is_stopping=is_stopping
+        )
+    except InterruptedRun as error:
+        if stop.is_set():
+            raise
+        raise LaterError(
+            "time is up while the target stores were listed", remedy="`migrate verify` goes on with the listing."
+        ) from error
 
 
 def _repair(
@@ -214,6 +256,6 @@ def _next_step(
         )
     if found.counts.unknown:
         return f"`migrate status {name} --failures` says why some could not be checked; `migrate verify {name}` asks again."
-    if count(progress, Outcome.PENDING):
+    if unfinished(progress):
         return f"`migrate run {name}` takes the next wave."
     return "Everything that was checked is as it should be."

@@ -15,11 +15,10 @@ from migrate.errors import ExitCode, IntegrityError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose
 from migrate.planner.folder import Plan
-from migrate.states import UserState
+from migrate.states import BatchState, UserState
 from migrate.worker.loop import LEASE_SECONDS, StopReason
 from migrate.workspace import Workspace
 
-_MIN_THREADS = 1
 _UNVERIFIED = frozenset({UserState.PLANNED, UserState.COPYING, UserState.COPIED, UserState.QUARANTINED})
 
 
@@ -37,7 +36,7 @@ class Limits:
     """What the command line asks for; None: the spec's default."""
 
     workers: int | None = None
-    seconds: float | None = None
+    deadline: float | None = None  # in `time.monotonic` seconds, which all processes of a machine share
     limit_bytes: int | None = None
     max_failures: int | None = None
 
@@ -53,7 +52,10 @@ def parse_waves(text: str | None, known: Sequence[int]) -> tuple[int, ...] | Non
         match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if match is None:
             raise UsageError(f"--wave {text!r} names no waves", remedy="Write 2, 0-3, 1,4 or all.")
-        wanted.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"--wave {text!r}: {part.strip()} runs backwards", remedy=f"Write {last}-{first}.")
+        wanted.update(range(first, last + 1))
     unknown = sorted(wanted.difference(known))
     if unknown:
         raise UsageError(
@@ -122,13 +124,13 @@ def assignments(
         host=actor.host,
         country=actor.country,
         processes=workers,
-        threads=max(_MIN_THREADS, spec.concurrency),
+        threads=spec.concurrency,
         bytes_in_flight=max(1, spec.bytes_in_flight // workers),
         waves=None if waves is None else tuple(waves),
         pass_id=pass_id,
         level=None if level is None else level.value,
         sample_ppm=sample_ppm,
-        seconds=limits.seconds,
+        deadline=limits.deadline,
         limit_bytes=None if limit_bytes is None else max(1, limit_bytes // workers),
         max_failures=limits.max_failures or spec.max_failures,
     )
@@ -138,6 +140,11 @@ def assignments(
 def free_dead_leases(ledger: Ledger) -> None:
     """Take over at once what processes of this host left behind when they died (invariant 5)."""
     ledger.reclaim(LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic))
+
+
+def unfinished(waves: Sequence[WaveProgress]) -> int:
+    """Batches that are not done: copies without an outcome, or a batch that was not yet closed over its outcomes."""
+    return sum(number for wave in waves for state, number in wave.batches.items() if state is not BatchState.DONE)
 
 
 def is_verified(wave: WaveProgress) -> bool:
@@ -150,8 +157,21 @@ def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None
     for wave in waves:
         if sum(wave.outcomes.values()) != wave.copies or any(count < 0 for count in wave.outcomes.values()):
             raise IntegrityError(f"the outcomes of wave {wave.wave} do not add up to its copies", remedy=ASK_A_PERSON)
+        if not unfinished([wave]) and wave.tallied != _settled(wave):
+            raise IntegrityError(
+                f"the users of wave {wave.wave} do not count the copies that its batches count", remedy=ASK_A_PERSON
+            )
     if sum(wave.copies for wave in waves) != totals["copies"]:
         raise IntegrityError("the ledger does not count as many copies as the plan has", remedy=ASK_A_PERSON)
+
+
+def _settled(wave: WaveProgress) -> tuple[int, int, int]:
+    outcomes = wave.outcomes
+    return (
+        outcomes[Outcome.COPIED] + outcomes[Outcome.PRESENT],
+        outcomes[Outcome.QUARANTINED],
+        outcomes[Outcome.DRIFTED] + outcomes[Outcome.WITHDRAWN],
+    )
 
 
 ASK_A_PERSON = "Do not go on. Compare the ledger with its last backup and the plan with its copy."

@@ -21,6 +21,7 @@ from migrate.jobs.common import (
     is_verified,
     parse_waves,
     plan_entry,
+    unfinished,
 )
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
@@ -111,16 +112,24 @@ def choose_waves(named: str | None, progress: Sequence[WaveProgress]) -> tuple[i
     if chosen is not None:
         return chosen
     for place, wave in enumerate(waves):
-        if wave.outcomes[Outcome.PENDING] == 0:
+        if not unfinished([wave]):
             continue
-        waiting = next((before.wave for before in waves[:place] if not is_verified(before)), None)
+        waiting = next((before for before in waves[:place] if not is_verified(before)), None)
         if waiting is not None:
             raise LaterError(
-                f"wave {wave.wave} waits: wave {waiting} is not verified",
-                remedy=f"`migrate verify --wave {waiting}`; or name the wave: `migrate run --wave {wave.wave}`.",
+                f"wave {wave.wave} waits: wave {waiting.wave} is not verified{_held_up(waiting)}",
+                remedy=(f"`migrate verify --wave {waiting.wave}`; or name the wave: `migrate run --wave {wave.wave}`."),
             )
         return (known[place],)
     return ()
+
+
+def _held_up(wave: WaveProgress) -> str:
+    """What no verification can mend."""
+    bad = {
+        outcome: wave.outcomes[outcome] for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED) if wave.outcomes[outcome]
+    }
+    return f" ({', '.join(f'{number} copies are {outcome}' for outcome, number in bad.items())})" if bad else ""
 
 
 def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunForecast:
@@ -189,7 +198,7 @@ def run_plan(
         waves = choose_waves(request.waves, progress)
         on_start(waves, progress)
         report = EngineReport()
-        if count([wave for wave in progress if wave.wave in waves], Outcome.PENDING):
+        if unfinished([wave for wave in progress if wave.wave in waves]):
             tasks = assignments(
                 plan, workspace, ledger, actor, request.limits, Purpose.COPY, run_id=run_id, waves=waves
             )
@@ -220,8 +229,8 @@ def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], repor
     check_sums(progress, plan.document["totals"])
     codes = codes_of(report)
     taken = [wave for wave in progress if wave.wave in waves]
-    left, left_elsewhere = count(taken, Outcome.PENDING), count(progress, Outcome.PENDING)
-    if left_elsewhere and not codes:
+    left = unfinished(taken)
+    if unfinished(progress) and not codes:
         codes.append(ExitCode.LATER)
     if any(count(progress, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
         codes.append(ExitCode.INCOMPLETE)
@@ -242,10 +251,12 @@ def _next_step(
         return (
             f"`migrate status {name} --failures` says why; `migrate run {name} --retry-quarantined` tries them again."
         )
+    if count(progress, Outcome.DRIFTED):
+        return f"`migrate status {name} --failures` lists what changed at the source since the plan; those users wait."
     unverified = [wave.wave for wave in progress if wave.wave is not None and not is_verified(wave)]
     to_check = [wave for wave in unverified if wave in waves]
     if to_check:
         return f"`migrate verify {name} --wave {to_check[0]}` checks what was copied."
-    if count(progress, Outcome.PENDING):
+    if unfinished(progress):
         return f"`migrate run {name}` takes the next wave."
     return f"`migrate verify {name}` checks what was copied." if unverified else "Nothing is left to copy."

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 from migrate.inventory import InventoryFile, take_inventory
 from migrate.inventory.tables import literal
@@ -25,6 +26,7 @@ from migrate.worker.checking import EXTRA
 from migrate.workspace import Workspace
 
 _CHUNK = 1_000
+_ANY_AGE = 10 * 365 * 86_400  # a listing that takes long is still this pass's own
 
 
 def find_loose_extras(
@@ -48,7 +50,7 @@ def find_loose_extras(
     scratch = workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
     count = 0
     for name, store_spec in plan.spec.by_role(Role.TARGET).items():
-        live = store_spec.model_copy(update={"inventory": InventorySource()})
+        live = store_spec.model_copy(update={"inventory": InventorySource(max_age=_ANY_AGE)})
         listing = take_inventory(
             name,
             live,
@@ -60,7 +62,7 @@ def find_loose_extras(
             is_stopping=is_stopping,
             reuse=True,  # this pass's own: the folder is named by it
         )
-        for chunk in _extras(plan, name, listing, rules, verification):
+        for chunk in _extras(plan, name, listing, rules, verification, scratch):
             ledger.add_findings(verification, chunk, run_id=run_id, now=now())
             count += len(chunk)
     return count
@@ -72,7 +74,12 @@ def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> Non
 
 
 def _extras(
-    plan: Plan, store: str, listing: InventoryFile, rules: Sequence[CompiledRule], verification: Pass
+    plan: Plan,
+    store: str,
+    listing: InventoryFile,
+    rules: Sequence[CompiledRule],
+    verification: Pass,
+    spill: Path,
 ) -> Iterator[list[NewFinding]]:
     """What is listed at `store`, planned by no copy, and by a loose rule a key of one of the pass's users."""
     loose = [index for index, rule in enumerate(rules) if literal_prefix(rule, "x") is None and not rule.shared]
@@ -96,7 +103,7 @@ def _extras(
         WHERE u.first_batch IS NOT NULL {waves}
         ORDER BY c.key
     """
-    connection = open_reader()
+    connection = open_reader(spill=spill)
     try:
         connection.execute(query)
         while rows := connection.fetchmany(_CHUNK):

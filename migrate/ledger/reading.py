@@ -46,7 +46,14 @@ class Reading(Core):
                 .group_by(batches.c.wave, batches.c.state)
             ).all()
             of_users = connection.execute(
-                select(users.c.wave, users.c.state, func.count())
+                select(
+                    users.c.wave,
+                    users.c.state,
+                    func.count(),
+                    func.sum(users.c.good),
+                    func.sum(users.c.quarantined),
+                    func.sum(users.c.other),
+                )
                 .where(users.c.plan_id == plan_id)
                 .group_by(users.c.wave, users.c.state)
             ).all()
@@ -56,10 +63,12 @@ class Reading(Core):
         for wave, state, count, *values in by_state:
             states[wave][BatchState(state)] = count
             totals[wave].update({name: int(value) for name, value in zip(sums, values, strict=True)})
-        for wave, state, count in of_users:
+        tallies: dict[int | None, Counter[int]] = defaultdict(Counter)
+        for wave, state, count, *settled in of_users:
             people[wave][UserState(state)] = count
+            tallies[wave].update({place: int(value) for place, value in enumerate(settled)})
         waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
-        return [_wave(wave, people[wave], states[wave], totals[wave]) for wave in waves]
+        return [_wave(wave, people[wave], states[wave], totals[wave], tallies[wave]) for wave in waves]
 
     def pass_progress(self, pass_id: int) -> PassProgress:
         """How far a pass is, and what it found."""
@@ -182,7 +191,11 @@ class Reading(Core):
 
 
 def _wave(
-    wave: int | None, users: dict[UserState, int], batches: dict[BatchState, int], totals: Counter[str]
+    wave: int | None,
+    users: dict[UserState, int],
+    batches: dict[BatchState, int],
+    totals: Counter[str],
+    tallied: Counter[int],
 ) -> WaveProgress:
     outcomes: dict[Outcome, int] = {outcome: totals[outcome.value] for outcome in _SETTLED}
     outcomes[Outcome.PENDING] = totals["copies"] - sum(outcomes.values())
@@ -195,6 +208,7 @@ def _wave(
         size_bytes=totals["size_bytes"],
         outcomes=outcomes,
         done_bytes=totals["done_bytes"],
+        tallied=(tallied[0], tallied[1], tallied[2]),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, func, insert, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, LaterError
@@ -151,7 +151,7 @@ def _sealed_copy(sealed: Mapping[int, SealedCopy], number: int, ordinal: int) ->
 def _put_back(
     connection: Connection, plan_id: int, number: int, group: Sequence[Row[Any]], run_id: int, now: datetime
 ) -> None:
-    copies, verdicts, passes = schema.copies, schema.verdicts, schema.passes
+    copies, verdicts, passes, checks = schema.copies, schema.verdicts, schema.passes, schema.checks
     at = schema.to_micros(now)
     connection.execute(
         insert(copies),
@@ -168,6 +168,19 @@ def _put_back(
             }
             for row in group
         ],
+    )
+    # a check under way must not believe what it saw before the repair
+    connection.execute(
+        delete(verdicts).where(
+            in_batch(verdicts, plan_id, number),
+            verdicts.c.ordinal == bindparam("of_copy"),
+            verdicts.c.pass_id.in_(
+                select(checks.c.pass_id).where(
+                    in_batch(checks, plan_id, number), checks.c.state != CheckState.DONE.value
+                )
+            ),
+        ),
+        [{"of_copy": row.ordinal} for row in group],
     )
     connection.execute(
         update(verdicts)

@@ -312,6 +312,7 @@ class WaveProgress:
     size_bytes: int
     outcomes: Mapping[Outcome, int]
     done_bytes: int
+    tallied: tuple[int, int, int]  # by the users' own rows: with a receipt, quarantined, drifted or withdrawn
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from migrate.errors import UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
 from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
 from migrate.model import CheckResult, Level, Outcome, PlannedObject, Receipt, Verdict
@@ -159,6 +160,11 @@ class CheckWork:
         found: PrefixCheck = check_prefix(
             place.store, place.user_id, place.prefix, items, batch.key_from, batch.key_until, self._tools.caller
         )
+        if found.failed is not None and not items:
+            # nothing was said of any copy here, so nothing would show that EXTRA objects were not looked for
+            raise UnreachableError(
+                found.failed, remedy=f"Let this machine list {place.store}: EXTRA objects cannot be seen without."
+            )
         extras = [extra for extra in found.extras if extra.key not in planned_keys] if self._is_full else []
         return _Checked(found.results, extras, 0)
 

@@ -126,12 +126,11 @@ class Worker:
             error = failure
         except Exception as failure:  # noqa: BLE001 - a bug: the checkpoint comes first, the caller raises it
             error = failure
-        try:
-            if reason is not StopReason.NO_WORK:
-                self._wind_down()
-            self._ledger.end_worker(self._worker_id)
-        except MigrateError as failure:
-            reason, error = StopReason.ERROR, error or failure
+        for last in (self._wind_down, self._give_back):
+            try:
+                last()
+            except MigrateError as failure:  # the first error is the one to tell
+                reason, error = StopReason.ERROR, error or failure
         return WorkerReport(reason, self._waves, error)
 
     def _loop(self) -> StopReason:
@@ -270,8 +269,11 @@ class Worker:
             self._said_at = now
             self._on_progress(self._waves)
 
+    def _give_back(self) -> None:
+        self._ledger.end_worker(self._worker_id)
+
     def _wind_down(self) -> None:
-        """No new work; a while for what is in flight; what is known is committed."""
+        """No new work; a while for what is in flight; what is known is committed, what is complete is closed."""
         for task in self._pool.drop_waiting():
             self._in_flight -= 1
             self._budget.give(task.cost)
@@ -290,3 +292,4 @@ class Worker:
                     self._drop(active)
         for active in list(self._active):
             self._commit(active)
+        self._finish_done()

@@ -15,10 +15,10 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import IntegrityError
+from migrate.errors import IntegrityError, UnreachableError
 from migrate.inventory.tables import literal
 from migrate.ledger import NewSeal, Seal
-from migrate.model import CheckResult, Evidence, Outcome, Receipt, Verdict
+from migrate.model import CheckResult, Evidence, Outcome, Receipt
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -90,12 +90,19 @@ class Seals:
                 found[ordinal] = (Outcome(outcome), receipt)
         return found
 
-    def read_verdicts(self, seal: Seal) -> list[CheckResult]:
-        """The verdicts of one sealed check."""
-        return [CheckResult(row[0], Verdict(row[1]), row[2], row[3]) for row in self._read(seal, _VERDICTS)]
-
     def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
-        path = self._root / name
+        try:
+            self._put(self._root / name, columns, rows)
+        except (OSError, duckdb.Error) as error:
+            raise UnreachableError(
+                f"sealed file {name} cannot be written: {type(error).__name__}",
+                remedy="Make room in .migrate/seals and see to its rights, then run again: nothing is lost.",
+            ) from error
+        return NewSeal(name, len(rows), _digest(rows))
+
+    def _put(self, path: Path, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write a file, whole or not at all; durable when this returns."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = path.with_suffix(".partial")
         selected = ", ".join(
             f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1)
@@ -113,7 +120,6 @@ class Seals:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return NewSeal(name, len(rows), _digest(rows))
 
     def _read(self, seal: Seal, columns: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
         path = self._root / seal.path

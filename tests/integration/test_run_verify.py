@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from smallworld import SmallWorld, body_of, build, planned
 
+from migrate.errors import DeniedError
 from migrate.ledger import Ledger
+from migrate.stores.file import FileStore
+from migrate.worker.seals import Seals
 
 
 @pytest.fixture
@@ -451,3 +454,100 @@ def test_an_extra_object_is_found_where_no_prefix_shows_the_user(tmp_path: Path,
     states = {user: world.migrate("status", "--user", user, "--json").json["state"] for user in ("u003", "u004")}
     assert states == {"u003": "copied", "u004": "copied" if level == "listing" else "verified"}
     assert not list((world.root / ".migrate" / "scratch").glob("verify-*"))
+
+
+def test_a_batch_that_has_all_outcomes_and_was_not_closed_is_closed_by_the_next_run(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seals' folder was full: exit 69 and a remedy; the next run ends the batch, and says 0 only then (Invariants 1, 3)."""
+    planned(world)
+    seals = world.root / ".migrate" / "seals"
+
+    def full(self: Seals, path: Path, columns: object, rows: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Seals, "_put", full)
+        answer = world.migrate("run", "--wave", "all")
+    assert answer.code == 69, answer.err
+    assert "Make room" in answer.err
+    assert not list(seals.rglob("*.parquet"))
+    assert world.migrate("run", "--wave", "all").code == 0
+    assert world.migrate("verify").code == 0
+    world.assert_all_there()
+
+
+def test_quarantined_copies_can_be_tried_again_after_a_kill(world: SmallWorld) -> None:
+    """Leases of the dead are taken over before anything else is asked of the ledger (Invariant 5)."""
+    planned(world)
+    other = world.objects["users/u001/photo-0001.jpg"][1]
+    world.put("hamar", "users/u001/photo-0001.jpg", b"somebody else's", other, {})
+    process = world.start("run", "--wave", "all", "--limit-bytes", "1MB/s")
+    wait_for(lambda: has_begun(world) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    world.store("hamar").delete("users/u001/photo-0001.jpg")
+    answer = world.migrate("run", "--wave", "all", "--retry-quarantined")
+    assert answer.code == 0, answer.err
+    world.assert_all_there()
+
+
+def test_an_edited_outcome_is_an_integrity_error(world: SmallWorld) -> None:
+    """The users' own sums do not agree with the batches' any more: exit 5 (Invariant 3)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    assert world.migrate("status").code == 0
+    connection = sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    connection.execute("UPDATE batches SET copied = copied - 1, drifted = drifted + 1 WHERE number = 2")
+    connection.commit()
+    connection.close()
+    assert world.migrate("status").code == 5
+
+
+def test_waves_that_run_backwards_are_refused(world: SmallWorld) -> None:
+    """`3-0` would be no wave at all, and nothing checked must not look like all well (Invariant 9)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    answer = world.migrate("verify", "--wave", "2-0")
+    assert answer.code == 2
+    assert "0-2" in answer.err
+
+
+def test_verifying_before_anything_is_copied_is_for_later(world: SmallWorld) -> None:
+    """A timer that verifies before the first run is not a wrong command: 75."""
+    planned(world)
+    assert world.migrate("verify").code == 75
+
+
+def test_failures_of_a_plan_are_shown_whatever_was_verified_last(world: SmallWorld) -> None:
+    """A later sample, or another wave, does not hide what the last full verification found."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    key = "users/u001/photo-0001.jpg"
+    homes = {key: name for name, key in world.at_targets()}
+    world.store(homes[key]).delete(key)
+    assert world.migrate("verify").code == 3
+    world.migrate("verify", "--sample", "1%")
+    world.migrate("verify", "--wave", "0")
+    failures = world.migrate("status", "--failures", "--json").json["failures"]
+    assert [(entry["kind"], entry["key"]) for entry in failures] == [("MISSING", key)]
+
+
+def test_a_target_that_may_not_be_listed_is_not_a_target_without_extra_objects(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused listing ends a verification with 69: nobody is verified on what was not looked at (Invariants 4 and 9)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+
+    def refuse(self: FileStore, prefix: str = "", *, start_after: str = "") -> object:
+        raise DeniedError(self.name, "list")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "list", refuse)
+        answer = world.migrate("verify")
+    assert answer.code == 69, answer.err
+    standing = world.migrate("status", "--json").json["standing"]
+    assert not any("verified" in wave["users"] for wave in standing)
+    assert world.migrate("verify").code == 0
