@@ -1,19 +1,21 @@
 """Requests to stores: the one retry layer, and the one place where a store's concurrency is held (design, invariant 11).
 
 What is retried is named (`TransientStoreError` and its kinds), and bounded in attempts and time. When the attempts are used
-up, or a store denies, the question is whether the store is down or this one object cannot be had. If other requests to the
-store succeeded meanwhile, or it answers a harmless question, the object is at fault and its error goes on; else
-`UnreachableError` stops the run.
+up, or a store denies, the question is whether the store is down or this one object cannot be had. If it answers a harmless
+question now, the object is at fault and its error goes on; else `UnreachableError` stops the run. What succeeded earlier
+says nothing: it may have been the last answer before the outage. A store that asks for less is given time rather than a
+number of attempts, and no object is ever blamed for it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import stamina
+import stamina.instrumentation
 
 from migrate.errors import (
     DeniedError,
@@ -30,11 +32,19 @@ from migrate.transfer.limits import AdaptiveLimit, RateLimit
 T = TypeVar("T")
 
 _PROBE_KEY = ".migrate-is-anyone-there"
+_PROBE_ATTEMPTS = 3
+_PROBE_TIMEOUT_SECONDS = 10.0
+
+# a line of log for each retry would drown all others; how many there were is counted, and shown
+stamina.instrumentation.set_on_retry_hooks([])
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long one request is tried. Waits grow from `wait_seconds`, doubled, with jitter."""
+    """How often and how long one request is tried. Waits grow from `wait_seconds`, doubled, with jitter.
+
+    Being asked for less is not counted as an attempt: only the time bounds it.
+    """
 
     attempts: int = 6
     timeout_seconds: float = 120.0
@@ -48,7 +58,6 @@ class _Line:
     def __init__(self, store: Store, limit: AdaptiveLimit) -> None:
         self.store = store
         self.limit = limit
-        self.successes = 0
 
 
 class Caller:
@@ -77,7 +86,7 @@ class Caller:
 
     def levels(self) -> dict[str, int]:
         """The concurrency that each store is allowed now."""
-        return {name: line.limit.level for name, line in self._lines.items()}
+        return {name: line.limit.level for name, line in list(self._lines.items())}
 
     def store(self, name: str) -> Store:
         return self._line(name).store
@@ -89,26 +98,25 @@ class Caller:
         UnreachableError when the store itself cannot be used.
         """
         line = self._line(name)
-        before = line.successes
         try:
-            return self._tried(line, request)
-        except DeniedError as error:
-            self._blame(line, before, error)
-            raise
-        except TransientStoreError as error:
-            self._blame(line, before, error)
+            return self._tried(line, request, self._retry)
+        except ThrottledError as error:
+            raise UnreachableError(
+                f"{error}: the store keeps asking for less, even of one request at a time",
+                remedy=f"Lower `concurrency` of {name}, or run again later.",
+            ) from error
+        except (DeniedError, TransientStoreError) as error:
+            self._blame(line, error)
             raise
         except PermanentStoreError:
-            line.successes += 1  # an answer, if an unwelcome one
             raise
         except StoreError as error:
             raise UnreachableError(str(error), remedy=error.remedy or f"Ask `migrate doctor` about {name}.") from error
 
-    def _tried(self, line: _Line, request: Callable[[Store], T]) -> T:
-        policy = self._retry
+    def _tried(self, line: _Line, request: Callable[[Store], T], policy: RetryPolicy) -> T:
         attempts = stamina.retry_context(
-            on=_again,
-            attempts=policy.attempts,
+            on=_Patience(policy.attempts),
+            attempts=None,
             timeout=policy.timeout_seconds,
             wait_initial=policy.wait_seconds,
             wait_max=policy.wait_max_seconds,
@@ -128,16 +136,18 @@ class Caller:
             except ThrottledError:
                 line.limit.throttled()
                 raise
-        line.successes += 1
         line.limit.succeeded()
         return answer
 
-    def _blame(self, line: _Line, before: int, error: StoreError) -> None:
+    def _blame(self, line: _Line, error: StoreError) -> None:
         """Return if the store is up; UnreachableError if it is not."""
-        if line.successes > before:
-            return
+        policy = replace(
+            self._retry,
+            attempts=min(self._retry.attempts, _PROBE_ATTEMPTS),
+            timeout_seconds=min(self._retry.timeout_seconds, _PROBE_TIMEOUT_SECONDS),
+        )
         try:
-            line.store.head(_PROBE_KEY)
+            self._tried(line, lambda store: store.head(_PROBE_KEY), policy)
         except NotFoundError:
             return
         except StoreError:
@@ -156,8 +166,15 @@ class Caller:
         return line
 
 
-def _again(error: Exception) -> bool | float:
-    """Whether to try once more; a number is the wait that the store asked for, bounded."""
-    if isinstance(error, ThrottledError) and error.wait_seconds is not None:
-        return min(error.wait_seconds, 30.0)
-    return isinstance(error, TransientStoreError)
+class _Patience:
+    """Whether one request is tried once more; a number is the wait that the store asked for, bounded."""
+
+    def __init__(self, attempts: int) -> None:
+        self._attempts = attempts
+        self._failures = 0
+
+    def __call__(self, error: Exception) -> bool | float:
+        if isinstance(error, ThrottledError):
+            return True if error.wait_seconds is None else min(error.wait_seconds, 30.0)
+        self._failures += 1
+        return isinstance(error, TransientStoreError) and self._failures < self._attempts

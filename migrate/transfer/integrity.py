@@ -1,4 +1,4 @@
-"""What shows that the bytes read are the source's, and the bytes written ours. Pure.
+"""What shows that the bytes read are the source's, and the bytes written ours.
 
 Source of the ETag forms: S3 User Guide, "Checking object integrity": MD5 of a single-part object; for a multipart object the
 MD5 over the parts' MD5s, and `-` and their number.
@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 
 from migrate.errors import CorruptBodyError
-from migrate.model import Evidence, ObjectInfo
-from migrate.stores.base import MULTIPART_MAX_PARTS
+from migrate.model import Evidence, ObjectInfo, composite_sha256
+from migrate.stores.base import MULTIPART_MAX_PARTS, Download
 
 MIB = 2**20
 # what uploaders use: rclone 5, AWS CLI and SDKs 8, s3cmd 15, our own default 16, s5cmd 50
@@ -71,3 +71,27 @@ def check_whole(info: ObjectInfo, body: bytes, md5: bytes, planned_size: int, st
 def looks_like_md5(etag: str) -> bytes | None:
     """The 16 bytes of an ETag of 32 hex digits, else None."""
     return bytes.fromhex(etag) if re.fullmatch(r"[0-9a-f]{32}", etag) else None
+
+
+def digest_of(download: Download, part_bytes: int) -> bytes:
+    """The SHA-256 of a body, or the composite one over parts of `part_bytes`, read in pieces."""
+    if part_bytes == 0:
+        whole = hashlib.sha256()
+        for chunk in download.chunks():
+            whole.update(chunk)
+        return whole.digest()
+    digests: list[bytes] = []
+    part, filled = hashlib.sha256(), 0
+    for chunk in download.chunks():
+        view = memoryview(chunk)
+        while len(view):
+            piece = view[: part_bytes - filled]
+            part.update(piece)
+            filled += len(piece)
+            view = view[len(piece) :]
+            if filled == part_bytes:
+                digests.append(part.digest())
+                part, filled = hashlib.sha256(), 0
+    if filled:
+        digests.append(part.digest())
+    return composite_sha256(digests)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -27,11 +27,10 @@ from migrate.model import (
     PlannedCopy,
     PlannedObject,
     Receipt,
-    Tags,
-    attributes_digest,
 )
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
+from migrate.transfer.existing import Wanted, holds_parts
 from migrate.transfer.integrity import composite_etag, part_bytes_for, part_ranges
 from migrate.transfer.parts import (
     Begun,
@@ -142,19 +141,19 @@ class PartedCopy:
             info = self._caller.call(self.planned.store, lambda store: store.head(self.planned.key))
             check_source(self.planned, info)
             tags = read_tags(self.planned, info, self._caller)
-        except (DriftedError, StoreError) as error:
-            return self._nothing(self._source_results(error))
-        attributes = kept_attributes(info)
+        except DriftedError as drift:
+            return self._nothing(self._source_results(drift))
+        except StoreError as error:
+            return self._nothing(self._source_results(as_drift(self.planned, self._caller, error)))
+        wanted = Wanted(self.planned.target_key, kept_attributes(info), tags, info.etag_md5)
         settled: list[CopyResult] = []
         started: list[UploadStarted] = []
         uploads: dict[int, Upload] = {}
         for copy in self._copies:
             try:
-                found = self._caller.call(
-                    copy.store, partial(self._begin_at, copy=copy, attributes=attributes, tags=tags, info=info)
-                )
-            except StoreError as error:
-                settled.append(failed(copy, error))
+                found = self._caller.call(copy.store, partial(self._begin_at, copy=copy, wanted=wanted))
+            except (DriftedError, StoreError) as error:
+                settled.append(_ended(copy, error))
                 continue
             if isinstance(found, CopyResult):
                 settled.append(found)
@@ -163,77 +162,72 @@ class PartedCopy:
                 known = self._known.get(copy.ordinal)
                 if known is None or found.started != known.started:
                     started.append(found.started)
-        return Begun(tuple(settled), tuple(started), uploads, attributes, tags, info.etag_md5)
+        return Begun(tuple(settled), tuple(started), uploads, wanted.attributes, tags, info.etag_md5)
 
-    def _begin_at(
-        self, store: Store, *, copy: PlannedCopy, attributes: Attributes, tags: Tags, info: ObjectInfo
-    ) -> Upload | CopyResult:
-        """The upload to go on with, a new one, or the result where the target has the object already."""
-        key = self.planned.target_key
+    def _begin_at(self, store: Store, *, copy: PlannedCopy, wanted: Wanted) -> Upload | CopyResult:
+        """The upload to go on with, a new one, or the result where the target has an object already."""
+        key = wanted.key
         if not store.capabilities.multipart:
             raise UnsupportedError(store.name, "multipart", "the store takes no object in parts")
-        if tags and not store.capabilities.tags:
+        if wanted.tags and not store.capabilities.tags:
             raise UnsupportedError(store.name, "tags", "the store keeps no tags")
-        digest = attributes_digest(attributes, tags)
         known = self._known.get(copy.ordinal)
-        if known is not None and known.started.part_bytes == self.part_bytes and known.started.attributes == digest:
-            try:
-                there = {part.number: part for part in store.list_parts(key, known.started.upload_id)}
-            except NotFoundError:
-                there = None
-            if there is not None:
-                kept = {
-                    number: part
-                    for number, part in known.parts.items()
-                    if number in there and there[number].etag == part.etag and there[number].size == part.size
-                }
+        result = self._settle_existing(store, copy, wanted, self._complete(known))
+        if result is not None:
+            if known is not None:
+                store.abort_upload(key, known.started.upload_id)
+            return result
+        if known is not None and known.started.part_bytes == self.part_bytes:
+            kept = self._kept_parts(store, known) if known.started.attributes == wanted.digest else None
+            if kept is not None:
                 return Upload(known.started, kept)
-        found = self._head(store)
-        if found is not None:
-            result = self._settle_existing(store, copy, found, known, attributes, tags, info)
-            if result is not None:
-                return result
         for upload in store.list_uploads(key):
             if upload.key == key:  # ours, from a life whose ledger entry was lost: parts in the wrong hands
                 store.abort_upload(key, upload.upload_id)
-        upload_id = store.create_upload(key, attributes=attributes)
-        return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, digest), {})
+        upload_id = store.create_upload(key, attributes=wanted.attributes)
+        return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, wanted.digest), {})
 
-    def _head(self, store: Store) -> ObjectInfo | None:
+    def _kept_parts(self, store: Store, known: Upload) -> dict[int, PartSent] | None:
+        """The parts in the ledger that the store has as well; None where it does not know the upload."""
         try:
-            return store.head(self.planned.target_key)
+            listed = store.list_parts(self.planned.target_key, known.started.upload_id)
         except NotFoundError:
             return None
+        there = {(part.number, part.etag, part.size) for part in listed}
+        return {number: part for number, part in known.parts.items() if (number, part.etag, part.size) in there}
 
     def _settle_existing(
-        self,
-        store: Store,
-        copy: PlannedCopy,
-        found: ObjectInfo,
-        known: Upload | None,
-        attributes: Attributes,
-        tags: Tags,
-        info: ObjectInfo,
+        self, store: Store, copy: PlannedCopy, wanted: Wanted, parts: Sequence[PartSent] | None
     ) -> CopyResult | None:
-        """The result where the target key is taken; None where a repair may replace what is there."""
-        parts = self._complete(known)
-        digest = attributes_digest(attributes, tags)
-        kept_tags = store.get_tags(self.planned.target_key) if store.capabilities.tags else {}
-        same_attributes = attributes_digest(kept_attributes(found), kept_tags) == digest
-        if parts is not None and found.etag == composite_etag([part.md5 for part in parts]) and same_attributes:
-            # completed by a life that ended before its receipt
-            return self._receipt(Outcome.COPIED, copy, parts, digest, found, self._evidence(parts, info.etag))
-        if found.size == self.planned.size and same_attributes:
-            parts, evidence = self._compare(store, copy, found, info)
-            if parts is not None:
-                return self._receipt(Outcome.PRESENT, copy, parts, digest, found, evidence)
-        if copy.ordinal in self._repairs and self._repairs[copy.ordinal] == found.etag:
+        """The result where the target key is taken; None where it is free, or a repair may replace what is there.
+
+        `parts` are all that were sent, if they were. A repair means that somebody read the object and its content or
+        attributes were wrong: then its ETag proves nothing.
+        """
+        try:
+            found = store.head(wanted.key)
+        except NotFoundError:
+            return None
+        replaceable = self._repairs.get(copy.ordinal) == found.etag
+        if found.size == self.planned.size and wanted.has_attributes(found):
+            if (
+                parts is not None
+                and holds_parts(store, wanted.key, found, parts, self.part_bytes, trust_etag=not replaceable)
+                and wanted.mend_tags(store, found)
+            ):  # joined before, by a try or a life that ended before its receipt
+                evidence = self._final_evidence(parts)
+                return self._receipt(Outcome.COPIED, copy.ordinal, parts, wanted.digest, found, evidence)
+            if wanted.has_tags(store, found):
+                parts, evidence = self._compare(store, copy, found, wanted)
+                if parts is not None:
+                    return self._receipt(Outcome.PRESENT, copy.ordinal, parts, wanted.digest, found, evidence)
+        if replaceable:
             return None
         detail = f"{store.name}: the target key holds something else"
         return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
 
     def _compare(
-        self, store: Store, copy: PlannedCopy, found: ObjectInfo, info: ObjectInfo
+        self, store: Store, copy: PlannedCopy, found: ObjectInfo, wanted: Wanted
     ) -> tuple[list[PartSent] | None, Evidence]:
         """Read both ends, part by part; the parts if they are equal."""
         parts: list[PartSent] = []
@@ -245,11 +239,11 @@ class PartedCopy:
                     return None, Evidence.LENGTH
             whole.update(body)
             parts.append(new_part(copy.ordinal, number, body))
-        if info.etag_md5 is not None and info.etag_md5 != whole.digest():
+        if wanted.etag_md5 is not None and wanted.etag_md5 != whole.digest():
             raise CorruptBodyError(
                 self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
             )
-        return parts, Evidence.MD5 if info.etag_md5 is not None else self._evidence(parts, info.etag)
+        return parts, Evidence.MD5 if wanted.etag_md5 is not None else self._evidence(parts)
 
     def _part_job(self, number: int) -> Job:
         return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
@@ -313,45 +307,55 @@ class PartedCopy:
             raise MigrateError(
                 f"{len(parts)} of {len(self._ranges)} parts are confirmed, and the copy was to be finished"
             )
+        begun = self._begun
+        wanted = Wanted(self.planned.target_key, begun.attributes, begun.tags, begun.etag_md5)
         try:
             evidence = self._final_evidence(parts)
-        except CorruptBodyError as error:
+            return self._caller.call(copy.copy.store, lambda store: self._join(store, copy, wanted, parts, evidence))
+        except (DriftedError, CorruptBodyError) as error:
             self._abort(copy)
-            return failed(copy.copy, error)
-        listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
-        tags, digest = self._begun.tags, attributes_digest(self._begun.attributes, self._begun.tags)
-
-        def complete(store: Store) -> CopyResult:
-            try:
-                done = store.complete_upload(self.planned.target_key, copy.upload.upload_id, listed, tags=tags)
-            except NotFoundError:
-                done = None  # perhaps the answer to our own first try was lost: look
-            found = store.head(self.planned.target_key)
-            expected = composite_etag([part.md5 for part in parts])
-            if found.size != self.planned.size or (store.capabilities.etag_is_md5 and found.etag != expected):
-                raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
-            version = done.version_id if done is not None else found.version_id
-            receipt = Receipt(whole_digest(parts), self.part_bytes, digest, found.etag, version, evidence, self._now())
-            return CopyResult(copy.copy.ordinal, Outcome.COPIED, receipt)
-
-        try:
-            return self._caller.call(copy.copy.store, complete)
+            return _ended(copy.copy, error)
         except StoreError as error:
             return failed(copy.copy, error)
 
-    def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:
-        assert self._begun is not None, "evidence comes after on_begun"
-        if self._ordered is not None:
-            if self._ordered.digest() != self._begun.etag_md5:
-                raise CorruptBodyError(
-                    self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
-                )
-            return Evidence.MD5
-        return self._evidence(parts, self.planned.etag)
+    def _join(
+        self, store: Store, copy: _Open, wanted: Wanted, parts: Sequence[PartSent], evidence: Evidence
+    ) -> CopyResult:
+        """Join the parts, unless the key is taken by now: no store is sure to refuse that by itself (invariant 2)."""
+        upload_id = copy.upload.upload_id
+        result = self._settle_existing(store, copy.copy, wanted, parts)
+        if result is not None:
+            store.abort_upload(wanted.key, upload_id)
+            return result
+        listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
+        try:
+            done = store.complete_upload(wanted.key, upload_id, listed, tags=wanted.tags)
+        except NotFoundError:  # somebody may have joined it since
+            result = self._settle_existing(store, copy.copy, wanted, parts)
+            if result is None:
+                raise
+            return result
+        found = store.head(wanted.key)
+        expected = composite_etag([part.md5 for part in parts])
+        if found.size != self.planned.size or (store.capabilities.etag_is_md5 and found.etag != expected):
+            raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
+        found = replace(found, version_id=done.version_id)
+        return self._receipt(Outcome.COPIED, copy.copy.ordinal, parts, wanted.digest, found, evidence)
 
-    @staticmethod
-    def _evidence(parts: Sequence[PartSent], etag: str) -> Evidence:
-        return Evidence.COMPOSITE if composite_etag([part.md5 for part in parts]) == etag else Evidence.LENGTH
+    def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:
+        """What the parts prove. CorruptBodyError where they were all read, and are not what the source's MD5 says."""
+        if self._ordered is None or self._begun is None:
+            return self._evidence(parts)
+        if self._ordered.digest() != self._begun.etag_md5:
+            raise CorruptBodyError(
+                self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
+            )
+        return Evidence.MD5
+
+    def _evidence(self, parts: Sequence[PartSent]) -> Evidence:
+        return (
+            Evidence.COMPOSITE if composite_etag([part.md5 for part in parts]) == self.planned.etag else Evidence.LENGTH
+        )
 
     def _complete(self, known: Upload | None) -> list[PartSent] | None:
         if known is None or known.started.part_bytes != self.part_bytes or len(known.parts) != len(self._ranges):
@@ -361,7 +365,7 @@ class PartedCopy:
     def _receipt(
         self,
         outcome: Outcome,
-        copy: PlannedCopy,
+        ordinal: int,
         parts: Sequence[PartSent],
         digest: bytes,
         found: ObjectInfo,
@@ -370,7 +374,7 @@ class PartedCopy:
         receipt = Receipt(
             whole_digest(parts), self.part_bytes, digest, found.etag, found.version_id, evidence, self._now()
         )
-        return CopyResult(copy.ordinal, outcome, receipt)
+        return CopyResult(ordinal, outcome, receipt)
 
     def _abort(self, copy: _Open) -> None:
         """Take the parts away from the target; what cannot be taken away now is found by the next look for orphan uploads."""
@@ -382,12 +386,17 @@ class PartedCopy:
             return
 
     def _source_results(self, error: Exception) -> tuple[CopyResult, ...]:
-        copies = [entry.copy for entry in self._open.values()] if self._begun else list(self._copies)
-        if isinstance(error, DriftedError):
-            return tuple(CopyResult(copy.ordinal, Outcome.DRIFTED, reason=error.reason) for copy in copies)
-        assert isinstance(error, StoreError), "only these two are caught"
-        return tuple(failed(copy, error) for copy in copies)
+        copies = [entry.copy for entry in list(self._open.values())] if self._begun else list(self._copies)
+        return tuple(_ended(copy, error) for copy in copies)
 
     @staticmethod
     def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
         return Begun(settled, (), {}, Attributes(), {}, None)
+
+
+def _ended(copy: PlannedCopy, error: Exception) -> CopyResult:
+    """How a copy ends at an error: drifted with its source, or quarantined."""
+    if isinstance(error, DriftedError):
+        return CopyResult(copy.ordinal, Outcome.DRIFTED, reason=error.reason)
+    assert isinstance(error, StoreError), "only these two are caught"
+    return failed(copy, error)

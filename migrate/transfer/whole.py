@@ -17,6 +17,7 @@ from migrate.errors import (
     PermanentStoreError,
     PreconditionError,
     StoreError,
+    ThrottledError,
     TransientStoreError,
     UnsupportedError,
 )
@@ -154,27 +155,32 @@ def _copy_to(
     caller: Caller,
     now: Callable[[], datetime],
 ) -> CopyResult:
+    maybe_written = False
+
     def put(store: Store, *, create_only: bool = False, if_match: str | None = None) -> tuple[str, str | None]:
-        result = store.put(
-            planned.target_key,
-            body.data,
-            attributes=body.attributes,
-            tags=body.tags,
-            md5=body.md5,
-            create_only=create_only,
-            if_match=if_match,
-        )
+        nonlocal maybe_written
+        try:
+            result = store.put(
+                planned.target_key,
+                body.data,
+                attributes=body.attributes,
+                tags=body.tags,
+                md5=body.md5,
+                create_only=create_only,
+                if_match=if_match,
+            )
+        except ThrottledError:  # refused, so nothing was written
+            raise
+        except TransientStoreError:
+            maybe_written = True
+            raise
         return result.etag, result.version_id
 
     def receipt(outcome: Outcome, etag: str, version_id: str | None) -> CopyResult:
         made = Receipt(body.sha256, 0, body.attributes_digest, etag, version_id, body.evidence, now())
         return CopyResult(copy.ordinal, outcome, made)
 
-    tries = 0
-
     def once(store: Store) -> CopyResult:
-        nonlocal tries
-        tries += 1
         conditional = store.capabilities.conditional_put
         if not conditional or copy.ordinal in repairs:
             found = _head(store, planned.target_key)
@@ -187,10 +193,11 @@ def _copy_to(
                 found = _head(store, planned.target_key)
                 if found is None:
                     raise TransientStoreError(store.name, "PUT", "refused as existing, then not found") from None
-        if is_equal(store, planned.target_key, found, body):
-            # on a second try it is our own first one, whose answer was lost
-            return receipt(Outcome.COPIED if tries > 1 else Outcome.PRESENT, found.etag, found.version_id)
-        if copy.ordinal in repairs and repairs[copy.ordinal] == found.etag:
+        replaceable = repairs.get(copy.ordinal) == found.etag
+        if is_equal(store, planned.target_key, found, body, trust_etag=not replaceable):
+            # after a PUT without an answer it is our own
+            return receipt(Outcome.COPIED if maybe_written else Outcome.PRESENT, found.etag, found.version_id)
+        if replaceable:
             return receipt(Outcome.COPIED, *put(store, if_match=found.etag if conditional else None))
         return CopyResult(
             copy.ordinal,
@@ -212,11 +219,14 @@ def _head(store: Store, key: str) -> ObjectInfo | None:
         return None
 
 
-def is_equal(store: Store, key: str, found: ObjectInfo, body: Body) -> bool:
-    """Whether the target holds this content with these attributes and tags; read again where its ETag is no MD5."""
+def is_equal(store: Store, key: str, found: ObjectInfo, body: Body, *, trust_etag: bool) -> bool:
+    """Whether the target holds this content with these attributes and tags.
+
+    Read again where its ETag is no MD5, or where a verification read bytes under that ETag that were not what it says.
+    """
     if found.size != len(body.data):
         return False
-    if found.etag_md5 != body.md5:
+    if found.etag_md5 != body.md5 or not trust_etag:
         if found.etag_md5 is not None and store.capabilities.etag_is_md5:
             return False
         digest = hashlib.sha256()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import pytest
 from moving import QUICK
+from structlog.testing import capture_logs
 
 from migrate.errors import NotFoundError, StoreError, ThrottledError, TransientStoreError, UnreachableError
 from migrate.stores.memory import MemoryPlace, MemoryStore
@@ -86,3 +90,86 @@ def test_a_store_is_opened_once() -> None:
     for _ in range(3):
         caller.call("us", lambda store: store.head("k"))
     assert opened == ["us"]
+
+
+def test_what_succeeded_before_an_outage_does_not_make_an_object_guilty() -> None:
+    """Another request was answered during the first try, then the store went down: the run stops, nothing is quarantined."""
+    place = MemoryPlace()
+    place.seed("good", b"x")
+    caller = make(place)
+    down = False
+
+    def fail(operation: str, key: str) -> None:
+        nonlocal down
+        if key == "good" and not down:
+            return
+        if not down:
+            caller.call("us", lambda store: store.head("good"))
+            down = True
+        raise TransientStoreError("us", operation)
+
+    place.fault = fail
+    with pytest.raises(UnreachableError):
+        caller.call("us", lambda store: store.head("k"))
+
+
+def test_one_bad_answer_to_the_harmless_question_is_not_an_outage() -> None:
+    """The question whether the store is up is asked again too, a few times."""
+    place = MemoryPlace()
+    hiccup = iter([True])
+
+    def fail(operation: str, key: str) -> None:
+        if key == "bad" or next(hiccup, False):
+            raise TransientStoreError("us", operation)
+
+    place.fault = fail
+    with pytest.raises(TransientStoreError):
+        make(place).call("us", lambda store: store.head("bad"))
+
+
+def test_a_store_that_asks_for_less_is_given_time_and_not_a_number_of_tries() -> None:
+    """More refusals than there are attempts, and then an answer."""
+    place = MemoryPlace()
+    place.seed("k", b"x")
+    refusals = iter(range(QUICK.attempts * 3))
+
+    def slow_down(operation: str, key: str) -> None:
+        if next(refusals, None) is not None:
+            raise ThrottledError("us", operation)
+
+    place.fault = slow_down
+    assert make(place).call("us", lambda store: store.head("k")).key == "k"
+
+
+def test_a_store_that_keeps_asking_for_less_ends_the_run_and_blames_no_object() -> None:
+    """Refusals that outlast the time limit are UnreachableError, though the store answers other questions (Invariant 11)."""
+    place = MemoryPlace()
+
+    def slow_down(operation: str, key: str) -> None:
+        if key == "k":
+            raise ThrottledError("us", operation)
+
+    place.fault = slow_down
+    short = replace(QUICK, timeout_seconds=0.05)
+    caller = Caller(lambda name: MemoryStore(name, place), concurrency=lambda name: 4, retry=short)
+    with pytest.raises(UnreachableError, match="keeps asking for less"):
+        caller.call("us", lambda store: store.head("k"))
+
+
+def test_a_retry_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Retries are counted; a line of log each would drown the others."""
+    place = MemoryPlace()
+    place.seed("k", b"x")
+    failures = iter([True])
+
+    def fail(operation: str, key: str) -> None:
+        if next(failures, False):
+            raise TransientStoreError("us", operation)
+
+    place.fault = fail
+    caller = make(place)
+    with capture_logs() as logged, caplog.at_level(logging.DEBUG):
+        caller.call("us", lambda store: store.head("k"))
+    assert caller.retries == 1
+    assert not logged
+    assert not caplog.records

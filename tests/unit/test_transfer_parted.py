@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from moving import MIB, PartedRun, World, now
 
-from migrate.errors import TransientStoreError
+from migrate.errors import NotFoundError, TransientStoreError
 from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
 from migrate.stores.memory import ALL_CAPABILITIES
 from migrate.transfer.parted import PartedCopy
-from migrate.transfer.parts import OrderedMd5, Upload
+from migrate.transfer.parts import Finished, OrderedMd5, Upload
 
 BODY = b"".join(bytes([number]) * MIB for number in range(12))  # three parts of five, five and two MiB
 PARTS = [BODY[: 5 * MIB], BODY[5 * MIB : 10 * MIB], BODY[10 * MIB :]]
@@ -266,3 +266,182 @@ def test_uploads_known_with_another_part_size_are_begun_anew() -> None:
     fresh = PartedRun()
     assert [result.outcome for result in fresh.drive(copy)] == [Outcome.COPIED] * 2
     assert not world.places["home"].uploads
+
+
+def finish(copy: PartedCopy) -> list[tuple[Outcome, str | None]]:
+    done = copy.finish().run()
+    assert isinstance(done, Finished)
+    return [(result.outcome, result.reason) for result in done.settled]
+
+
+@pytest.mark.parametrize("repairs", [{}, {0: "what-a-verification-saw"}])
+def test_what_came_to_the_key_while_parts_were_sent_is_left_alone(repairs: dict[int, str | None]) -> None:
+    """Right before the parts are joined the key is looked at: only a repair of that very ETag replaces it (Invariant 2)."""
+    world = World()
+    planned = replace(seed(world), copies=seed(world).copies[:1])
+    run = PartedRun()
+    copy = parted(world, planned, run, repairs)
+    run.drive(copy, finish=False)
+    world.places["home"].seed("big", b"somebody else's")
+    assert finish(copy) == [(Outcome.QUARANTINED, "occupied")]
+    assert world.body("home", "big") == b"somebody else's"
+    assert not world.places["home"].uploads
+
+
+def test_a_resumed_copy_looks_at_the_key_before_it_sends_more() -> None:
+    """What came to the key between two lives is left alone, and no further part is sent to it (Invariant 2)."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2)
+    world.places["home"].seed("big", b"somebody else's")
+    sent: list[str] = []
+    world.places["home"].fault = lambda operation, key: sent.append(operation)
+    results = {result.ordinal: result for result in run.drive(parted(world, planned, run))}
+    assert (results[0].reason, results[1].outcome) == ("occupied", Outcome.COPIED)
+    assert "put_part" not in sent
+    assert world.body("home", "big") == b"somebody else's"
+    assert not world.places["home"].uploads
+
+
+def lose_tags(world: World, name: str = "home") -> None:
+    found = world.places[name].find("big")
+    assert found is not None
+    found.tags, found.info = {}, replace(found.info, tag_count=0)
+
+
+def tags_at(world: World, name: str = "home") -> dict[str, str]:
+    found = world.places[name].find("big")
+    assert found is not None
+    return found.tags
+
+
+def test_tags_that_were_lost_after_the_join_are_set_before_the_receipt() -> None:
+    """Joined, but tagging failed: the next try finds our object without tags, sets them, and then gives the receipt."""
+    world = World()
+    planned = seed(world, tags={"kind": "film"})
+    lost = iter([True])
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "complete_upload" and next(lost, False):
+            lose_tags(world)
+            raise TransientStoreError("home", "put tags")
+
+    world.places["home"].after = fail
+    run = PartedRun()
+    assert [result.outcome for result in run.drive(parted(world, planned, run))] == [Outcome.COPIED] * 2
+    assert tags_at(world) == {"kind": "film"}
+
+
+def test_a_crash_between_join_and_tags_is_mended_by_the_next_life() -> None:
+    """The object is equal to the parts in the ledger and has no tags: they are set, and it is copied, not occupied."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB), tags={"kind": "film"})
+    run = PartedRun()
+    run.drive(parted(world, planned, run))
+    run.results.clear()
+    lose_tags(world)
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert tags_at(world) == {"kind": "film"}
+
+
+@pytest.mark.parametrize("difference", ["attributes", "tags"])
+def test_our_parts_with_what_somebody_else_set_are_not_ours(difference: str) -> None:
+    """Equal content with other attributes, or tags that somebody set, is left alone (Invariant 2)."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB), tags={"kind": "film"})
+    run = PartedRun()
+    run.drive(parted(world, planned, run))
+    run.results.clear()
+    found = world.places["home"].find("big")
+    assert found is not None
+    attributes = Attributes(content_type="other/type") if difference == "attributes" else found.info.attributes
+    tags = {"theirs": "yes"} if difference == "tags" else found.tags
+    world.places["home"].seed("big", BODY, etag=planned.etag, attributes=attributes, tags=tags)
+    results = {result.ordinal: result.reason for result in run.drive(parted(world, planned, run))}
+    assert results == {0: "occupied", 1: None}
+    assert tags_at(world) == tags
+
+
+NO_MD5 = replace(ALL_CAPABILITIES, etag_is_md5=False)
+
+
+def test_an_old_object_is_not_taken_for_the_joined_one_where_etags_say_nothing() -> None:
+    """The upload is gone and what was to be repaired still there, of the same size: no receipt (Invariant 1)."""
+    world = World(target_able=NO_MD5)
+    planned = replace(seed(world), copies=seed(world).copies[:1])
+    source = world.places["us"].find("big")
+    assert source is not None
+    bad = world.places["home"].seed("big", BODY[:-1] + b"!", etag="f" * 40, attributes=source.info.attributes)
+
+    def vanish(operation: str, key: str) -> None:
+        if operation == "complete_upload":
+            raise NotFoundError("home", "complete_upload", key=key)
+
+    world.places["home"].fault = vanish
+    run = PartedRun()
+    (result,) = run.drive(parted(world, planned, run, {0: bad.etag}))
+    assert (result.outcome, result.receipt) == (Outcome.QUARANTINED, None)
+
+
+def test_a_lost_answer_is_recognised_by_content_where_etags_say_nothing() -> None:
+    """The true twin: the joined object is read again, and its composite SHA-256 is that of the parts."""
+    world = World(target_able=NO_MD5)
+    planned = seed(world)
+    lost = iter([True])
+
+    def lose(operation: str, key: str) -> None:
+        if operation == "complete_upload" and next(lost, False):
+            raise TransientStoreError("home", "complete_upload")
+
+    world.places["home"].after = lose
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert [result.receipt.sha256 for result in results if result.receipt] == [SHA256] * 2
+
+
+def test_a_repair_replaces_rotten_bytes_under_an_etag_that_looks_right() -> None:
+    """The verification read the bytes and they were wrong: then the ETag proves nothing, and the object is sent again."""
+    world = World()
+    planned = replace(seed(world), copies=seed(world).copies[:1])
+    run = PartedRun()
+    run.drive(parted(world, planned, run))
+    run.results.clear()
+    found = world.places["home"].find("big")
+    assert found is not None
+    found.body = BODY[:-1] + b"!"
+    (result,) = run.drive(parted(world, planned, run, {0: found.info.etag}))
+    assert result.outcome is Outcome.COPIED
+    assert world.body("home", "big") == BODY
+
+
+def test_a_source_that_changes_while_it_is_compared_is_drifted() -> None:
+    """The target has an object to compare with, and the source is rewritten meanwhile: drifted, and the run goes on."""
+    world = World()
+    planned = seed(world)
+    source = world.places["us"].find("big")
+    assert source is not None
+    for name in ("home", "backup"):
+        world.places[name].seed("big", BODY, attributes=source.info.attributes)
+
+    def change(operation: str, key: str) -> None:
+        if operation == "get":
+            world.places["us"].fault = lambda operation, key: None
+            world.places["us"].seed("big", b"new")
+
+    world.places["us"].fault = change
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [(result.outcome, result.reason) for result in results] == [(Outcome.DRIFTED, "changed")] * 2
+
+
+def test_a_large_source_that_is_gone_is_drifted() -> None:
+    """A 404 at the first look, and at a second one, is a deletion and nobody's fault."""
+    world = World()
+    planned = seed(world)
+    world.places["us"].remove("big")
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [(result.outcome, result.reason) for result in results] == [(Outcome.DRIFTED, "gone")] * 2

@@ -149,6 +149,19 @@ def test_a_repair_replaces_only_what_the_verification_saw(conditional: bool) -> 
     assert world.body("home", "k") == b"ours"
 
 
+def test_a_repair_replaces_rotten_bytes_under_an_etag_that_looks_right() -> None:
+    """The verification read the bytes and they were wrong: then the ETag proves nothing, and the object is sent again."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"ours"), copies=1)
+    copy(world, planned)
+    found = world.places["home"].find("k")
+    assert found is not None
+    found.body = b"0urs"
+    (mended,) = copy(world, planned, {0: found.info.etag})
+    assert mended.outcome is Outcome.COPIED
+    assert world.body("home", "k") == b"ours"
+
+
 def test_without_conditional_put_the_target_is_looked_at_first() -> None:
     """A store that ignores If-None-Match would overwrite: so it is asked before anything is sent."""
     world = World(target_able=replace(ALL_CAPABILITIES, conditional_put=False))
@@ -209,6 +222,22 @@ def test_a_lost_answer_to_a_put_is_recognised_as_our_own() -> None:
     world.places["home"].after = lose
     (result,) = copy(world, world.plan(world.places["us"].seed("k", b"x"), copies=1))
     assert result.outcome is Outcome.COPIED
+
+
+def test_an_object_that_was_there_before_a_throttled_put_is_present() -> None:
+    """A PUT that was refused wrote nothing: what the next try finds is not ours, and is called present."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"x", attributes=RICH), copies=1)
+    world.places["home"].seed("k", b"x", attributes=RICH)
+    refused = iter([True])
+
+    def slow_down(operation: str, key: str) -> None:
+        if operation == "put" and next(refused, False):
+            raise ThrottledError("home", "put", wait_seconds=0.0)
+
+    world.places["home"].fault = slow_down
+    (result,) = copy(world, planned)
+    assert result.outcome is Outcome.PRESENT
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""What a target key holds already, compared with the parts that were sent there: decides whether a large object is ours.
+
+An upload can be joined and its answer, its tags or its receipt be lost. So content, attributes and tags are each looked at;
+only tags that are wholly missing are mended, since joining and tagging are two requests and a death between them leaves none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migrate.errors import CorruptBodyError
+from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
+from migrate.stores.base import Store
+from migrate.transfer.integrity import composite_etag, digest_of
+from migrate.transfer.parts import PartSent, whole_digest
+from migrate.transfer.whole import kept_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the object at `key` is to have beside its content. `etag_md5` is the source's ETag, where it is an MD5."""
+
+    key: str
+    attributes: Attributes
+    tags: Tags
+    etag_md5: bytes | None
+
+    @property
+    def digest(self) -> bytes:
+        return attributes_digest(self.attributes, self.tags)
+
+    def has_attributes(self, found: ObjectInfo) -> bool:
+        """Whether the attributes are the wanted ones; tags aside, which need another request."""
+        return attributes_digest(kept_attributes(found), self.tags) == self.digest
+
+    def has_tags(self, store: Store, found: ObjectInfo) -> bool:
+        """Whether the tags are the wanted ones."""
+        if not found.tag_count and not self.tags:
+            return True
+        return store.capabilities.tags and dict(store.get_tags(self.key)) == dict(self.tags)
+
+    def mend_tags(self, store: Store, found: ObjectInfo) -> bool:
+        """Whether our own object has the wanted tags, set now if it had none. Tags that somebody else set stay."""
+        if self.has_tags(store, found):
+            return True
+        if not self.tags or store.get_tags(self.key):
+            return False
+        store.put_tags(self.key, self.tags)
+        if not self.has_tags(store, found):
+            raise CorruptBodyError(store.name, "put tags", "the store shows other tags than were set", key=self.key)
+        return True
+
+
+def holds_parts(
+    store: Store, key: str, found: ObjectInfo, parts: Sequence[PartSent], part_bytes: int, *, trust_etag: bool
+) -> bool:
+    """Whether the content is these parts. Read again where the ETag cannot say so, or is not to be trusted."""
+    if found.size != sum(part.size for part in parts):
+        return False
+    if trust_etag:
+        if found.etag == composite_etag([part.md5 for part in parts]):
+            return True
+        if store.capabilities.etag_is_md5:
+            return False
+    with store.get(key, if_match=found.etag) as download:
+        return digest_of(download, part_bytes) == whole_digest(parts)
