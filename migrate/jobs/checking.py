@@ -20,6 +20,7 @@ from migrate.jobs.common import (
     count,
     free_dead_leases,
     parse_waves,
+    refuse_early,
     unfinished,
 )
 from migrate.jobs.extras import find_loose_extras, forget_listings
@@ -88,6 +89,7 @@ def verify_plan(
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     plan_id = plan_id_of(plan, ledger)
+    refuse_early(plan, workspace, actor, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])

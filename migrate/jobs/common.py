@@ -13,9 +13,10 @@ from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, IntegrityError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
-from migrate.model import Level, Outcome, Purpose
+from migrate.model import Level, Outcome, Purpose, Role
 from migrate.planner.folder import Plan
 from migrate.states import BatchState, UserState
+from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import LEASE_SECONDS, StopReason
 from migrate.workspace import Workspace
 
@@ -135,6 +136,16 @@ def assignments(
         max_failures=limits.max_failures or spec.max_failures,
     )
     return [one] * workers
+
+
+def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, purpose: Purpose) -> None:
+    """RefusedError where no worker would be let in, before anything is begun (invariant 7). Sends no request."""
+    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
+    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
+    try:
+        door.open(next(iter(plan.spec.by_role(Role.TARGET))))
+    finally:
+        door.close()
 
 
 def free_dead_leases(ledger: Ledger) -> None:

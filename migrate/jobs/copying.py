@@ -21,6 +21,7 @@ from migrate.jobs.common import (
     is_verified,
     parse_waves,
     plan_entry,
+    refuse_early,
     unfinished,
 )
 from migrate.ledger import Ledger, WaveProgress
@@ -187,6 +188,7 @@ def run_plan(
     on_progress: Callable[[Snapshot], None],
 ) -> RunEnd:
     """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan."""
+    refuse_early(plan, workspace, actor, Purpose.COPY)
     with ledger.hold_plan(plan.digest, share=request.share):
         plan_id = _register(plan, ledger, request, run_id, now)
         free_dead_leases(ledger)

@@ -375,10 +375,15 @@ def test_the_rate_limit_holds_over_all_processes(tmp_path: Path) -> None:
 def test_a_worker_country_that_policy_does_not_allow_is_refused(world: SmallWorld) -> None:
     """Bytes pass through the worker: exit 77 before a store is opened (Invariant 7)."""
     planned(world)
-    process = world.start("run", MIGRATE_COUNTRY="US")
-    code, _, err = finish(process)
+    code, _, err = finish(world.start("run", MIGRATE_COUNTRY="US"))
     assert code == 77
     assert "US" in err
+    assert world.migrate("run", "--wave", "all").code == 0
+    code, out, err = finish(world.start("verify", MIGRATE_COUNTRY="US"))
+    assert (code, out) == (77, "")
+    ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    assert not ledger.passes(1, 10)  # refused before anything was begun
+    ledger.close()
 
 
 def test_progress_in_cron_is_a_structured_line(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
