@@ -77,6 +77,7 @@ class Caller:
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
         self._retries = 0
+        self.tags_readable: set[str] = set()  # stores that have shown that they let us read tags
         self.rate = rate or RateLimit(None)
 
     @property

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from migrate.errors import (
+    DeniedError,
     NotFoundError,
     PermanentStoreError,
     PreconditionError,
     StoreError,
     ThrottledError,
     TransientStoreError,
+    UnreachableError,
     UnsupportedError,
 )
 from migrate.model import (
@@ -141,10 +143,29 @@ def read_source(planned: PlannedObject, caller: Caller) -> Body:
 
 
 def read_tags(planned: PlannedObject, info: ObjectInfo, caller: Caller) -> Tags:
-    """The source's tags: asked for only where the headers say that there are any."""
-    if not info.tag_count:
+    """The source's tags: asked for only where the headers say that there are any.
+
+    AWS counts the tags in a header only for those who may read them (S3 API reference, GetObject, x-amz-tagging-count). So a
+    store is asked once in any case: where that is denied the run ends, because tags would be lost without a word.
+    """
+    proven = planned.store in caller.tags_readable
+    if proven and not info.tag_count:
         return {}
-    return caller.call(planned.store, lambda store: store.get_tags(planned.key, version_id=info.version_id))
+    try:
+        tags = caller.call(planned.store, lambda store: store.get_tags(planned.key, version_id=info.version_id))
+    except UnsupportedError:
+        if info.tag_count:
+            raise
+        tags = {}
+    except DeniedError as error:
+        if proven:
+            raise
+        raise UnreachableError(
+            f"{planned.store}: tags may not be read, and would be lost",
+            remedy="Allow s3:GetObjectTagging to this reader.",
+        ) from error
+    caller.tags_readable.add(planned.store)
+    return tags
 
 
 def _copy_to(

@@ -284,3 +284,28 @@ def test_tags_that_a_target_cannot_keep_are_not_dropped() -> None:
     (result,) = copy(world, planned)
     assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "cannot_keep")
     assert world.body("home", "k") is None
+
+
+def test_tags_that_may_not_be_read_end_the_run_instead_of_being_lost() -> None:
+    """A reader without the right sees no tag count either: the store is asked once, and a refusal is not silence."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"x"))
+
+    def deny(operation: str, key: str) -> None:
+        if operation == "get_tags":
+            raise DeniedError("us", "get_tags")
+
+    world.places["us"].fault = deny
+    with pytest.raises(UnreachableError, match="tags may not be read"):
+        copy(world, planned)
+    assert world.body("home", "k") is None
+
+
+def test_a_store_that_let_tags_be_read_is_not_asked_again() -> None:
+    """One more request a store, not one an object."""
+    world = World()
+    asked: list[str] = []
+    world.places["us"].fault = lambda operation, key: asked.append(operation)
+    for key in ("a", "b", "c"):
+        copy(world, world.plan(world.places["us"].seed(key, b"x")))
+    assert asked.count("get_tags") == 1
