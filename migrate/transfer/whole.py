@@ -153,8 +153,9 @@ def read_tags(planned: PlannedObject, info: ObjectInfo, caller: Caller) -> Tags:
         return {}
     try:
         tags = caller.call(planned.store, lambda store: store.get_tags(planned.key, version_id=info.version_id))
-    except UnsupportedError:
-        if info.tag_count:
+    except (UnsupportedError, TransientStoreError):
+        # some servers answer 500 here because they have no tags: what was probed says so
+        if info.tag_count or caller.store(planned.store).capabilities.tags:
             raise
         tags = {}
     except DeniedError as error:

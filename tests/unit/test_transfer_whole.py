@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
-from moving import World, now
+from moving import QUICK, World, now
 
 from migrate.errors import (
     CorruptBodyError,
@@ -18,7 +18,8 @@ from migrate.errors import (
     UnreadableError,
 )
 from migrate.model import Attributes, CopyResult, Evidence, Outcome, PlannedObject, attributes_digest
-from migrate.stores.memory import ALL_CAPABILITIES
+from migrate.stores.memory import ALL_CAPABILITIES, MemoryStore
+from migrate.transfer.caller import Caller
 from migrate.transfer.whole import copy_whole
 
 RICH = Attributes(
@@ -309,3 +310,25 @@ def test_a_store_that_let_tags_be_read_is_not_asked_again() -> None:
     for key in ("a", "b", "c"):
         copy(world, world.plan(world.places["us"].seed(key, b"x")))
     assert asked.count("get_tags") == 1
+
+
+def test_a_server_that_has_no_tags_and_says_500_is_still_a_source() -> None:
+    """Probed as without tags: its objects have none to lose. Believed to have them: the object is set aside."""
+    world = World()
+
+    def fail(operation: str, key: str) -> None:
+        if operation == "get_tags":
+            raise TransientStoreError("us", "get_tags", "500")
+
+    planned = world.plan(world.places["us"].seed("k", b"x"), copies=1)
+    world.places["us"].fault = fail
+    (result,) = copy(world, planned)
+    assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "unavailable")
+    tagless = replace(ALL_CAPABILITIES, tags=False)
+    world.caller = Caller(
+        lambda name: MemoryStore(name, world.places[name], capabilities=tagless),
+        concurrency=lambda name: 4,
+        retry=QUICK,
+    )
+    (result,) = copy(world, planned)
+    assert result.outcome is Outcome.COPIED
