@@ -22,13 +22,7 @@ from migrate.worker.work import Tally
 
 _KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
 
-# SIGINT is ignored before the imports, which take half a second: a terminal sends it to parent and children at once
-_CHILD = """
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-from migrate.engines.child import main
-main()
-"""
+_CHILD = "from migrate.engines.child import main; main()"
 
 OnProgress = Callable[[Snapshot], None]
 
@@ -101,7 +95,15 @@ class _Child:
     """One worker process, seen from its parent."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # a terminal sends SIGINT to parent and children at once; a child inherits that it is blocked, and hears of it by its
+        # standard input alone
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.snapshot = Snapshot({}, 0, {})
         self.result: dict[str, Any] | None = None
         assert self.process.stdin is not None

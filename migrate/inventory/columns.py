@@ -38,7 +38,8 @@ def csv_table(path: Path, names: Sequence[str], *, header: bool) -> Table:
     relation = (
         f"read_csv({literal(parquet_glob(path))}, auto_detect = false, header = {str(header).lower()}, "
         f"columns = {{{columns}}}, delim = ',', quote = '\"', escape = '\"', comment = '', nullstr = '', "
-        "strict_mode = true, null_padding = false, ignore_errors = false, encoding = 'utf-8', compression = 'none')"
+        "strict_mode = true, null_padding = false, ignore_errors = false, encoding = 'utf-8', compression = 'none', "
+        "hive_partitioning = false)"
     )
     return Table(relation, "row_number() OVER ()", {name: (f"c{n}", "VARCHAR") for n, name in enumerate(names)})
 

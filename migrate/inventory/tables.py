@@ -60,7 +60,9 @@ def quoted(name: str) -> str:
 
 def parquet_sql(path: Path, *, numbered: bool = False) -> str:
     """The rows of a Parquet file or folder; `numbered` adds `file_row_number`, from 0."""
-    return f"read_parquet({literal(parquet_glob(path))}{', file_row_number = true' if numbered else ''})"
+    # a folder named `country=IE` in the path would take the place of a column (DuckDB, "Hive Partitioning")
+    numbers = ", file_row_number = true" if numbered else ""
+    return f"read_parquet({literal(parquet_glob(path))}, hive_partitioning = false{numbers})"
 
 
 @contextmanager

@@ -90,7 +90,8 @@ def _extras(
     anywhere = [replace(rule, pieces=rule.target, stores=None) for rule in rules]
     query = f"""
         WITH listed AS (
-            SELECT key, size, {rule_sql(anywhere, store)} AS rule FROM read_parquet({literal(listing.glob)})
+            SELECT key, size, {rule_sql(anywhere, store)} AS rule
+            FROM read_parquet({literal(listing.glob)}, hive_partitioning = false)
         ),
         claimed AS (
             SELECT key, size, {user_sql(anywhere)} AS user_id FROM listed WHERE rule IN ({", ".join(map(str, loose))})

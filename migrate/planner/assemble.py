@@ -87,7 +87,8 @@ def _write_file(session: Session, part: Path, path: Path) -> None:
     session.run("copies")
     write_table(session, "file_copies", COPIES, path)
     session.query(
-        f"INSERT INTO target_copies SELECT target_store, count(*) FROM read_parquet({pattern(path)}) GROUP BY target_store"
+        "INSERT INTO target_copies SELECT target_store, count(*) "
+        f"FROM read_parquet({pattern(path)}, hive_partitioning = false) GROUP BY target_store"
     )
 
 
@@ -106,7 +107,7 @@ def _digest_file(session: Session, path: Path, first: int, last: int) -> None:
             (batch, copies, size_bytes, hashlib.sha256(form.encode()).digest())
             for batch, copies, size_bytes, form in session.query(
                 f"SELECT batch, count(*), sum(size), string_agg({COPIES.canonical}, '' ORDER BY ordinal) "
-                f"FROM read_parquet({pattern(path)}) WHERE batch BETWEEN ? AND ? GROUP BY batch",
+                f"FROM read_parquet({pattern(path)}, hive_partitioning = false) WHERE batch BETWEEN ? AND ? GROUP BY batch",
                 [numbers[0], numbers[-1]],
             )
         ]

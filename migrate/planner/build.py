@@ -162,7 +162,7 @@ def _refuse_collisions(session: Session, spec: Spec, workspace: Workspace) -> No
     path.chmod(0o600)
     count, stores = session.query(
         "SELECT count(*), list_sort(list(DISTINCT target_store)) "
-        f"FROM (SELECT DISTINCT target_store, target_key FROM read_parquet({literal(str(path))}))"
+        f"FROM (SELECT DISTINCT target_store, target_key FROM read_parquet({literal(str(path))}, hive_partitioning = false))"
     )[0]
     if count:
         raise RefusedError(

@@ -103,7 +103,7 @@ def take_census(
         _census_of(session, spec, rules, source, inventories, path)
         paths.append(path)
     listed = ", ".join(pattern(path) for path in paths)
-    session.query(f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet([{listed}])")
+    session.query(f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet([{listed}], hive_partitioning = false)")
     _fetch_backup_only(session, spec, inventories)
     counts = session.run("counts")
     stores = _count(spec, counts)
@@ -167,7 +167,7 @@ def _fetch_backup_only(session: Session, spec: Spec, inventories: Mapping[str, I
         for place, backup in enumerate(sorted(spec.by_role(Role.BACKUP))):
             path = session.folder / f"fetched-{place}.parquet"
             session.run("fetched", backup=pattern(inventories[backup].path), origin=backup, path=literal(str(path)))
-            parts.append(f"SELECT * FROM read_parquet({pattern(path)})")
+            parts.append(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
     session.query("CREATE TEMP VIEW planned AS " + " UNION ALL ".join(parts))
 
 

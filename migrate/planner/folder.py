@@ -113,7 +113,11 @@ class Plan:
         ]
         if not names:
             return f"(SELECT {', '.join(f'CAST(NULL AS {sql}) AS {name}' for name, sql in COPIES.columns)} WHERE FALSE)"
-        return "read_parquet([" + ", ".join(_quoted(parquet_glob(self.folder / name)) for name in names) + "])"
+        return (
+            "read_parquet(["
+            + ", ".join(_quoted(parquet_glob(self.folder / name)) for name in names)
+            + "], hive_partitioning = false)"
+        )
 
 
 _REBUILD = "Do not use it. Build it again with `migrate plan`, or take an untouched copy of its folder."
@@ -136,7 +140,8 @@ class PlanReader:
         path = self._plan.copies_file(batch.number)
         try:
             rows = self._connection.execute(
-                f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?) WHERE batch = ? ORDER BY {COPIES.order}",
+                f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?, hive_partitioning = false) "
+                f"WHERE batch = ? ORDER BY {COPIES.order}",
                 [parquet_glob(path), batch.number],
             ).fetchall()
         except duckdb.Error as error:

@@ -7,8 +7,11 @@ bodies alone, and no retries.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +43,7 @@ _NAMES = {
     "content_disposition": "Content-Disposition",
     "cache_control": "Cache-Control",
 }
+_TAKEN = ("content", "cache", "storage", "expires", "website", "metadata", "tag")
 # obstore asks again when less than five minutes are left; so credentials are asked for once a minute.
 _CREDENTIALS_LAST = timedelta(minutes=6)
 
@@ -53,7 +57,15 @@ def fits(key: str, body: Body, attributes: Attributes, tags: Tags) -> bool:
         return False
     if attributes.expires is not None or attributes.website_redirect is not None:
         return False
+    if any(_is_taken(name) for name, _ in attributes.metadata):
+        return False
     return all(_plain(value) for value in (*_texts(attributes), *(value for _, value in attributes.metadata)))
+
+
+def _is_taken(name: str) -> bool:
+    """Whether obstore would read a metadata name as a header of its own, as it does in any spelling: `content-type`,
+    `contenttype`, `storage_class`."""
+    return re.sub(r"[^a-z]", "", name.lower()).startswith(_TAKEN)
 
 
 def _texts(attributes: Attributes) -> list[str]:
@@ -62,6 +74,27 @@ def _texts(attributes: Attributes) -> list[str]:
 
 def _plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and text == text.strip() and "  " not in text
+
+
+@contextmanager
+def _without_environment() -> Iterator[None]:
+    """Hide from obstore what would lead it elsewhere: it reads AWS_* and *_PROXY from the environment when it is built, and lets
+    them go before what it is told. Another endpoint, a proxy or another key there would pass the door by (invariant 7).
+    """
+    with _environment:
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if _leads_elsewhere(name)}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
+
+
+def _leads_elsewhere(name: str) -> bool:
+    upper = name.upper()
+    return upper.startswith("AWS_") or upper.endswith("_PROXY")
+
+
+_environment = threading.Lock()
 
 
 class FastWriter:
@@ -131,6 +164,10 @@ class FastWriter:
         own = own_certificates()
         if own is not None:
             options["root_certificate"] = Path(own).read_bytes()
+        with _without_environment():
+            return self._obstore(host, options, path_style=path_style)
+
+    def _obstore(self, host: str, options: ClientConfig, *, path_style: bool) -> Obstore:
         return Obstore(
             self._bucket,
             endpoint=host,

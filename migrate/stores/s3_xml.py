@@ -75,11 +75,18 @@ class _Document:
         return _under(prefix, self.decode(self.needed(parent, "Key")))
 
     def cut_off(self) -> bool:
-        return self.needed(self.root, "IsTruncated") == "true"
+        return self._truncated(self.needed(self.root, "IsTruncated"))
+
+    @staticmethod
+    def _truncated(said: str) -> bool:
+        """Only the two words of the schema are an answer: another one must not read as the end (invariant 4)."""
+        if said not in ("true", "false"):
+            raise MalformedError("the listing does not say in so many words whether it is cut off")
+        return said == "true"
 
     def markers(self, *pairs: tuple[str, str]) -> Query | None:
         """Where a listing goes on: for each (query name, element). ValueError if it must and none of them is there."""
-        if self.text(self.root, "IsTruncated") != "true":  # left out by some where it is false
+        if not self._truncated(self.text(self.root, "IsTruncated") or "false"):  # left out by some where it is false
             return None
         found = tuple((name, self.decode(text)) for name, element in pairs if (text := self.text(self.root, element)))
         if not found or found[0][0] != pairs[0][0]:

@@ -125,7 +125,9 @@ class Seals:
         path = self._root / seal.path
         names = ", ".join(f"{column}::{kind}" for column, kind in columns)
         try:
-            query = f"SELECT {names} FROM read_parquet({literal(str(path))}) ORDER BY ordinal"
+            query = (
+                f"SELECT {names} FROM read_parquet({literal(str(path))}, hive_partitioning = false) ORDER BY ordinal"
+            )
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
             raise IntegrityError(

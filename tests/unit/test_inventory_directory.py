@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from inventories import NOW, columns, desk, rows, whole_text, write_parquet
 
 from migrate.errors import InputError
 from migrate.inventory import DIRECTORY_COLUMNS
+from migrate.inventory.tables import parquet_sql
 
 SECRET = "person-4711"
 
@@ -239,3 +241,15 @@ def test_no_bytes_make_the_reader_raise_anything_but_an_input_error(tmp_path: Pa
     except InputError:
         return
     assert found.rows == len(rows(found.glob)) > 0
+
+
+def test_a_folder_named_like_a_column_changes_nothing(tmp_path: Path) -> None:
+    """A lake's folder `country=IE` in the path is no column: the file says where its users live (Invariant 7)."""
+    folder = tmp_path / "country=IE" / "status=closed"
+    folder.mkdir(parents=True)
+    path = folder / "users.parquet"
+    duckdb.execute(f"COPY (SELECT 'u1' AS user_id, 'US' AS country, 'active' AS status) TO '{path}' (FORMAT parquet)")
+    rows = duckdb.execute(f"SELECT country, status FROM {parquet_sql(path)}").fetchall()
+    assert rows == [("US", "active")]
+    believed = duckdb.execute(f"SELECT country FROM read_parquet('{path}')").fetchall()
+    assert believed == [("IE",)]  # what DuckDB does by itself

@@ -29,4 +29,4 @@ SELECT
     END AS incomparable,
     a.comparable
 FROM ($listed) AS a
-FULL JOIN (SELECT key, size, etag, $comparable AS comparable FROM read_parquet($backup)) AS b ON a.key = b.key
+FULL JOIN (SELECT key, size, etag, $comparable AS comparable FROM read_parquet($backup, hive_partitioning = false)) AS b ON a.key = b.key

@@ -40,7 +40,7 @@ groups AS (
         count(*) * any_value(m.fold),
         sum(b.size) * any_value(m.fold),
         min(b.target_key)
-    FROM read_parquet($big) AS b
+    FROM read_parquet($big, hive_partitioning = false) AS b
     JOIN movers AS m ON b.turn = m.turn
     GROUP BY b.turn, b.copies_half, b.bytes_half, b.large_before
 ),

@@ -9,6 +9,6 @@ COPY (
         b.size AS size,
         b.etag AS etag
     )
-    FROM read_parquet($backup) AS b
+    FROM read_parquet($backup, hive_partitioning = false) AS b
     JOIN (SELECT * FROM census WHERE NOT in_primary AND disposition = 'planned' AND origin = '$origin') AS c ON b.key = c.key
 ) TO $path (FORMAT parquet, COMPRESSION snappy)

@@ -13,4 +13,4 @@ SELECT
     CAST(0 AS INTEGER) AS diverged,
     CAST(0 AS INTEGER) AS incomparable,
     $comparable AS comparable
-FROM read_parquet($primary)
+FROM read_parquet($primary, hive_partitioning = false)

@@ -8,7 +8,7 @@ SELECT
     m.fold,
     r.category,
     r.name AS rule_name
-FROM read_parquet($part) AS p
+FROM read_parquet($part, hive_partitioning = false) AS p
 JOIN movers AS m ON p.turn = m.turn
 JOIN layout_rules AS r ON p.rule = r.number
 ORDER BY p.batch, p.turn, p.target_key, p.source, p.key

@@ -5,7 +5,7 @@ COPY (
     JOIN seats AS s ON p.turn = s.turn
     UNION ALL
     SELECT p.* EXCLUDE (copies_half, bytes_half, large_before), b.number AS batch, b.file
-    FROM read_parquet($big) AS p
+    FROM read_parquet($big, hive_partitioning = false) AS p
     JOIN batches AS b
         ON
             b.big

@@ -10,7 +10,7 @@ WITH judged AS (
         coalesce(p.rule, '$unknown_rule') AS rule,
         coalesce(d.hold, FALSE) AS hold,
         $status_moves AS status_moves
-    FROM read_parquet($directory) AS d
+    FROM read_parquet($directory, hive_partitioning = false) AS d
     LEFT JOIN policy AS p ON p.code = $folded
 ),
 decided AS (
