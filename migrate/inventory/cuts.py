@@ -1,7 +1,7 @@
 """Where to cut a store's key space, so that several chains list it side by side. A wrong guess costs evenness, never a key.
 
-Cuts are found by a few LIST requests that jump from one prefix to the next. `Store.list_prefixes` is not used for it: where
-every user has a prefix of their own at the top, it would list 150 million of them, before the first key.
+Cuts are found by a few LIST requests that jump from one prefix to the next. They are not asked for with a delimiter: where
+every user has a prefix of their own at the top, the store would list 150 million of them, before the first key.
 """
 
 from __future__ import annotations

@@ -95,10 +95,6 @@ class Store(Protocol):
         """Pages of all versions and delete markers. UnsupportedError where there are none to be had."""
         ...
 
-    def list_prefixes(self, prefix: str = "") -> Sequence[str]:
-        """The common prefixes one `/` below `prefix`, to list them side by side."""
-        ...
-
     def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo: ...
 
     def get(

@@ -42,7 +42,6 @@ from migrate.model import Attributes, ObjectInfo, Tags
 from migrate.stores.base import Body, Capabilities, Download, PartInfo, PutResult, UploadInfo
 from migrate.stores.file_download import FileDownload
 from migrate.stores.file_errors import os_errors
-from migrate.stores.file_keys import OddNames
 from migrate.stores.file_look import Look, info_of
 from migrate.stores.file_reserve import Record, Reserve, write_all
 from migrate.stores.file_tree import Tree
@@ -96,15 +95,6 @@ class FileStore:
 
     def list_versions(self, prefix: str = "") -> Iterator[Sequence[ObjectInfo]]:
         raise UnsupportedError(self.name, "list_versions", "a folder has no versions")
-
-    def list_prefixes(self, prefix: str = "") -> Sequence[str]:
-        raw = prefix.encode()
-        with os_errors(self.name, "list_prefixes"):
-            found = {self._look.key_of(key) for key in self._tree.folders_of_keys(raw)}
-            for run in self._tree.walk(OddNames(), raw, b""):
-                keys = (self._look.key_of(key) for _, key in run.files)
-                found |= {key[: key.index("/", len(prefix)) + 1] for key in keys if "/" in key[len(prefix) :]}
-        return sorted(found)
 
     def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         self._check("head", key, version_id)

@@ -156,16 +156,6 @@ class Tree:
         if pending is not None:
             yield pending
 
-    def folders_of_keys(self, prefix: bytes) -> Iterator[bytes]:
-        """The plain folders one step below `prefix` that hold a key, as the beginnings of keys."""
-        names = PlainNames()
-        start = names.start(prefix)
-        if start is None:
-            return
-        for _, _, key, is_folder in self._entries(names, *start, prefix, b""):
-            if is_folder and key.startswith(prefix) and next(self.walk(names, key, b""), None) is not None:
-                yield key
-
     def _entries(
         self, names: PlainNames | OddNames, folders: tuple[bytes, ...], base: bytes, prefix: bytes, after: bytes
     ) -> Iterator[tuple[tuple[bytes, ...], bytes, bytes, bool]]:

@@ -108,15 +108,6 @@ class MemoryStore:
         for start in range(0, len(infos), PAGE_KEYS):
             yield [_as_listed(info) for info in infos[start : start + PAGE_KEYS]]
 
-    def list_prefixes(self, prefix: str = "") -> Sequence[str]:
-        found = {
-            info.key[: info.key.index("/", len(prefix)) + 1]
-            for page in self.list(prefix)
-            for info in page
-            if "/" in info.key[len(prefix) :]
-        }
-        return sorted(found)
-
     def head(self, key: str, *, version_id: str | None = None) -> ObjectInfo:
         self._begin("head", key)
         info = self._find("head", key, version_id).info

@@ -85,11 +85,6 @@ class S3Reader:
         query = [("versions", ""), ("max-keys", "1000"), _URL_KEYS, ("prefix", self._prefix + prefix)]
         return self._pages("list versions", query, lambda content: s3_xml.parse_versions(content, self._prefix))
 
-    def list_prefixes(self, prefix: str = "") -> Sequence[str]:
-        query = [("list-type", "2"), ("delimiter", "/"), _URL_KEYS, ("prefix", self._prefix + prefix)]
-        pages = self._pages("list prefixes", query, lambda content: s3_xml.parse_prefixes(content, self._prefix))
-        return [found for page in pages for found in page]
-
     def list_uploads(self, prefix: str = "") -> Sequence[UploadInfo]:
         query = [("uploads", ""), ("prefix", self._prefix + prefix)]
 

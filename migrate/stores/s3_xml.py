@@ -112,16 +112,6 @@ def parse_objects(content: bytes, prefix: str) -> Page[ObjectInfo]:
     return Page(found, _continued(document))
 
 
-def parse_prefixes(content: bytes, prefix: str) -> Page[str]:
-    """ListObjectsV2 with a delimiter: the common prefixes."""
-    document = _Document(content, "ListBucketResult")
-    found = [
-        _under(prefix, document.decode(document.needed(element, "Prefix")))
-        for element in document.all("CommonPrefixes")
-    ]
-    return Page(found, _continued(document))
-
-
 def _continued(document: _Document) -> Query | None:
     # a token is opaque, and never encoded
     if not document.cut_off():

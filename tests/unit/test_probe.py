@@ -17,7 +17,7 @@ from migrate.stores.file import FILE_CAPABILITIES, FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryPlace, MemoryStore
 from migrate.stores.probe import Check, CheckStatus, LocalQuestions, ProbeReport, Refusals, StoreDetails, probe
 
-READS = {"list", "head", "get", "read", "get_tags", "list_versions", "list_prefixes", "list_uploads"}
+READS = {"list", "head", "get", "read", "get_tags", "list_versions", "list_uploads"}
 
 
 @dataclass
