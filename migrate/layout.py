@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from migrate.model import Category
 from migrate.spec import LayoutRule
+from migrate.sql import literal
 
 _SPLIT = re.compile(r"\{([a-z_]+)\}")
 
@@ -127,8 +128,8 @@ def rule_sql(rules: Sequence[CompiledRule], store: str, key: str = "key") -> str
     cases = []
     for index, rule in enumerate(rules):
         if rule.applies_to(store):
-            quick = f"starts_with({key}, {_text(rule.pieces[0])}) AND " if rule.pieces[0] else ""
-            cases.append(f"WHEN {quick}regexp_full_match({key}, {_text(rule.regex())}) THEN {index}")
+            quick = f"starts_with({key}, {literal(rule.pieces[0])}) AND " if rule.pieces[0] else ""
+            cases.append(f"WHEN {quick}regexp_full_match({key}, {literal(rule.regex())}) THEN {index}")
     return f"CAST(CASE {' '.join(cases)} END AS SMALLINT)" if cases else "CAST(NULL AS SMALLINT)"
 
 
@@ -149,7 +150,7 @@ def target_key_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str =
         if compiled.shared or compiled.keeps_keys:
             continue
         parts = [
-            _text(piece) if place % 2 == 0 else _capture_sql(compiled, piece, key)
+            literal(piece) if place % 2 == 0 else _capture_sql(compiled, piece, key)
             for place, piece in enumerate(compiled.target)
             if piece
         ]
@@ -159,8 +160,4 @@ def target_key_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str =
 
 def _capture_sql(rule: CompiledRule, name: str, key: str) -> str:
     whole = rf"\A{rule.regex(name)}\z"
-    return f"regexp_extract({key}, {_text(whole)}, 1)"
-
-
-def _text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"regexp_extract({key}, {literal(whole)}, 1)"

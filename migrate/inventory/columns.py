@@ -11,7 +11,8 @@ import duckdb
 from migrate.errors import InputError
 from migrate.inventory.files import parquet_glob
 from migrate.inventory.source import check_text, csv_header, is_parquet
-from migrate.inventory.tables import literal, parquet_sql, quoted
+from migrate.inventory.tables import parquet_sql
+from migrate.sql import literal, quoted
 
 _TEXT_TYPES = {"VARCHAR"}
 _INTEGER_TYPES = {

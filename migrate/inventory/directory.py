@@ -20,16 +20,9 @@ from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.columns import Table, boolean_sql, open_table, text_sql, typed_column
 from migrate.inventory.files import DIRECTORY_COLUMNS, DirectoryFile, check_age
 from migrate.inventory.source import Fetcher, Opener, find_place
-from migrate.inventory.tables import (
-    Check,
-    check_rows,
-    fingerprint,
-    literal,
-    open_tables,
-    reading,
-    write_unique,
-)
+from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
 from migrate.spec import Directory
+from migrate.sql import literal
 from migrate.workspace import Workspace
 
 _USER_BYTES_MAX = 1024

@@ -17,7 +17,8 @@ import duckdb
 from migrate.inventory.columns import Table, integer_sql, open_table, text_sql, time_sql, typed_column
 from migrate.inventory.files import INVENTORY_COLUMNS
 from migrate.inventory.source import Fetcher, Opener, find_place
-from migrate.inventory.tables import Check, check_rows, fingerprint, literal, open_tables, reading, write_unique
+from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
+from migrate.sql import literal
 from migrate.workspace import Workspace
 
 KEY_BYTES_MAX = 1024  # S3 user guide, "Naming Amazon S3 objects"

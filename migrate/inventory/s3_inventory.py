@@ -40,16 +40,8 @@ from migrate.inventory.columns import (
 from migrate.inventory.files import INVENTORY_COLUMNS
 from migrate.inventory.listing import row_checks
 from migrate.inventory.source import Fetched, Fetcher, Opener, Place, check_text, find_place, unpack
-from migrate.inventory.tables import (
-    Check,
-    check_rows,
-    fingerprint,
-    literal,
-    open_tables,
-    parquet_sql,
-    reading,
-    write_unique,
-)
+from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, parquet_sql, reading, write_unique
+from migrate.sql import literal
 from migrate.workspace import Workspace
 
 _MANIFEST_BYTES_MAX = 256 * 2**20  # about a million data files

@@ -12,7 +12,8 @@ from pathlib import Path
 from migrate.errors import InputError, NotFoundError
 from migrate.inventory.aside import Stopping, aside, ask, never, side_by_side
 from migrate.inventory.files import InventoryFile
-from migrate.inventory.tables import literal, open_tables, parquet_sql, reading
+from migrate.inventory.tables import open_tables, parquet_sql, reading
+from migrate.sql import literal
 from migrate.stores.base import Store
 
 _THREADS = 8

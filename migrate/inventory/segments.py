@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 
 from migrate.inventory.files import INVENTORY_COLUMNS, seal
-from migrate.inventory.tables import literal, quoted
 from migrate.model import ObjectInfo
+from migrate.sql import literal, quoted
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

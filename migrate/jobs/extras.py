@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 
 from migrate.inventory import InventoryFile, take_inventory
-from migrate.inventory.tables import literal
 from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
 from migrate.ledger import Ledger, NewFinding, Pass
 from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
 from migrate.spec import InventorySource
+from migrate.sql import literal
 from migrate.stores.base import Store
 from migrate.worker.checking import EXTRA
 from migrate.workspace import Workspace

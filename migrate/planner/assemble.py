@@ -17,8 +17,9 @@ from migrate.inventory.files import Progress
 from migrate.layout import ODD_KEY
 from migrate.model import Role
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, table_digest
-from migrate.planner.session import Session, literal, pattern, texts
+from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
+from migrate.sql import literal
 from migrate.stores.base import Capabilities
 
 FILE_ROWS = 1_000_000

@@ -12,9 +12,10 @@ from migrate.errors import RefusedError
 from migrate.layout import CompiledRule
 from migrate.model import Role
 from migrate.placement import Closing, netstrings, rule_for
-from migrate.planner.session import Session, literal, pattern
+from migrate.planner.session import Session, pattern
 from migrate.residency import ISO_COUNTRIES
 from migrate.spec import PlacementRule, Spec
+from migrate.sql import literal
 
 _TICKETS = "STRUCT(form VARCHAR, site VARCHAR)[]"
 

@@ -26,9 +26,10 @@ from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_inputs
-from migrate.planner.session import MEMORY_BYTES, THREADS, Session, literal
+from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
 from migrate.spec import Spec
+from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 
@@ -40,9 +41,6 @@ class Limits:
     memory_bytes: int = MEMORY_BYTES
     threads: int = THREADS
     file_copies: int = assemble.FILE_ROWS
-
-
-_LIMITS = Limits()
 
 
 def build_plan(

@@ -16,8 +16,9 @@ from migrate.errors import IntegrityError, RefusedError
 from migrate.inventory.files import DirectoryFile, InventoryFile
 from migrate.layout import CompiledRule
 from migrate.model import CensusClass, Role
-from migrate.planner.session import Session, literal, numbers, pattern, text, texts
+from migrate.planner.session import Session, numbers, pattern, text, texts
 from migrate.spec import Spec
+from migrate.sql import literal
 
 # An ETag that speaks of the content alone: an MD5 or a composite of MD5s, with no customer's or KMS key behind it.
 _COMPARABLE = (

@@ -10,8 +10,9 @@ from migrate.inventory.files import DirectoryFile, InventoryFile
 from migrate.model import Role
 from migrate.placement import Closing
 from migrate.planner.census import Census, backups_of
-from migrate.planner.session import Session, literal
+from migrate.planner.session import Session
 from migrate.spec import Spec
+from migrate.sql import literal
 from migrate.stores.base import MULTIPART_MAX_PARTS, Capabilities
 
 

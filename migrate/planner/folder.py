@@ -24,6 +24,7 @@ from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, stream_digest
 from migrate.spec import Spec, spec_from_data
+from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 
@@ -115,17 +116,12 @@ class Plan:
             return f"(SELECT {', '.join(f'CAST(NULL AS {sql}) AS {name}' for name, sql in COPIES.columns)} WHERE FALSE)"
         return (
             "read_parquet(["
-            + ", ".join(_quoted(parquet_glob(self.folder / name)) for name in names)
+            + ", ".join(literal(parquet_glob(self.folder / name)) for name in names)
             + "], hive_partitioning = false)"
         )
 
 
 _REBUILD = "Do not use it. Build it again with `migrate plan`, or take an untouched copy of its folder."
-
-
-def _quoted(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 class PlanReader:

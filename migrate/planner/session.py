@@ -18,6 +18,7 @@ import duckdb
 
 from migrate.errors import MigrateError, UnreachableError
 from migrate.inventory.files import parquet_glob
+from migrate.sql import literal
 
 MEMORY_BYTES = 10**9
 THREADS = 2
@@ -87,11 +88,6 @@ def text(name: str, **given: object) -> str:
     """The SQL file `name`, filled in."""
     template = (files("migrate.planner") / "sql" / f"{name}.sql").read_text(encoding="utf-8")
     return Template(template).substitute({key: str(value) for key, value in given.items()}).rstrip()
-
-
-def literal(value: str) -> str:
-    """A SQL string."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def pattern(path: Path) -> str:

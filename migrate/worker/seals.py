@@ -16,9 +16,9 @@ from typing import Any
 import duckdb
 
 from migrate.errors import IntegrityError, UnreachableError
-from migrate.inventory.tables import literal
 from migrate.ledger import NewSeal, Seal
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
+from migrate.sql import literal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
