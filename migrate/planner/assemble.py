@@ -26,6 +26,15 @@ FILE_ROWS = 1_000_000
 _DIGEST_ROWS = 200_000
 _KEY_BYTES = 1024  # S3: an object key is at most 1,024 bytes of UTF-8
 _OBJECT_BYTES = 5 * 2**40  # S3: what multipart uploads of other servers than AWS reach at most
+_FINDING_TYPES = dict(FINDINGS.columns)
+# Each kind of finding that blocks, and what of it an acceptance covers.
+_BLOCKING = (
+    ("nothing_owned", ("store", "detail")),
+    ("unclassified", ("store", "key")),
+    ("orphan", ("store", "user_id", "count")),
+    ("review", ("user_id",)),
+    ("backup_only", ("store", "key")),
+)
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # GLACIER_IR is read at once
 
 
@@ -195,18 +204,15 @@ def make_durable(path: Path) -> None:
 
 
 def blockers(session: Session) -> list[dict[str, Any]]:
-    """What keeps `run` from starting until the spec decides or the operator accepts it: kind, count and digest."""
+    """What keeps `run` from starting until the spec decides or the operator accepts it: kind, count and digest.
+
+    The count is of keys, users or stores, as in the findings; the digest covers each item that `migrate show --list` names.
+    """
     found = []
-    for kind, relation in (
-        ("unclassified", "SELECT * FROM findings WHERE kind = 'unclassified'"),
-        ("review", "SELECT * FROM findings WHERE kind = 'review'"),
-        ("backup_only", "SELECT * FROM findings WHERE kind = 'backup_only' AND detail = 'block'"),
-    ):
-        count = session.query(f"SELECT count(*) FROM ({relation})")[0][0]
+    for kind, columns in _BLOCKING:
+        relation = f"(SELECT * FROM findings WHERE kind = '{kind}' AND (kind <> 'backup_only' OR detail = 'block'))"
+        count = session.query(f"SELECT CAST(coalesce(sum(count), 0) AS BIGINT) FROM {relation}")[0][0]
         if count:
-            columns = (("user_id", "VARCHAR"),) if kind == "review" else (("store", "VARCHAR"), ("key", "VARCHAR"))
-            table = Table(columns, ", ".join(name for name, _ in columns))
-            found.append(
-                {"kind": kind, "count": count, "digest": table_digest(session.connection, f"({relation})", table)}
-            )
+            table = Table(tuple((name, _FINDING_TYPES[name]) for name in columns), ", ".join(columns))
+            found.append({"kind": kind, "count": count, "digest": table_digest(session.connection, relation, table)})
     return found

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from migrate.inventory.files import DirectoryFile, InventoryFile
-from migrate.model import Role
+from migrate.model import CensusClass, Role
 from migrate.placement import Closing
-from migrate.planner.census import Census, backups_of
+from migrate.planner.census import Census, StoreCensus, backups_of
 from migrate.planner.session import Session
 from migrate.spec import Spec
 from migrate.sql import literal
@@ -142,6 +142,8 @@ def gather_findings(
 ) -> None:
     """Fill the table `findings` with what no single copy stands for."""
     session.run("findings", stores_of_key=_stores_of_key(spec))
+    for source in sorted(spec.by_role(Role.SOURCE)):
+        _find_nothing_owned(session, source, census.stores[source])
     rows: list[tuple[str, str, int]] = []
     for name, inventory in sorted(inventories.items()):
         for kind, count in (
@@ -165,6 +167,16 @@ def gather_findings(
         ]
     for kind, store, count in rows:
         session.query("INSERT INTO findings VALUES (?, ?, NULL, NULL, NULL, ?)", (kind, store, count))
+
+
+def _find_nothing_owned(session: Session, source: str, census: StoreCensus) -> None:
+    """A source without a key of anybody who may move: an empty place, another one's, or a layout that does not fit it.
+
+    A plan of nothing would end verified, and say of people who have data there that all of it has arrived.
+    """
+    if census.classes[CensusClass.OWNED.value] == 0:
+        detail = f"none of {census.listed} keys is owned" if census.listed else "it holds no key"
+        session.query("INSERT INTO findings VALUES ('nothing_owned', ?, NULL, NULL, ?, 1)", (source, detail))
 
 
 def _stores_of_key(spec: Spec) -> str:

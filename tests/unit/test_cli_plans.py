@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +172,21 @@ def test_what_blocks_can_be_listed_by_name(run: Run, spec: str) -> None:
     assert "unclassified" in wrong.err
 
 
+def test_an_empty_source_does_not_run_until_somebody_accepts_it(run: Run, tmp_path: Path) -> None:
+    """Refused with 77 and the word that accepts it; without the source's objects there was nothing to verify."""
+    spec = build_workspace(tmp_path)
+    for store in ("us", "singapore"):
+        shutil.rmtree(tmp_path / "stores" / store)
+        (tmp_path / "stores" / store).mkdir()
+    assert run("plan", str(spec)).code == 0
+    refused = run("run")
+    assert (refused.code, refused.out) == (ExitCode.REFUSED, "")
+    assert "1 nothing_owned" in refused.err
+    assert "it holds no key" in run("show", "--list", "nothing_owned").out
+    (blocker,) = run("show", "--json").answer["blockers"]
+    assert run("run", "--accept", blocker["accept"]).code == 0
+
+
 def test_hostile_users_and_keys_do_not_reach_the_terminal(run: Run, tmp_path: Path) -> None:
     """Shown with their escapes, by every command that shows them."""
     spec = str(build_workspace(tmp_path, users={HOSTILE_USER: "IE", "bert": "XX"}))
@@ -213,6 +229,8 @@ def test_every_kind_of_finding_has_its_words() -> None:
     written |= set(
         re.findall(r"^    '(\w+)',$", (planner / "sql/findings.sql").read_text(encoding="utf-8"), re.MULTILINE)
     )
+    source = inspect.getsource(planner_document)
+    written |= set(re.findall(r"INSERT INTO findings VALUES \('(\w+)'", source))
     source = inspect.getsource(planner_document.gather_findings)
     written |= set(re.findall(r"\(\"(\w+)\", \w+\.", source))
     written |= {kind for names in re.findall(r"for kind in \((.+?)\)", source) for kind in re.findall(r"\w+", names)}

@@ -62,6 +62,7 @@ def test_every_kind_of_key_has_its_class(tmp_path: Path) -> None:
     assert plan.document["totals"]["users"] == {"planned": 1, "held": 1, "review": 2, "out": 1}
     assert {blocker["kind"]: blocker["count"] for blocker in plan.document["blockers"]} == {
         "unclassified": 1,
+        "orphan": 1,
         "review": 2,
     }
     assert findings(plan, "unclassified") == [("us", None, "stray\n", None, 1)]
@@ -186,6 +187,64 @@ def test_blocker_digests_change_with_what_they_accept(tmp_path: Path) -> None:
         plan = make_world(tmp_path / name, PEOPLE, us=[Item(name)], singapore=[]).plan(spec)
         digests.add(next(b["digest"] for b in plan.document["blockers"] if b["kind"] == "unclassified"))
     assert len(digests) == 2
+
+
+def blockers(plan: Plan) -> dict[str, tuple[int, str]]:
+    return {blocker["kind"]: (blocker["count"], blocker["digest"]) for blocker in plan.document["blockers"]}
+
+
+def test_users_whom_the_directory_lost_block_a_run(tmp_path: Path) -> None:
+    """The corrupted twin of a whole directory: rows that were cut leave their keys as orphans, and nobody stays behind unseen."""
+    items = [Item(f"mail/{user}/{number}") for user in ("in", "cut", "held") for number in range(3)]
+    whole, cut = (
+        make_world(tmp_path / name, people, us=items, singapore=items).plan(spec_with())
+        for name, people in (("whole", [*PEOPLE[:3], Person("cut")]), ("cut", PEOPLE[:3]))
+    )
+    assert blockers(whole) == {}
+    assert blockers(cut)["orphan"][0] == 6
+    assert findings(cut, "orphan") == [("singapore", "cut", None, None, 3), ("us", "cut", None, None, 3)]
+
+
+def test_an_acceptance_of_orphans_covers_users_and_numbers(tmp_path: Path) -> None:
+    """Another user, or another number of keys of the same user, is another digest."""
+    lists = (["a/1", "a/2"], ["a/1", "b/1"], ["b/1", "b/2"], ["a/1"], ["a/1", "a/2", "a/3"])
+    digests = {
+        blockers(
+            make_world(tmp_path / str(number), PEOPLE, us=[Item(f"mail/{key}") for key in keys], singapore=[]).plan(
+                spec_with()
+            )
+        )["orphan"]
+        for number, keys in enumerate(lists)
+    }
+    assert len({digest for _, digest in digests}) == len(lists)
+
+
+@pytest.mark.parametrize(
+    ("keys", "detail"),
+    [
+        ([], "it holds no key"),
+        (["mail/out/x", "static/logo", "mail/nobody/x", "stray"], "none of 4 keys is owned"),
+    ],
+)
+def test_a_source_of_whose_keys_nothing_is_owned_blocks_a_run(tmp_path: Path, keys: list[str], detail: str) -> None:
+    """Invariant 9: a plan of nothing would end verified. One owned key, also of a user on hold, is the sound twin."""
+    spec = spec_with()
+    plan = make_world(tmp_path / "none", PEOPLE, us=map(Item, keys), singapore=[Item("mail/in/x")]).plan(spec)
+    assert blockers(plan)["nothing_owned"][0] == 1
+    assert findings(plan, "nothing_owned") == [("us", None, None, detail, 1)]
+    sound = make_world(tmp_path / "one", PEOPLE, us=map(Item, [*keys, "mail/held/x"]), singapore=[]).plan(spec)
+    assert "nothing_owned" not in blockers(sound)
+
+
+def test_each_source_of_which_nothing_is_owned_is_an_item(tmp_path: Path) -> None:
+    """Two sources, one of them empty: it is named, and the acceptance is of this one."""
+    stores = spec_with().model_dump(mode="json")["stores"]
+    stores["eu"] = {**stores["us"], "url": "file:eu"}
+    world = make_world(tmp_path, PEOPLE, us=[Item("mail/in/x")], eu=[], singapore=[])
+    plan = world.plan(spec_with(stores=stores))
+    assert findings(plan, "nothing_owned") == [("eu", None, None, "it holds no key", 1)]
+    other = make_world(tmp_path / "other", PEOPLE, eu=[Item("mail/in/x")], us=[], singapore=[])
+    assert blockers(other.plan(spec_with(stores=stores)))["nothing_owned"] != blockers(plan)["nothing_owned"]
 
 
 def test_a_country_without_a_decision_stops_planning(tmp_path: Path) -> None:
