@@ -85,6 +85,8 @@ class InventorySource(_Section):
     """The time that a `listing` shows. An S3 Inventory and a live listing bring their own."""
     max_age: Seconds = 48 * 3600
     """How old it may be when a plan is built."""
+    checksummed: bool = False
+    """Whether `PATH.sha256` stands beside a `listing`, as `sha256sum` writes it; it must match."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -92,6 +94,8 @@ class InventorySource(_Section):
             raise ValueError("`path` goes with kind s3-inventory or listing, and only there")
         if (self.kind == "listing") != (self.as_of is not None):
             raise ValueError("`as_of` goes with kind listing, and is required there")
+        if self.checksummed and self.kind != "listing":
+            raise ValueError("`checksummed` goes with kind listing: the other kinds prove themselves")
         return self
 
 
@@ -152,6 +156,8 @@ class Directory(_Section):
     """The time that it shows."""
     max_age: Seconds = 48 * 3600
     """How old it may be when a plan is built."""
+    checksummed: bool = False
+    """Whether `PATH.sha256` stands beside it, as `sha256sum` writes it; it must match. A CSV cut at a line's end does not."""
 
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")

@@ -10,7 +10,7 @@ import duckdb
 
 from migrate.errors import InputError
 from migrate.inventory.files import parquet_glob
-from migrate.inventory.source import check_text, csv_header, is_parquet
+from migrate.inventory.source import check_end, check_text, csv_header, is_parquet
 from migrate.inventory.tables import parquet_sql
 from migrate.sql import literal, quoted
 
@@ -100,10 +100,14 @@ def time_sql(column: tuple[str, str]) -> str | None:
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, path: Path, label: str) -> Table:
-    """A file with named columns: Parquet by its mark, else CSV with a header. InputError where a name stands twice."""
+    """A file with named columns: Parquet by its mark, else CSV with a header. InputError where it was cut or a name stands twice.
+
+    Parquet proves itself: its footer stands last, and without it nothing can be read.
+    """
     if is_parquet(path):
         return parquet_table(connection, path)
     check_text(path, label)
+    check_end(path, label)
     names = csv_header(path, label)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

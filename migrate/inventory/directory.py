@@ -60,7 +60,8 @@ def _read(
     workspace.ensure(scratch)
     folder = Path(tempfile.mkdtemp(prefix="directory-", dir=scratch))
     try:
-        fetched = Fetcher(opener, folder).fetch(place)
+        fetcher = Fetcher(opener, folder)
+        fetched = fetcher.fetch_proved(place) if directory.checksummed else fetcher.fetch(place)
         with open_tables(scratch) as connection, reading(place.label):
             table = open_table(connection, fetched.path, place.label)
             staged = folder / "staged.parquet"

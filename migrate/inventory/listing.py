@@ -40,16 +40,25 @@ def row_checks(now: datetime, *, where: str = "true") -> list[Check]:
 
 
 def read_listing(
-    path: str, *, opener: Opener, workspace: Workspace, scratch: Path, final: Path, now: datetime
+    path: str,
+    *,
+    checksummed: bool,
+    opener: Opener,
+    workspace: Workspace,
+    scratch: Path,
+    final: Path,
+    now: datetime,
 ) -> tuple[int, str]:
     """Check the listing at `path` and write it as Parquet to `final`. Its rows and its fingerprint.
 
-    InputError where the file cannot be read, a column is missing, a row is wrong, or a key stands twice.
+    InputError where the file cannot be read or was cut, a column is missing, a row is wrong, or a key stands twice; with
+    `checksummed`, where it does not match `PATH.sha256` beside it.
     """
     place = find_place(path, workspace)
     folder = Path(tempfile.mkdtemp(prefix="listing-", dir=scratch))
     try:
-        fetched = Fetcher(opener, folder).fetch(place)
+        fetcher = Fetcher(opener, folder)
+        fetched = fetcher.fetch_proved(place) if checksummed else fetcher.fetch(place)
         with open_tables(scratch) as connection, reading(place.label):
             table = open_table(connection, fetched.path, place.label)
             staged = folder / "staged.parquet"

@@ -24,6 +24,9 @@ Opener = Callable[[str], Store]
 
 _CHUNK_BYTES = 2**20
 _HEADER_CHARACTERS_MAX = 2**16
+_CHECKSUM_BYTES_MAX = 2**13  # a digest and a path
+# GNU coreutils, "md5sum invocation": digest, a space, a space or `*`, the name; before all a `\` where the name is escaped
+_SHA256SUM = re.compile(rb"\\?([0-9A-Fa-f]{64}) [ *][^\r\n]+\r?\n?")
 _STORE_PLACE = re.compile(r"store:([a-z0-9][a-z0-9-]{0,62})/(.+)", re.DOTALL)
 
 
@@ -65,6 +68,26 @@ class Fetcher:
     def __init__(self, opener: Opener, folder: Path) -> None:
         self._opener = opener
         self._folder = folder
+
+    def fetch_proved(self, place: Place) -> Fetched:
+        """The file at `place`, which must have the SHA-256 in `PATH.sha256` beside it. InputError where it has not."""
+        beside = place.beside(f"{place.path}.sha256", f"{place.label}.sha256")
+        checksum, fetched = self.fetch(beside), self.fetch(place)
+        with checksum.path.open("rb") as file:
+            said = _SHA256SUM.fullmatch(file.read(_CHECKSUM_BYTES_MAX))
+        if said is None:
+            raise InputError(
+                f"{beside.label}: not one line as sha256sum writes it",
+                remedy=f"Write it with `sha256sum FILE > FILE.sha256`, where {place.label} was made.",
+            )
+        digest = hashlib.sha256()
+        for chunk in _chunks(fetched.path):
+            digest.update(chunk)
+        if digest.hexdigest().encode() != said[1].lower():
+            raise InputError(
+                f"{place.label}: its SHA-256 is not the one in {beside.label}", remedy="Deliver both again."
+            )
+        return fetched
 
     def fetch(self, place: Place) -> Fetched:
         """The file at `place`. InputError where there is none."""
@@ -138,6 +161,26 @@ def check_text(path: Path, label: str) -> None:
         pending = len(decoder.getstate()[0])
     if pending:
         raise _not_text(label, lines, "not UTF-8")
+
+
+def check_end(path: Path, label: str) -> None:
+    """InputError with the last line's number, unless the file is empty or ends with a line's end: one that was cut does not.
+
+    RFC 4180, section 2, leaves the last line's end to the writer. We do not: a cut in the last field looks like a shorter one.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+    lines = 1 + sum(chunk.count(b"\n") for chunk in _chunks(path))
+    raise InputError(
+        f"{label}: cut off",
+        [f"{label}: line {lines}: the last line has no line end"],
+        remedy="Deliver the file again. If it is whole, end its last line as the others.",
+    )
 
 
 def _not_text(label: str, line: int, problem: str) -> InputError:

@@ -107,7 +107,15 @@ def _take_listing(
         raise InputError(f"stores.{name}.inventory: a listing needs `path` and `as_of`")
     check_age(path, as_of, source.max_age, now, remedy=_newer(name))
     final = scratch / f"inventory-{name}.parquet"
-    rows, digest = read_listing(path, opener=opener, workspace=workspace, scratch=scratch, final=final, now=now)
+    rows, digest = read_listing(
+        path,
+        checksummed=source.checksummed,
+        opener=opener,
+        workspace=workspace,
+        scratch=scratch,
+        final=final,
+        now=now,
+    )
     return InventoryFile(
         store=name, kind="listing", path=final, rows=rows, as_of=as_of, until=as_of, fingerprint=digest
     )

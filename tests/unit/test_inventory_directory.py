@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import stat
 from datetime import timedelta
@@ -187,6 +188,79 @@ def test_damaged_parquet_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "users.parquet").read_bytes()
     (tmp_path / "users.parquet").write_bytes(whole[: len(whole) // 2])
     assert "users.parquet" in refusal(tmp_path, path="users.parquet")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_cut_csv_is_refused_with_its_last_line(tmp_path: Path, end: str) -> None:
+    """Invariant 4: wherever a CSV is cut but at a line's end, it is refused; whole, it is read."""
+    whole = end.join(["user_id,country", f"{SECRET},IE", "b,NO", ""]).encode()
+    for size in range(1, len(whole)):
+        if whole[:size].endswith(b"\n"):
+            continue
+        lines = whole[:size].count(b"\n") + 1
+        assert f"users.csv: line {lines}: the last line has no line end" in refusal(tmp_path, whole[:size])
+    (tmp_path / "users.csv").write_bytes(whole)
+    assert desk(tmp_path).directory().rows == 2
+
+
+def test_a_directory_without_a_user_is_refused(tmp_path: Path) -> None:
+    """A header alone, in CSV or in Parquet, is no directory: everybody would stay behind."""
+    assert "holds no users" in refusal(tmp_path, b"user_id,country\n")
+    write_parquet(tmp_path / "users.parquet", "SELECT 'u' AS user_id, 'IE' AS country WHERE false")
+    assert "holds no users" in refusal(tmp_path, path="users.parquet")
+
+
+WHOLE = f"user_id,country\na,IE\n{SECRET},NO\n".encode()
+
+
+def sha256sum(content: bytes, form: str = "{} *export/users.csv\n") -> bytes:
+    return form.format(hashlib.sha256(content).hexdigest()).encode()
+
+
+@pytest.mark.parametrize("form", ["{}  users.csv\n", "{} */srv/users.csv\r\n", "\\{}  us\\ners.csv", "{}  u\n"])
+def test_a_directory_that_matches_its_checksum_is_read(tmp_path: Path, form: str) -> None:
+    """In each form in which sha256sum writes a line; in a folder, and in a store."""
+    table = desk(tmp_path)
+    (tmp_path / "users.csv").write_bytes(WHOLE)
+    (tmp_path / "users.csv.sha256").write_bytes(sha256sum(WHOLE, form))
+    assert table.directory(checksummed=True).rows == 2
+    table.reports.seed("u.csv", WHOLE)
+    table.reports.seed("u.csv.sha256", sha256sum(WHOLE, form))
+    assert table.directory(path="store:reports/u.csv", checksummed=True).rows == 2
+
+
+def test_a_directory_that_was_cut_at_a_lines_end_differs_from_its_checksum(tmp_path: Path) -> None:
+    """Invariant 4: the corrupted twin, in a folder and in a store. Without the key nothing can tell."""
+    cut = WHOLE[: WHOLE.index(SECRET.encode())]
+    table = desk(tmp_path)
+    table.reports.seed("u.csv", cut)
+    table.reports.seed("u.csv.sha256", sha256sum(WHOLE))
+    (tmp_path / "users.csv.sha256").write_bytes(sha256sum(WHOLE))
+    expected = "its SHA-256 is not the one in"
+    assert f"users.csv: {expected} users.csv.sha256" in refusal(tmp_path, cut, checksummed=True)
+    with pytest.raises(InputError, match=expected):
+        table.directory(path="store:reports/u.csv", checksummed=True)
+    assert table.directory().rows == 1
+
+
+@pytest.mark.parametrize(
+    ("checksum", "expected"),
+    [
+        (None, "users.csv.sha256: no such file"),
+        (b"", "users.csv.sha256: not one line"),
+        (sha256sum(WHOLE, "{}\n"), "users.csv.sha256: not one line"),
+        (sha256sum(WHOLE, "SHA256 (users.csv) = {}\n"), "users.csv.sha256: not one line"),
+        (sha256sum(b"", "{}  other\n") + sha256sum(WHOLE), "users.csv.sha256: not one line"),
+        (sha256sum(WHOLE)[1:], "users.csv.sha256: not one line"),
+    ],
+)
+def test_a_checksum_that_is_not_there_or_says_nothing_is_refused(
+    tmp_path: Path, checksum: bytes | None, expected: str
+) -> None:
+    """What the spec promises must be there, in one form."""
+    if checksum is not None:
+        (tmp_path / "users.csv.sha256").write_bytes(checksum)
+    assert expected in refusal(tmp_path, WHOLE, checksummed=True)
 
 
 def test_missing_file_or_object_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,17 @@ def test_empty_listing_is_an_empty_store(tmp_path: Path) -> None:
 def test_wrong_row_is_refused_with_its_number(tmp_path: Path, row: str, expected: str) -> None:
     """Invariants 4 and 10: one wrong row refuses the listing, and the text names only its place."""
     assert expected in refusal(tmp_path, f"{HEADER}\n{GOOD}\n{row}\n")
+
+
+def test_a_cut_listing_is_refused(tmp_path: Path) -> None:
+    """Invariant 4: cut in its last line it is refused by itself, cut at a line's end by its checksum; whole, it is read."""
+    whole = f"{HEADER}\nk,1,abc,2026-11-01T10:00:00Z\n{GOOD}\n"
+    assert "list.csv: line 3: the last line has no line end" in refusal(tmp_path, whole[:-1])
+    (tmp_path / "list.csv.sha256").write_text(f"{hashlib.sha256(whole.encode()).hexdigest()}  list.csv\n")
+    at_line_end = whole[: whole.index(SECRET)]
+    assert "its SHA-256 is not the one in list.csv.sha256" in refusal(tmp_path, at_line_end, checksummed=True)
+    (tmp_path / "list.csv").write_text(whole, encoding="utf-8")
+    assert desk(tmp_path).take(kind="listing", path="list.csv", as_of=NOW, checksummed=True).rows == 2
 
 
 @pytest.mark.parametrize("missing", ["key", "size", "etag", "last_modified"])

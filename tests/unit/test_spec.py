@@ -216,6 +216,11 @@ CASES: list[tuple[str, Change, str]] = [
     ("a time without an offset", put("directory/as_of", "2026-11-01T00:00:00"), "timezone"),
     ("a format of the future", put("format", 2), "format"),
     ("a live inventory with a path", put("stores/us/inventory/path", "x.csv"), "`path` goes with"),
+    (
+        "a checksum of a live listing",
+        put("stores/us/inventory/checksummed", True),
+        "`checksummed` goes with kind listing",
+    ),
     ("a listing without a time", put("stores/us/inventory", {"kind": "listing", "path": "x.csv"}), "`as_of` goes with"),
     ("a part below S3's least", put("copying/part_bytes", "4MiB"), "5MiB"),
     ("a canary over all", put("waves/canary", "101%"), "1000000"),
