@@ -2,6 +2,7 @@
 
 from migrate.inventory.directory import read_directory
 from migrate.inventory.files import DIRECTORY_COLUMNS, INVENTORY_COLUMNS, DirectoryFile, InventoryFile
+from migrate.inventory.reverse import check_complete
 from migrate.inventory.sample import SampleReport, check_sample
 from migrate.inventory.take import take_inventory
 
@@ -11,6 +12,7 @@ __all__ = [
     "DirectoryFile",
     "InventoryFile",
     "SampleReport",
+    "check_complete",
     "check_sample",
     "read_directory",
     "take_inventory",

@@ -24,6 +24,11 @@ def is_plain(text: str) -> bool:
     return _NOT_IN_XML.search(text) is None
 
 
+def plain_head(text: str) -> str:
+    """The text up to the first character that XML cannot hold."""
+    return _NOT_IN_XML.split(text, maxsplit=1)[0]
+
+
 def pages_after(store: Store, key: str, *, prefix: str = "") -> Iterator[Sequence[ObjectInfo]]:
     """Pages, none of them empty, of the objects under `prefix` that come after `key`.
 
@@ -37,7 +42,7 @@ def pages_after(store: Store, key: str, *, prefix: str = "") -> Iterator[Sequenc
         nonlocal pages, skipping
         try:
             if pages is None:
-                pages = iter(store.list(prefix, start_after=_NOT_IN_XML.split(position, maxsplit=1)[0]))
+                pages = iter(store.list(prefix, start_after=plain_head(position)))
                 skipping = not is_plain(position)
             return next(pages, None)
         except TransientStoreError:

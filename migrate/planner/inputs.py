@@ -10,6 +10,7 @@ from typing import Protocol
 from migrate.inventory.aside import Stopping, side_by_side
 from migrate.inventory.directory import read_directory
 from migrate.inventory.files import DirectoryFile, InventoryFile, Progress
+from migrate.inventory.reverse import check_complete
 from migrate.inventory.sample import check_sample
 from migrate.inventory.take import take_inventory
 from migrate.model import Role
@@ -45,11 +46,11 @@ def gather_inputs(
     on_progress: Progress,
     is_stopping: Stopping,
 ) -> PlanInputs:
-    """Read the directory, take the inventories, and ask for a sample of the keys of those that are no live listing.
+    """Read the directory and take the inventories; hold those that are no live listing against a sample of the store, both ways.
 
     Every target is opened as well: what the door refuses of them is refused before anything is planned (design, invariant 7).
     The inventories are taken at the same time, so that as little as can be changes between a source and its backup. Raises what
-    `read_directory`, `take_inventory` and `check_sample` raise.
+    `read_directory`, `take_inventory`, `check_sample` and `check_complete` raise.
     """
     scratch = workspace.ensure(workspace.scratch)
     directory = read_directory(
@@ -77,6 +78,13 @@ def gather_inputs(
                 taken,
                 opened[name],
                 count=_SAMPLE_KEYS,
+                seed=taken.fingerprint,
+                scratch=scratch,
+                is_stopping=halted,
+            )
+            check_complete(
+                taken,
+                opened[name],
                 seed=taken.fingerprint,
                 scratch=scratch,
                 is_stopping=halted,

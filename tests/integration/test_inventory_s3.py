@@ -8,8 +8,8 @@ import json
 import re
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
@@ -19,7 +19,8 @@ import pytest
 from odd_keys import ODD_KEYS
 from servers import S3Server
 
-from migrate.inventory import InventoryFile, check_sample, read_directory, take_inventory
+from migrate.errors import InputError
+from migrate.inventory import InventoryFile, check_complete, check_sample, read_directory, take_inventory
 from migrate.inventory.live import list_live
 from migrate.spec import Directory, InventorySource, StoreSpec
 from migrate.stores.base import Capabilities
@@ -139,7 +140,10 @@ def test_listing_of_s3_in_chains_is_the_same(tmp_path: Path, world: World) -> No
 
 
 def test_inventory_and_directory_are_fetched_from_s3(tmp_path: Path, world: World) -> None:
-    """A delivered S3 Inventory shows the same objects as the listing, and its keys are there when asked for."""
+    """A delivered S3 Inventory shows the same objects as the listing, and its keys are there when asked for.
+
+    What the store lists is in it; of an inventory that ends early it is not (invariant 4).
+    """
     rows = [
         f'"{world.bucket}","{quote_plus(PREFIX + key, safe="/")}","{size}","2026-01-01T00:00:00.000Z","{etag}"'
         for key, (size, etag) in world.expected().items()
@@ -166,6 +170,12 @@ def test_inventory_and_directory_are_fetched_from_s3(tmp_path: Path, world: Worl
     assert objects(taken.glob) == world.expected()
     store = world.source()
     assert check_sample(taken, store, count=100, seed="s", scratch=tmp_path).same == 100
+    later = replace(taken, as_of=now() + timedelta(days=2))  # by then all of it should be in an inventory
+    assert check_complete(later, store, seed="s", scratch=tmp_path) >= 1000
+    part = tmp_path / "part.parquet"
+    duckdb.execute(f"COPY (SELECT * FROM '{taken.path}' WHERE key < 'users/1') TO '{part}' (FORMAT parquet)")
+    with pytest.raises(InputError, match="not in its inventory"):
+        check_complete(replace(later, path=part), store, seed="s", scratch=tmp_path)
     workspace = Workspace(tmp_path)
     directory = read_directory(
         Directory(path=f"store:{world.reports}/users.csv", as_of=now()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,28 @@ def test_plannings_in_one_workspace_wait_for_each_other(workspace: Workspace) ->
         build(make_spec(), workspace)
     assert not any(folder.exists() for folder in left)
     assert isinstance(build(make_spec(), workspace), Plan)
+
+
+def test_a_listing_that_leaves_keys_out_builds_no_plan(workspace: Workspace) -> None:
+    """Invariant 4: keys that have long been there must be in it. With all of them it builds one."""
+    files = sorted(path for path in (workspace.root / "us").rglob("*") if path.is_file())
+    rows = []
+    for path in files:
+        os.utime(path, (0, 0))
+        etag = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        rows.append((path.relative_to(workspace.root / "us"), path.stat().st_size, etag, "1970-01-01T00:00:00Z"))
+    spec = make_spec(us={"inventory": {"kind": "listing", "path": "listing.csv", "as_of": NOW.isoformat()}})
+
+    def write(listed: list[tuple[object, ...]]) -> None:
+        with (workspace.root / "listing.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("key", "size", "etag", "last_modified"), *listed])
+
+    write(rows[:-1])
+    with pytest.raises(InputError, match="us: 1 of 4 keys that the store lists are not in its inventory"):
+        build(spec, workspace)
+    assert not list(workspace.plans.glob("*"))
+    write(rows)
+    assert isinstance(build(spec, workspace), Plan)
 
 
 def test_a_listing_whose_keys_are_gone_builds_no_plan(workspace: Workspace) -> None:
