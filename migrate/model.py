@@ -228,7 +228,7 @@ class BatchInfo:
 
 @dataclass(frozen=True, slots=True)
 class UserInfo:
-    """A row of the plan's user table. `state` is where the user starts: planned, held or review."""
+    """A row of the plan's user table. `state` is where the user starts: planned, held, review, or out (of scope)."""
 
     user_id: str
     country: str

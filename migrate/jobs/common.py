@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, IntegrityError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
-from migrate.model import Level, Outcome, Purpose, Role
+from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
 from migrate.states import BatchState, UserState
 from migrate.stores.door import Door, Visitor
@@ -87,13 +87,18 @@ def plan_entry(plan: Plan) -> PlanEntry:
         name=plan.name,
         built_at=plan.built_at,
         verify_level=plan.spec.verify.level,
-        users=sum(number for state, number in totals["users"].items() if state != "out"),  # these have no row
+        users=sum(number for state, number in totals["users"].items() if state != "out"),
         objects=totals["objects"],
         copies=totals["copies"],
         size_bytes=totals["size_bytes"],
         batches=totals["batches"],
         parent=plan.document.get("parent"),
     )
+
+
+def users_with_a_row(plan: Plan) -> Iterator[UserInfo]:
+    """The users that the ledger keeps: all of the plan but those out of scope."""
+    return (user for user in plan.users() if user.state != "out")
 
 
 def assignments(

@@ -23,6 +23,7 @@ from migrate.jobs.common import (
     plan_entry,
     refuse_early,
     unfinished,
+    users_with_a_row,
 )
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
@@ -220,7 +221,7 @@ def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now:
             remedy=f"Decide them in the spec and plan again, or accept just these: migrate run {plan.digest[:12]} {words}",
         )
     if plan_id is None:
-        plan_id = ledger.register(plan_entry(plan), plan.batches(), plan.users(), run_id, now())
+        plan_id = ledger.register(plan_entry(plan), plan.batches(), users_with_a_row(plan), run_id, now())
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
     return plan_id

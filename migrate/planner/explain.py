@@ -54,7 +54,7 @@ class Explanation:
 
 
 def explain(plan: Plan, user_id: str) -> Explanation:
-    """Explain one user. UsageError where the plan does not have it: out of scope, or not in the directory it was built from."""
+    """Explain one user of the directory, whether it moves or not. UsageError where that directory does not have it."""
     connection = open_reader()
     try:
         return _explain(connection, plan, user_id)
@@ -70,8 +70,8 @@ def _explain(connection: duckdb.DuckDBPyConnection, plan: Plan, user_id: str) ->
     ).fetchone()
     if row is None:
         raise UsageError(
-            "the plan has no such user: out of scope, or not in the directory that it was built from",
-            remedy="Look the user up in the directory; `migrate show` says which countries the policy takes in.",
+            "the directory that the plan was built from has no such user",
+            remedy="Give the id as the directory has it. `migrate show --list orphan` names who has keys all the same.",
         )
     user = UserInfo(*row)
     placement, closed = _placement(connection, plan, user)

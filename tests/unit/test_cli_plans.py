@@ -16,9 +16,11 @@ from commands import HOSTILE_KEY, HOSTILE_USER, SPEC, Run, build_workspace, fill
 
 from migrate.cli.output import safe
 from migrate.errors import ExitCode
+from migrate.ledger import Ledger
 from migrate.planner import document as planner_document
 from migrate.planner.summary import Blocker, Forecast, PlanSummary
 from migrate.report.plan_view import FINDINGS, accept_word, closed_lines, forecast_lines
+from migrate.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +135,16 @@ def test_a_user_is_explained(run: Run, spec: str) -> None:
     assert answer["user"]["home"] == "dublin-1"
 
 
+def test_a_user_who_stays_is_explained_too(run: Run, spec: str) -> None:
+    """Out of scope, and the rule that says so; a run knows nothing of the user."""
+    run("plan", spec)
+    out = run("explain", "carl").out
+    for part in ("user carl", "state      out", "residence  US", "scope      eea-uk-1/outside"):
+        assert part in out
+    assert "placement" not in out
+    assert run("explain", "carl", "--json").answer["user"]["state"] == "out"
+
+
 def test_a_users_id_can_come_from_stdin(run: Run, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 10: so that it stands in no list of processes."""
     run("plan", spec)
@@ -185,6 +197,10 @@ def test_an_empty_source_does_not_run_until_somebody_accepts_it(run: Run, tmp_pa
     assert "it holds no key" in run("show", "--list", "nothing_owned").out
     (blocker,) = run("show", "--json").answer["blockers"]
     assert run("run", "--accept", blocker["accept"]).code == 0
+    ledger = Ledger.open(Workspace(tmp_path).ledger_url, create=False)
+    (row,) = ledger.plans()
+    assert row.entry.users == 2  # who is out of scope has no row
+    ledger.close()
 
 
 def test_hostile_users_and_keys_do_not_reach_the_terminal(run: Run, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_every_kind_of_key_has_its_class(tmp_path: Path) -> None:
     assert census["dispositions"] == {"planned": 1, "held": 1, "review": 2}
     assert {(user.user_id, user.state, user.scope_rule) for user in plan.users()} == {
         ("in", "planned", "eea-uk-1/eu"),
+        ("out", "out", "eea-uk-1/outside"),
         ("held", "held", "eea-uk-1/eu"),
         ("odd", "review", "eea-uk-1/unknown"),
         ("gone", "review", "scope.statuses"),
@@ -254,7 +255,7 @@ def test_a_country_without_a_decision_stops_planning(tmp_path: Path) -> None:
         world.plan(spec_with())
     assert "scope.decisions" in caught.value.remedy
     plan = world.plan(spec_with(scope={"decisions": {"CH": "out", "SJ": "in"}}))
-    assert [user.user_id for user in plan.users()] == ["c"]
+    assert {user.user_id: user.state for user in plan.users()} == {"a": "out", "b": "out", "c": "planned"}
 
 
 def test_a_country_without_a_rule_stops_planning(tmp_path: Path) -> None:

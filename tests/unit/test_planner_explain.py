@@ -73,6 +73,40 @@ def test_a_user_that_the_plan_does_not_have_is_the_operators_mistake(tmp_path: P
     assert "someone-else" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("person", "state", "rule"),
+    [
+        (Person("gone", "US"), "out", "eea-uk-1/outside"),
+        (Person("gone", "CH"), "out", "eea-uk-1/decision-ch"),
+        (Person("gone", "XX"), "review", "eea-uk-1/unknown"),
+    ],
+)
+def test_a_user_who_stays_is_explained_by_the_rule_that_decided(
+    tmp_path: Path, person: Person, state: str, rule: str
+) -> None:
+    """The plan holds who is out of scope too: counted, with no copy and no batch."""
+    spec = spec_with(scope={"decisions": {"CH": "out"}})
+    world = make_world(tmp_path, [*PEOPLE, person], us=[*ITEMS, Item("mail/gone/x")], singapore=[])
+    plan = world.plan(spec)
+    found = explain(plan, "gone")
+    assert (found.user.state, found.user.scope_rule, found.user.country_given) == (state, rule, person.country)
+    assert (found.placement, found.copies, found.user.copies, found.user.wave) == (None, (), 0, None)
+    assert (
+        sum(plan.document["totals"]["users"].values()) == plan.document["files"]["users"][0]["rows"] == len(PEOPLE) + 1
+    )
+
+
+def test_a_decision_about_who_stays_is_under_the_digest(tmp_path: Path) -> None:
+    """Invariant 6: who is out of scope, and by which rule, cannot be changed afterwards."""
+    plan = make_world(tmp_path, [*PEOPLE, Person("gone", "US")], us=ITEMS, singapore=[]).plan(spec_with())
+    path = plan.folder / "users-0001.parquet"
+    changed = "CASE WHEN user_id = 'gone' THEN 'BR' ELSE country END AS country"
+    duckdb.execute(f"COPY (SELECT * REPLACE ({changed}) FROM '{path}') TO '{path}.new' (FORMAT parquet)")
+    Path(f"{path}.new").replace(path)
+    with pytest.raises(IntegrityError):
+        list(plan.users())
+
+
 def build(root: Path, people: list[Person], items: list[Item], **sections: object) -> Plan:
     return make_world(root, people, us=items, singapore=items).plan(spec_with(**sections))
 

@@ -1,4 +1,4 @@
--- The plan's users: all but those out of scope, in order of the SHA-256 of their ids.
+-- The plan's users: every user of the directory with what was decided, also who stays. Files are in order of the SHA-256 of ids.
 CREATE TEMP TABLE plan_users AS
 WITH places AS (
     SELECT turn, number FROM seats
@@ -24,4 +24,3 @@ SELECT
 FROM users AS u
 LEFT JOIN movers AS m ON u.turn = m.turn
 LEFT JOIN spans AS s ON u.turn = s.turn
-WHERE u.state IN ('planned', 'held', 'review')
