@@ -7,6 +7,7 @@ its traceback goes to a private file, because its message may hold a key or a us
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -101,7 +102,7 @@ class _Ending:
         return Path(tempfile.gettempdir())
 
     def _traceback(self, error: BaseException) -> None:
-        lines = [line for text in traceback.format_exception(error) for line in text.splitlines()]
+        lines = bare_traceback(error)
         if self._output.as_json:
             self._output.problem({"traceback": lines})
         else:
@@ -114,6 +115,35 @@ class _Ending:
             self._output.problem({"error": error})
             return
         self._output.note_error(what, problems, remedy)
+
+
+def bare_traceback(error: BaseException) -> list[str]:
+    """The lines of a traceback and of the chain before it, with the texts of our own errors alone (design, invariant 10).
+
+    The text of any other may hold a key or a user id: DuckDB quotes the value that it cannot convert, an OSError names its path.
+    It is named by its type, and by its error number where it has one. Notes are left out: they are texts too.
+    """
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.append(found)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    lines: list[str] = []
+    for link in reversed(chain):
+        lines += ["", "That led to:", ""] if lines else []
+        lines.append("Traceback (most recent call last):")
+        lines += [line for text in traceback.format_tb(link.__traceback__) for line in text.splitlines()]
+        lines.append(_named(link))
+    return lines
+
+
+def _named(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, MigrateError):
+        return f"{name}: {error.what}"
+    number = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{name} [{number}]" if number else name
 
 
 def crash_report(error: BaseException, folder: Path) -> Path | None:

@@ -10,10 +10,12 @@ import signal
 import stat
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import duckdb
 import pytest
 import structlog
 import typer
@@ -208,6 +210,67 @@ def test_debug_shows_the_traceback(run: Run, command: Callable[..., None]) -> No
     assert "Traceback (most recent call last)" in done.err
     assert is_harmless(done.err)
     assert "Traceback" not in run("try").err
+
+
+def break_duckdb(person: str) -> None:
+    duckdb.execute(f"SELECT CAST('{person}' AS INTEGER)")
+
+
+def break_open(person: str) -> None:
+    Path("/nowhere", person).read_bytes()
+
+
+def break_with_note(person: str) -> None:
+    error = KeyError(person)
+    error.add_note(person)
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "named"),
+    [
+        (break_duckdb, duckdb.ConversionException, "duckdb.ConversionException"),
+        (break_open, FileNotFoundError, "FileNotFoundError [ENOENT]"),
+        (break_with_note, KeyError, "KeyError"),
+    ],
+)
+def test_a_traceback_names_no_person(
+    run: Run,
+    command: Callable[..., None],
+    tmp_path: Path,
+    broken: Callable[[str], None],
+    kind: type[Exception],
+    named: str,
+) -> None:
+    """Invariant 10: what other libraries say of a value or a path is in no traceback: by itself, as a cause, in passing."""
+    (tmp_path / ".migrate").mkdir()
+    person = "-".join(("canary", "user"))
+    with pytest.raises(kind) as caught:
+        broken(person)
+    assert person in "".join(traceback.format_exception(caught.value))  # the twin: Python's own traceback names it
+
+    def as_cause() -> None:
+        raise MigrateError("of the tool") from caught.value
+
+    def in_passing() -> None:
+        try:
+            broken(person)
+        finally:
+            raise MigrateError("of the tool")
+
+    def hidden() -> None:
+        try:
+            broken(person)
+        except kind:
+            raise MigrateError("of the tool") from None
+
+    for failing, shown in ((as_cause, True), (in_passing, True), (hidden, False), (lambda: broken(person), True)):
+        command(failing)
+        for options in ((), ("--json",)):
+            err = run("--debug", "try", *options).err
+            assert "Traceback (most recent call last)" in err
+            assert (named in err) == shown
+            assert person not in err
 
 
 def test_sigint_ends_with_130(run: Run, command: Callable[..., None]) -> None:
