@@ -1,7 +1,8 @@
 """Which key belongs to whom, by the spec's layout rules: compiled once, for Python and for DuckDB alike. Pure.
 
 A rule becomes one regular expression that both engines read the same way (RE2's subset; DuckDB has RE2). `{rest}` takes what is
-left, newlines included and possibly nothing (a folder's marker); any other placeholder takes one path segment, never empty.
+left, newlines included and possibly nothing (a folder's marker); any other placeholder takes what a path segment leaves it, never
+nothing, and the spec lets a segment hold one: so a key is read in one way.
 The first rule that matches decides. A backup has the layout of the source that it is the backup of.
 """
 

@@ -163,10 +163,16 @@ class Directory(_Section):
 _PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")
 
 
+def _shares_a_segment(pattern: str) -> bool:
+    """Whether two placeholders stand in one path segment. `a-b-c` is no word on where `{user}-{name}` is to be cut."""
+    return any(len(_PLACEHOLDER.findall(segment)) > 1 for segment in pattern.split("/"))
+
+
 class LayoutRule(_Section):
     """Which keys belong to whom.
 
-    `{user}` and other `{names}` stand for one path segment, `{rest}` at the end for all that is left.
+    `{user}` and other `{names}` stand for one path segment or a part of it, `{rest}` at the end for all that is left. A segment
+    holds one placeholder at most, so that a key can be read in one way only.
     """
 
     name: Name
@@ -190,8 +196,8 @@ class LayoutRule(_Section):
             raise ValueError("a pattern holds literal text and {names} of lower-case letters")
         if len(set(names)) != len(names):
             raise ValueError("a placeholder stands in a pattern once")
-        if re.search(r"\}\{", self.pattern):
-            raise ValueError("two placeholders need text between them")
+        if _shares_a_segment(self.pattern):
+            raise ValueError("a path segment holds one placeholder: with two, a key could be read in more than one way")
         if rest and not self.pattern.endswith("{rest}"):
             raise ValueError("{rest} stands at the end")
         if self.shared == ("user" in names):
@@ -202,8 +208,8 @@ class LayoutRule(_Section):
             used = _PLACEHOLDER.findall(self.target)
             if sorted(used) != sorted(names):
                 raise ValueError("`target` uses each placeholder of the pattern once, so that no two keys become one")
-            if re.search(r"\}\{", self.target) or (rest and not self.target.endswith("{rest}")):
-                raise ValueError("`target` keeps text between placeholders, and {rest} at the end")
+            if _shares_a_segment(self.target) or (rest and not self.target.endswith("{rest}")):
+                raise ValueError("`target` has one placeholder in a path segment, and {rest} at the end")
         return self
 
     @property

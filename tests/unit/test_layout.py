@@ -21,15 +21,15 @@ RULES = compile_rules(
         LayoutRule(name="photos", pattern="users/{user}/photos/{rest}", category=Category.RESTRICTED),
         LayoutRule(
             name="dated",
-            pattern="logs/{year}-{month}/{user}.log",
-            target="{user}/logs/{month}.{year}",
+            pattern="logs/{year}/{month}/{user}.log",
+            target="{user}/logs/{month}/{year}",
             category=Category.ALLOWABLE,
         ),
         LayoutRule(name="odd", pattern="a.b+(c)[d]|^$\\*?/{user}/é{rest}", category=Category.EXCEPTION),
         LayoutRule(name="only-us", pattern="x/{user}/{rest}", stores=("us",), category=Category.ALLOWABLE),
         LayoutRule(name="static", pattern="static/{rest}", shared=True),
         LayoutRule(
-            name="loose", pattern="{user}-{name}/{rest}", target="{name}/{user}/{rest}", category=Category.ALLOWABLE
+            name="loose", pattern="{user}.d/{name}/{rest}", target="{name}/{user}/{rest}", category=Category.ALLOWABLE
         ),
     ]
 )
@@ -38,7 +38,7 @@ PIECES = st.sampled_from(
         "users/",
         "photos/",
         "logs/",
-        "2024-05/",
+        "2024/05/",
         ".log",
         "a.b+(c)[d]|^$\\*?/",
         "é",
@@ -111,9 +111,9 @@ def test_the_first_rule_decides_and_stores_limit_rules() -> None:
 
 def test_a_target_is_filled_from_the_placeholders() -> None:
     """The key at the target has each placeholder where the rule's target puts it."""
-    found = match(RULES, "us", "logs/2024-05/u1.log")
+    found = match(RULES, "us", "logs/2024/05/u1.log")
     assert found is not None
-    assert found.target_key == "u1/logs/05.2024"
+    assert found.target_key == "u1/logs/05/2024"
 
 
 @pytest.mark.parametrize(("number", "prefix"), [(0, "users/u1/"), (1, "u1/"), (3, "x/u1/"), (5, None)])

@@ -247,7 +247,21 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("rest in the middle", {"pattern": "a/{rest}/{user}", "category": "restricted"}, "{rest} stands at the end"),
     ("a brace left open", {"pattern": "a/{user/{rest}", "category": "restricted"}, "literal text and {names}"),
     ("one name twice", {"pattern": "{user}/{user}", "category": "restricted"}, "stands in a pattern once"),
-    ("no text between", {"pattern": "{user}{rest}", "category": "restricted"}, "need text between"),
+    ("no text between", {"pattern": "{user}{rest}", "category": "restricted"}, "one placeholder"),
+    ("a user id cut by a dash", {"pattern": "{user}-{part}/{rest}", "category": "restricted"}, "one placeholder"),
+    ("a user id cut by the rest", {"pattern": "u/{user}-{rest}", "category": "restricted"}, "one placeholder"),
+    ("two parts beside the user", {"pattern": "{year}-{month}/{user}", "category": "restricted"}, "one placeholder"),
+    ("two parts of a shared key", {"pattern": "static/{name}.{kind}", "shared": True}, "one placeholder"),
+    (
+        "a target that joins two parts",
+        {"pattern": "m/{year}/{user}/{rest}", "target": "u/{user}-{year}/{rest}", "category": "restricted"},
+        "`target` has one placeholder in a path segment",
+    ),
+    (
+        "a target that joins a part and the rest",
+        {"pattern": "m/{user}/{rest}", "target": "u/{user}.{rest}", "category": "restricted"},
+        "`target` has one placeholder in a path segment",
+    ),
     (
         "a target that loses a part",
         {"pattern": "m/{year}/{user}/{rest}", "target": "u/{user}/{rest}", "category": "restricted"},
@@ -261,6 +275,21 @@ def test_a_layout_rule_is_refused_for(rule: dict[str, Any], complaint: str) -> N
     """A pattern that could give a key to the wrong user, or two keys one target, is no pattern."""
     found = problems(more_rules({"name": "more", **rule}))
     assert any(complaint in line and "layout.rules.1" in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [
+        ("logs/{day}/{user}.log", "u/{user}/logs/{day}"),
+        ("p-{user}/x{rest}", "u/{user}/{rest}"),
+        ("{user}", "u-{user}.x"),
+    ],
+)
+def test_one_placeholder_a_segment_is_enough(pattern: str, target: str) -> None:
+    """The twins of the refused: text before and after a placeholder leaves no choice."""
+    changed = data()
+    more_rules({"name": "more", "pattern": pattern, "target": target, "category": "restricted"})(changed)
+    assert spec_from_data(changed, place="x").layout.rules[1].target == target
 
 
 def test_a_rule_name_stands_once() -> None:
