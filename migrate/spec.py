@@ -11,7 +11,6 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
-from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -29,6 +28,7 @@ from pydantic import (
 
 from migrate.errors import SpecError
 from migrate.model import Category, Level, Role
+from migrate.places import check_endpoint, check_url, place_of
 from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
 
 SPEC_FORMAT = 1
@@ -106,16 +106,16 @@ class StoreSpec(_Section):
     """The site that it is at."""
     role: Role
     """`source` is the authority, `backup` a second source, `target` takes copies, `reports` holds inventories alone."""
-    url: str = Field(pattern=r"^(s3://[^/]+(/.*)?|file:.+|memory:.+)$")
+    url: Annotated[str, AfterValidator(check_url)]
     """`s3://BUCKET/PREFIX/` or `file:FOLDER` (from the workspace)."""
-    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#@]+/?$")
-    """The S3 endpoint's URL. Without it: AWS's of the region."""
+    endpoint: Annotated[str, AfterValidator(check_endpoint)] | None = None
+    """The S3 endpoint's URL: `https://HOST` or `https://HOST:PORT`. Without it: AWS's of the region."""
     region: str | None = None
     """The region to sign for. An AWS region in another country than the site's is refused."""
     credentials: Reference | None = None
     """`profile:NAME`, `env:PREFIX` (PREFIX_ACCESS_KEY_ID, PREFIX_SECRET_ACCESS_KEY) or `file:PATH` (TOML)."""
     kms_key: str | None = None
-    """The KMS key for what is written, as an ARN with its region. Multi-region keys (`mrk-`) are refused."""
+    """The KMS key for what is written, by its ARN, in the bucket's region. Aliases and multi-region keys (`mrk-`) are refused."""
     backup_of: Name | None = None
     """For a backup: the source store that it is the backup of."""
     receives: tuple[Name, ...] | None = None
@@ -430,21 +430,12 @@ def _place_problems(spec: Spec) -> list[str]:
     stores = [(name, store) for name, store in spec.stores.items() if store.role is not Role.REPORTS]
     for index, (name, store) in enumerate(stores):
         for other_name, other in stores[:index]:
-            one, two = sorted((_place(store), _place(other)), key=len)
+            one, two = sorted((place_of(store.url, store.endpoint), place_of(other.url, other.endpoint)), key=len)
             if one == two:
                 problems.append(f"stores: two stores are at {other.url}: {other_name!r} and {name!r}")
             elif two[: len(one)] == one:
                 problems.append(f"stores: of {other_name!r} and {name!r} one lies inside the other")
     return problems
-
-
-def _place(store: StoreSpec) -> tuple[str, ...]:
-    """Where a store is, step by step, so that two ways to write one place are the same."""
-    scheme, _, rest = store.url.partition(":")
-    if scheme == "file":
-        return (scheme, *Path(normpath(rest)).parts)
-    host = (store.endpoint or "").rstrip("/").lower()
-    return (scheme, host, *rest.strip("/").split("/"))
 
 
 def _store_problems(spec: Spec, store: StoreSpec) -> list[str]:
@@ -471,6 +462,8 @@ def _store_problems(spec: Spec, store: StoreSpec) -> list[str]:
         for key in ("endpoint", "region", "credentials", "kms_key"):
             if getattr(store, key) is not None:
                 problems.append(f"{key}: goes with an s3 url")
+    if store.kms_key is not None and ":key/" not in store.kms_key:
+        problems.append("kms_key: the ARN of a key, arn:aws:kms:REGION:ACCOUNT:key/ID: an alias may stand for any key")
     if store.kms_key is not None and ("mrk-" in store.kms_key or store.role is not Role.TARGET):
         problems.append("kms_key: a single-region key of a target store; a multi-region key (mrk-) leaves the country")
     return problems

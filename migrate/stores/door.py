@@ -22,6 +22,7 @@ import structlog
 
 from migrate.errors import RefusedError, SpecError
 from migrate.model import Purpose, Role
+from migrate.regions import REGION_COUNTRIES, aws_regions, is_aws, region_of_arn
 from migrate.secrets import access_key
 from migrate.spec import Spec, StoreSpec
 from migrate.stores.base import Capabilities, Store
@@ -29,7 +30,6 @@ from migrate.stores.capabilities import load_capabilities, save_capabilities
 from migrate.stores.file import FILE_CAPABILITIES, FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryStore, place
 from migrate.stores.probe_checks import LocalQuestions, Questions
-from migrate.stores.regions import REGION_COUNTRIES, aws_regions, is_aws, region_of_arn
 from migrate.workspace import Workspace
 
 __all__ = ["Door", "Visitor", "load_capabilities", "save_capabilities"]
@@ -141,13 +141,21 @@ class Door:
             for region in sorted(aws_regions(store.endpoint, store.region)):
                 self._check_region(name, "region", region, country)
         if store.kms_key is not None:
-            region_of_key = region_of_arn(store.kms_key)
-            if region_of_key is None:
-                raise RefusedError(
-                    f"{name}: the KMS key does not say in which region it is",
-                    remedy="Name it by its ARN: arn:aws:kms:REGION:ACCOUNT:key/ID.",
-                )
-            self._check_region(name, "KMS key's region", region_of_key, country)
+            self._check_key(name, store, store.kms_key, country)
+
+    def _check_key(self, name: str, store: StoreSpec, key: str, country: str) -> None:
+        region = region_of_arn(key)
+        if region is None:
+            raise RefusedError(
+                f"{name}: the KMS key does not say in which region it is",
+                remedy="Name it by its ARN: arn:aws:kms:REGION:ACCOUNT:key/ID.",
+            )
+        self._check_region(name, "KMS key's region", region, country)
+        if is_aws(store.endpoint) and {region} != (bucket := aws_regions(store.endpoint, store.region)):
+            raise RefusedError(
+                f"{name}: the KMS key is in {region}, and the bucket in {' and '.join(sorted(bucket))}",
+                remedy="S3 takes keys of the bucket's own region (S3 User Guide, SSE-KMS): name one of these.",
+            )
 
     def _check_region(self, name: str, what: str, region: str, country: str) -> None:
         found = REGION_COUNTRIES.get(region)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from migrate.errors import ExitCode, StoreError, worst
 from migrate.model import ObjectInfo, Role
+from migrate.regions import REGION_COUNTRIES
 from migrate.stores.base import Capabilities, Store
 from migrate.stores.probe_checks import (
     Check,
@@ -24,7 +25,6 @@ from migrate.stores.probe_checks import (
     StoreDetails,
 )
 from migrate.stores.probe_target import TargetTrial
-from migrate.stores.regions import REGION_COUNTRIES
 
 __all__ = [
     "Check",

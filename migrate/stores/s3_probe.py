@@ -10,8 +10,8 @@ from contextlib import suppress
 from datetime import datetime
 
 from migrate.errors import NotFoundError, PermanentStoreError, StoreError
+from migrate.regions import region_of_location
 from migrate.stores.probe_checks import Refusals, StoreDetails, is_absent
-from migrate.stores.regions import region_of_location
 from migrate.stores.s3 import S3Store
 from migrate.stores.s3_headers import parse_http_date
 

@@ -172,8 +172,9 @@ def test_a_target_in_a_forbidden_country_is_refused(tmp_path: Path) -> None:
         ({"endpoint": "https://s3.eu-central-1.amazonaws.com"}, "DE"),
         ({"endpoint": "https://s3.eu-west-1.amazonaws.com", "region": "eu-west-2"}, "GB"),
         ({"endpoint": None, "region": "eu-atlantis-1"}, "not known"),
+        ({"endpoint": "https://s3.amazonaws.com", "region": "eu-west-1"}, "US"),
         ({"kms_key": "arn:aws:kms:eu-west-2:111122223333:key/1"}, "GB"),
-        ({"kms_key": "alias/photos"}, "does not say"),
+        ({"kms_key": "arn:aws:kms::111122223333:key/1"}, "does not say"),
         ({"endpoint": None, "region": "eu-west-1", "kms_key": "arn:aws:kms:us-east-1:111122223333:key/1"}, "US"),
     ],
 )
@@ -181,6 +182,22 @@ def test_a_region_or_key_elsewhere_is_refused(tmp_path: Path, store: dict[str, A
     """Invariant 7: what AWS's names show is held against the site's country; what is unknown is not guessed."""
     with pytest.raises(RefusedError, match=said):
         door(tmp_path, spec(dublin={**IRELAND, **store})).open("dublin")
+
+
+@pytest.mark.parametrize("endpoint", [None, "https://s3.eu-central-1.amazonaws.com"])
+def test_a_key_of_another_region_is_refused(tmp_path: Path, endpoint: str | None) -> None:
+    """In the same country too: S3 takes no such key, and one that it took would make the data depend on two regions."""
+    of = {
+        **IRELAND,
+        "endpoint": endpoint,
+        "region": "eu-central-1",
+        "kms_key": "arn:aws-eusc:kms:eusc-de-east-1:1:key/1",
+    }
+    german = spec(dublin=of)
+    sites = {**german.sites, "dublin": german.sites["dublin"].model_copy(update={"country": "DE"})}
+    residency = german.residency.model_copy(update={"target_countries": ("DE",)})
+    with pytest.raises(RefusedError, match="the KMS key is in eusc-de-east-1, and the bucket in eu-central-1"):
+        door(tmp_path, german.model_copy(update={"sites": sites, "residency": residency})).open("dublin")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +240,13 @@ def test_the_workspace_itself_is_no_store(tmp_path: Path, url: str) -> None:
     """Ledger and manifests are not to be copied, and no copy is to lie among them."""
     with pytest.raises(RefusedError, match="workspace"):
         door(tmp_path, spec(us={"url": url}))
+
+
+def test_one_folder_written_from_two_roots_is_refused(tmp_path: Path) -> None:
+    """From the workspace and from the machine's root: the spec cannot see it, the door can."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RefusedError, match="us and dublin"):
+        door(tmp_path, spec(us={"url": "file:a"}, dublin={"url": f"file:{tmp_path}/a/inner"}))
 
 
 def test_folders_are_found_from_the_workspace(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(migrate.__file__).parent
 # one layer may import its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "model", "sql", "states", "units", "workspace"),
-    ("spec", "spec_docs", "residency", "layout", "placement", "privacy", "secrets"),
+    ("spec", "spec_docs", "places", "regions", "residency", "layout", "placement", "privacy", "secrets"),
     ("stores",),
     ("inventory",),
     ("planner",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import botocore.session
 import pytest
 
-from migrate.stores.regions import REGION_COUNTRIES, aws_regions, is_aws, region_of_arn, region_of_location
+from migrate.regions import REGION_COUNTRIES, aws_regions, is_aws, region_of_arn, region_of_location
 
 # words in botocore's description of a region, and the country that they mean
 PLACES = {
@@ -44,6 +44,8 @@ def test_the_table_is_botocores() -> None:
         ("https://s3.eusc-de-east-1.amazonaws.eu", None, {"eusc-de-east-1"}),
         ("https://s3.us-east-1.amazonaws.com", "eu-west-1", {"us-east-1", "eu-west-1"}),
         ("https://s3.amazonaws.com", None, {"us-east-1"}),
+        ("https://s3.amazonaws.com", "eu-west-1", {"us-east-1", "eu-west-1"}),
+        ("https://s3-external-1.amazonaws.com", "eu-west-1", {"us-east-1", "eu-west-1"}),
     ],
 )
 def test_regions_are_read_from_aws_hosts(endpoint: str | None, region: str | None, found: set[str]) -> None:

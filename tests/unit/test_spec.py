@@ -189,6 +189,16 @@ def test_a_secret_beside_a_toml_error_is_not_repeated() -> None:
     assert "line 1" in caught.value.problems[0]
 
 
+def at_aws(endpoint: str) -> Change:
+    """The target at the source's bucket, by way of `endpoint`."""
+
+    def change(target: dict[str, Any]) -> None:
+        put("stores/dublin-1/url", "s3://bucket-us/data")(target)
+        put("stores/dublin-1/endpoint", endpoint)(target)
+
+    return change
+
+
 CASES: list[tuple[str, Change, str]] = [
     (
         "a target in a forbidden country",
@@ -196,11 +206,21 @@ CASES: list[tuple[str, Change, str]] = [
         "residency.target_countries does not allow",
     ),
     ("a multi-region key", put("stores/dublin-1/kms_key", "arn:aws:kms:eu-west-1:1:key/mrk-1"), "mrk-"),
+    ("an alias of a key", put("stores/dublin-1/kms_key", "arn:aws:kms:eu-west-1:1:alias/a"), "an alias may stand"),
     ("a key for a source", put("stores/us/kms_key", "arn:aws:kms:us-east-1:1:key/1"), "of a target store"),
     ("one place twice", put("stores/singapore/url", "file:stores/hamar"), "two stores are at file:stores"),
     ("one folder, written in two ways", put("stores/singapore/url", "file:./stores/x/../hamar/"), "two stores are at"),
     ("one folder inside another", put("stores/singapore/url", "file:stores/hamar/inner"), "one lies inside the other"),
     ("one bucket holding another store", put("stores/dublin-1/url", "s3://bucket-us"), "one lies inside the other"),
+    (
+        "one bucket of AWS's",
+        at_aws("https://s3.dualstack.eu-west-1.amazonaws.com"),
+        "two stores are at s3://bucket-us/data",
+    ),
+    ("one bucket of AWS's, unencrypted", at_aws("http://s3.us-east-1.amazonaws.com.:80/"), "two stores are at"),
+    ("a bucket's own host", at_aws("https://bucket-us.s3.amazonaws.com"), "stores.dublin-1.endpoint: of AWS's hosts"),
+    ("an endpoint with a path", at_aws("https://s3.example/x"), "stores.dublin-1.endpoint: an endpoint is"),
+    ("a bucket with a question", put("stores/us/url", "s3://bucket-us?x/"), "stores.us.url: a bucket's name"),
     ("a backup of nothing", drop("stores/singapore/backup_of"), "backup_of: goes with role backup"),
     ("a source that is a backup", put("stores/us/backup_of", "singapore"), "backup_of: goes with role backup"),
     ("a backup of a target", put("stores/singapore/backup_of", "hamar"), "'hamar' is no source store"),

@@ -55,8 +55,14 @@ REGION_COUNTRIES = {
 # S3 API reference, GetBucketLocation: the two names that are no regions' names
 _OLD_LOCATIONS = {"": "us-east-1", "EU": "eu-west-1"}
 
-_AWS_HOST = re.compile(r"(?:.*\.)?amazonaws\.(?:com|com\.cn|eu)\.?", re.IGNORECASE)
-_REGION_LABEL = re.compile(r"(?:s3-)?([a-z]{2,4}(?:-[a-z]+)+-[0-9]+)")
+_AWS_HOST = re.compile(r"(?:.*\.)?amazonaws\.(?:com|com\.cn|eu)\.?|.*\.aws\.?", re.IGNORECASE)
+_REGION = r"[a-z]{2,4}(?:-[a-z]+)+-[0-9]+"
+_REGION_LABEL = re.compile(rf"(?:s3-)?({_REGION})")
+# AWS General Reference, "Amazon S3 endpoints and quotas", and S3 User Guide, "AWS PrivateLink for Amazon S3"
+_TAKES_BUCKETS = re.compile(
+    rf"(?:s3(?:-fips)?(?:\.dualstack)?(?:[.-](?:{_REGION}|external-1))?|bucket\.vpce-[a-z0-9-]+\.s3\.{_REGION}\.vpce)"
+    r"\.amazonaws\.(?:com|com\.cn|eu)\.?"
+)
 
 
 def is_aws(endpoint: str | None) -> bool:
@@ -64,16 +70,25 @@ def is_aws(endpoint: str | None) -> bool:
     return endpoint is None or _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or "") is not None
 
 
+def takes_buckets(endpoint: str) -> bool:
+    """Whether an endpoint of AWS's takes a bucket in the path, as all requests to an endpoint have it.
+
+    Not so a bucket's own host (`BUCKET.s3…`), where the path's first step is a part of the key, an access point, or S3 Transfer
+    Acceleration, where the bytes enter at whatever place of AWS's is near.
+    """
+    return _TAKES_BUCKETS.fullmatch(urlsplit(endpoint).hostname or "") is not None
+
+
 def aws_regions(endpoint: str | None, region: str | None) -> set[str]:
     """The regions that a store at AWS is said to be in: by its endpoint's host, and by `region`.
 
-    More than one is a contradiction. Without either, S3 takes requests as for us-east-1.
+    More than one is a contradiction. A host that names none is us-east-1's, and so are requests without a host or a region.
     """
-    labels = (urlsplit(endpoint).hostname or "").split(".") if endpoint is not None else []
-    named = {match[1] for label in labels if (match := _REGION_LABEL.fullmatch(label))}
-    if region is not None:
-        named.add(region)
-    return named or {"us-east-1"}
+    if endpoint is None:
+        return {region or "us-east-1"}
+    labels = (urlsplit(endpoint).hostname or "").split(".")
+    named = {match[1] for label in labels if (match := _REGION_LABEL.fullmatch(label))} or {"us-east-1"}
+    return named | {region} if region is not None else named
 
 
 def region_of_location(location: str) -> str:
