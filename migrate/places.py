@@ -26,8 +26,8 @@ _DEFAULT_PORTS = (None, 80, 443)
 def check_url(url: str) -> str:
     """A store's URL as it was given. ValueError, without the URL, for one that is not understood."""
     scheme, _, rest = url.partition(":")
-    if not rest.isprintable():
-        raise ValueError("an url has no control characters")
+    if "\0" in rest:
+        raise ValueError("no key and no folder holds a NUL")
     if scheme == "file":
         if not rest or rest.startswith("//"):
             raise ValueError("a folder is written file:FOLDER or file:/FOLDER, with one slash at most before it")

@@ -56,7 +56,7 @@ def _look(context: Context, spec: Spec, here: list[Finding]) -> None:
         door.close()
     path = context.workspace.capabilities(spec.name)
     context.workspace.ensure(path.parent)
-    save_capabilities(path, capabilities)
+    save_capabilities(path, spec.stores, capabilities)
     findings = [*here, *found]
     code = exit_of(findings)
     if context.as_json:

@@ -40,11 +40,11 @@ def plan(
 
 
 def _plan(context: Context, spec: Spec, *, dry_run: bool) -> None:
-    capabilities = load_capabilities(context.workspace.capabilities(spec.name))
+    capabilities = load_capabilities(context.workspace.capabilities(spec.name), spec.stores)
     unprobed = unprobed_stores(spec, capabilities)
     if unprobed:
         context.output.note(
-            f"not probed yet: {', '.join(unprobed)}. The least is assumed of them; `migrate doctor` finds out more.",
+            f"not probed, or changed since: {', '.join(unprobed)}. The least is assumed of them; run `migrate doctor` again.",
             style="yellow",
         )
     door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)

@@ -132,7 +132,7 @@ def forecast_lines(summary: PlanSummary) -> tuple[str, str]:
 
 
 def unprobed_stores(spec: Spec, capabilities: Mapping[str, Capabilities]) -> list[str]:
-    """The S3 stores that nobody has probed: planning assumes the least of them. A folder needs no probe."""
+    """The S3 stores that nobody has probed as they are now: planning assumes the least of them. A folder needs no probe."""
     return [
         name
         for name, store in sorted(spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET).items())

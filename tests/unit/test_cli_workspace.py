@@ -117,7 +117,7 @@ def test_doctor_probes_every_store_and_writes_down_what_it_can(run: Run, tmp_pat
     assert done.code == 0, done.out
     for name in ("here", "us", "singapore", "dublin-1", "hamar"):
         assert f"\n{name} " in done.out
-    found = load_capabilities(Workspace(tmp_path).capabilities("small"))
+    found = load_capabilities(Workspace(tmp_path).capabilities("small"), load_spec(spec).stores)
     assert set(found) == {"us", "singapore", "dublin-1", "hamar"}
     assert found["hamar"].tags
     assert runs_of(tmp_path)[0].verb == "doctor"
@@ -143,7 +143,7 @@ def test_a_store_that_is_not_there_is_69_and_the_others_are_probed(run: Run, tmp
     found = checks(done)
     assert "fail" in {status for (where, _), status in found.items() if where == "hamar"}
     assert found["dublin-1", "tags"] == "ok"
-    assert "hamar" not in load_capabilities(Workspace(tmp_path).capabilities("small"))
+    assert "hamar" not in load_capabilities(Workspace(tmp_path).capabilities("small"), load_spec(spec).stores)
     assert runs_of(tmp_path)[0].exit_code == ExitCode.UNREACHABLE
 
 
