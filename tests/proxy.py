@@ -1,4 +1,4 @@
-"""An HTTP forwarder that writes down what passes: to show which requests a command sends.
+"""An HTTP forwarder that writes down what passes: to show which requests a command sends. It can be stricter than its server.
 
 Requests and answers go through untouched, Host and Authorization included, so that signatures hold.
 """
@@ -28,10 +28,14 @@ class Seen:
 
 
 class RecordingProxy:
-    """Forwards to `upstream` (`http://HOST:PORT`) and keeps a list of what it forwarded, in `seen`."""
+    """Forwards to `upstream` (`http://HOST:PORT`) and keeps a list of what it forwarded, in `seen`.
 
-    def __init__(self, upstream: str) -> None:
+    `wants_md5`: a PUT of an object without Content-MD5 is refused, as S3 does where a bucket gives each a retention period.
+    """
+
+    def __init__(self, upstream: str, *, wants_md5: bool = False) -> None:
         self.upstream = urlsplit(upstream).netloc
+        self.wants_md5 = wants_md5
         self.seen: list[Seen] = []
         proxy = self
 
@@ -60,9 +64,9 @@ class RecordingProxy:
 
 
 @contextlib.contextmanager
-def recording(upstream: str) -> Iterator[RecordingProxy]:
+def recording(upstream: str, *, wants_md5: bool = False) -> Iterator[RecordingProxy]:
     """A proxy before `upstream` for the block."""
-    proxy = RecordingProxy(upstream)
+    proxy = RecordingProxy(upstream, wants_md5=wants_md5)
     proxy.start()
     try:
         yield proxy
@@ -79,6 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def handle_any(self) -> None:
+        if self.owner.wants_md5 and self.command == "PUT" and "content-md5" not in self.headers:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self._refuse(b"<Error><Code>InvalidRequest</Code><Message>Content-MD5 is required</Message></Error>")
+            return
         connection = http.client.HTTPConnection(self.owner.upstream, timeout=60)
         with contextlib.closing(connection):
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -89,6 +97,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer = connection.getresponse()
             self.owner.seen.append(Seen(self.command, self.path, dict(self.headers.items()), answer.status))
             self._send_answer(answer)
+
+    def _refuse(self, document: bytes) -> None:
+        self.owner.seen.append(Seen(self.command, self.path, dict(self.headers.items()), 400))
+        self.send_response_only(400)
+        self.send_header("Content-Length", str(len(document)))
+        self.end_headers()
+        self.wfile.write(document)
 
     def _send_body(self, connection: http.client.HTTPConnection) -> None:
         left = int(self.headers.get("content-length") or 0)

@@ -39,6 +39,7 @@ class Capabilities:
     multipart: bool = False
     odd_keys: bool = False
     object_lock: bool = False
+    small_put: bool = False  # small plain objects may be sent the short way, without Content-MD5 (`s3_fast`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ from migrate.workspace import Workspace
 __all__ = ["Door", "Visitor", "load_capabilities", "save_capabilities"]
 
 # Who probes a store must not be stopped by what nobody has found out yet. That an ETag is an MD5 is not assumed: the store
-# would call each object corrupt where it is none.
-_TO_BE_PROBED = replace(ALL_CAPABILITIES, etag_is_md5=False)
+# would call each object corrupt where it is none. The short way for small objects is tried by itself.
+_TO_BE_PROBED = replace(ALL_CAPABILITIES, etag_is_md5=False, small_put=False)
 
 
 @dataclass(frozen=True, slots=True)

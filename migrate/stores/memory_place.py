@@ -26,6 +26,7 @@ ALL_CAPABILITIES = Capabilities(
     multipart=True,
     odd_keys=True,
     object_lock=True,
+    small_put=True,
 )
 
 Hook = Callable[[str, str], None]

@@ -85,8 +85,10 @@ def probe(
     else:
         found = _read(store, first, checks)
     if details is not None and details.object_lock is not None:
-        checks.ok("object lock", "is configured" if details.object_lock else "is not configured")
-        found = replace(found, object_lock=details.object_lock)
+        how = "is configured: each PUT goes with its Content-MD5" if details.object_lock else "is not configured"
+        checks.ok("object lock", how)
+        # S3 API reference, PutObject: required for an object with a retention period, which the bucket may give to each
+        found = replace(found, object_lock=details.object_lock, small_put=found.small_put and not details.object_lock)
     return ProbeReport(store.name, tuple(checks.found), found)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from migrate.errors import CorruptBodyError, ExitCode, MigrateError, NotFoundError, StoreError
 from migrate.model import Attributes
-from migrate.stores.base import Store
+from migrate.stores.base import PutResult, Store
 
 
 class CheckStatus(StrEnum):
@@ -66,6 +66,12 @@ class Questions(Protocol):
         """Writes with wrong checksums to keys that begin with `key`. For targets only."""
         ...
 
+    def put_small(
+        self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
+    ) -> PutResult | None:
+        """Writes the short way that the store has for small plain objects; None where it has none. For targets only."""
+        ...
+
 
 class LocalQuestions:
     """Questions for a store without a server: a folder, or memory."""
@@ -81,6 +87,11 @@ class LocalQuestions:
             wrong = hashlib.md5(b"other bytes", usedforsecurity=False).digest()
             self._store.put(key, b"bytes", attributes=Attributes(), tags={}, md5=wrong)
         return Refusals(md5=is_absent(self._store, key), sha256=False)
+
+    def put_small(
+        self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
+    ) -> PutResult | None:
+        return None
 
 
 def is_absent(store: Store, key: str) -> bool:

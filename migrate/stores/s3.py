@@ -98,7 +98,7 @@ class S3Store(S3Reader):
         if (create_only or if_match is not None) and not self.capabilities.conditional_put:
             raise UnsupportedError(self.name, "put", "the store does not honour conditions", key=key)
         if (
-            self.capabilities.etag_is_md5
+            self.capabilities.small_put
             and not self._kms_key
             and if_match is None
             and fits(self._prefix + key, body, attributes, tags)

@@ -10,7 +10,9 @@ from contextlib import suppress
 from datetime import datetime
 
 from migrate.errors import NotFoundError, PermanentStoreError, StoreError
+from migrate.model import Attributes
 from migrate.regions import region_of_location
+from migrate.stores.base import PutResult
 from migrate.stores.probe_checks import Refusals, StoreDetails, is_absent
 from migrate.stores.s3 import S3Store
 from migrate.stores.s3_headers import parse_http_date
@@ -25,7 +27,7 @@ class S3Questions:
     def __init__(self, store: S3Store, *, is_aws: bool) -> None:
         self._store = store
         self._is_aws = is_aws
-        self._client = store._client  # a friend: no store offers raw requests to others
+        self._client = store._client  # a friend: no store offers raw requests to others, or its short way
 
     def details(self, clock: Callable[[], datetime]) -> StoreDetails:
         """Raises StoreError only where the server cannot be reached: what we may not ask is None."""
@@ -48,6 +50,13 @@ class S3Questions:
                 {"x-amz-checksum-sha256": _digest("sha256"), "x-amz-sdk-checksum-algorithm": b"SHA256"},
             ),
         )
+
+    def put_small(
+        self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
+    ) -> PutResult | None:
+        if self._store._kms_key is not None:
+            return None
+        return self._store._fast.put(key, body, attributes=attributes, create_only=create_only)
 
     def _ask(self, setting: str, pattern: bytes) -> str | None:
         """A bucket's setting: the text that `pattern` finds, "" where it finds none or the server has none, None if unknown."""

@@ -28,9 +28,10 @@ EVERYTHING = Capabilities(
     multipart=True,
     odd_keys=True,
     object_lock=True,
+    small_put=True,
 )
 MOTO = replace(EVERYTHING, refuses_wrong_md5=False)
-RCLONE = Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True)
+RCLONE = Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True, small_put=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from places import new_bucket, s3_store
+from proxy import recording
 from servers import S3Server
 
 from migrate.errors import ExitCode
-from migrate.model import Role
+from migrate.model import Attributes, Role
 from migrate.stores.base import Capabilities
 from migrate.stores.memory import ALL_CAPABILITIES
 from migrate.stores.probe import CheckStatus, ProbeReport, probe
 from migrate.stores.s3_probe import S3Questions
 
-TO_BE_PROBED = replace(ALL_CAPABILITIES, etag_is_md5=False)
+TO_BE_PROBED = replace(ALL_CAPABILITIES, etag_is_md5=False, small_put=False)
 RGW = replace(ALL_CAPABILITIES, refuses_wrong_sha256=False, object_lock=False)
 
 
@@ -27,8 +31,10 @@ def ask(
     ahead: timedelta = timedelta(0),
     country: str = "IE",
     is_aws: bool = False,
+    bucket: str | None = None,
 ) -> ProbeReport:
-    store = s3_store(server, new_bucket(server), "some/prefix/", TO_BE_PROBED, writable=role is Role.TARGET)
+    bucket = bucket or new_bucket(server)
+    store = s3_store(server, bucket, "some/prefix/", TO_BE_PROBED, writable=role is Role.TARGET)
     try:
         report = probe(
             store, role, S3Questions(store, is_aws=is_aws), country=country, clock=lambda: datetime.now(UTC) + ahead
@@ -62,6 +68,7 @@ def test_moto_takes_wrong_bytes(moto_server: S3Server) -> None:
     assert report.capabilities.conditional_put
     assert report.capabilities.etag_is_md5
     assert report.capabilities.tags
+    assert report.capabilities.small_put
     assert not report.capabilities.odd_keys
     assert report.exit is ExitCode.DONE
 
@@ -69,8 +76,48 @@ def test_moto_takes_wrong_bytes(moto_server: S3Server) -> None:
 def test_rclone_is_found_out(rclone_server: S3Server) -> None:
     """It overwrites what exists, keeps no tags, and bends keys."""
     report = ask(rclone_server)
-    assert report.capabilities == Capabilities(refuses_wrong_md5=True, etag_is_md5=True, metadata=True, multipart=True)
+    assert report.capabilities == Capabilities(
+        refuses_wrong_md5=True, etag_is_md5=True, metadata=True, multipart=True, small_put=True
+    )
     assert statuses(report)["conditional PUT"] is CheckStatus.WARN
+
+
+def test_a_server_that_wants_content_md5_gets_it(moto_server: S3Server) -> None:
+    """The short way of small objects sends none: it is tried, refused, and not taken; all else works. With the twin above."""
+    bucket = new_bucket(moto_server)
+    with recording(moto_server.endpoint, wants_md5=True) as proxy:
+        through = S3Server(proxy.endpoint, moto_server.access_key, moto_server.secret_key)
+        report = ask(through, country="US", bucket=bucket)
+        assert not report.capabilities.small_put
+        assert statuses(report)["small PUT"] is CheckStatus.WARN
+        assert report.capabilities.conditional_put
+        assert report.exit is ExitCode.DONE
+        refused = [seen.target for seen in proxy.seen if seen.status == 400 and "/small" in seen.target]
+        assert len(refused) == 1
+        store = s3_store(through, bucket, "", report.capabilities)
+        put = store.put(
+            "k", b"x", attributes=Attributes(), tags={}, md5=hashlib.md5(b"x", usedforsecurity=False).digest()
+        )
+        assert put.etag == store.head("k").etag
+        store.close()
+
+
+def test_where_object_lock_is_on_each_put_goes_with_its_md5(moto_server: S3Server) -> None:
+    """Whatever the trial showed: the bucket may get a retention period tomorrow, and S3 wants Content-MD5 then."""
+    bucket = f"b-{uuid.uuid4().hex[:20]}"
+    client: Any = moto_server.boto3()
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    report = ask(moto_server, country="US", bucket=bucket)
+    assert (report.capabilities.object_lock, report.capabilities.small_put) == (True, False)
+    assert statuses(report)["small PUT"] is CheckStatus.OK
+    with recording(moto_server.endpoint) as proxy:
+        through = S3Server(proxy.endpoint, moto_server.access_key, moto_server.secret_key)
+        store = s3_store(through, bucket, "", report.capabilities)
+        store.put("k", b"x", attributes=Attributes(), tags={}, md5=hashlib.md5(b"x", usedforsecurity=False).digest())
+        store.close()
+    assert [seen.headers.get("content-md5") for seen in proxy.seen if seen.method == "PUT"] == [
+        "ndTkYSaMgDT1yFZOFVxnpg=="
+    ]
 
 
 def test_moto_says_where_it_is(moto_server: S3Server) -> None:

@@ -107,6 +107,23 @@ def test_sources_are_only_ever_read(
             assert facts == before["us"][key]
 
 
+def test_a_store_that_changed_since_doctor_is_not_probed(
+    tmp_path: Path, moto_server: S3Server, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planning says so, and what to do; with nothing changed it knows all five (the twin)."""
+    monkeypatch.setenv("MOTO_ACCESS_KEY_ID", moto_server.access_key)
+    monkeypatch.setenv("MOTO_SECRET_ACCESS_KEY", moto_server.secret_key)
+    world = build(tmp_path, users=2, per_user=0, odd=False, large=False)
+    buckets = on_s3(world, moto_server, proxy)
+    path = world.root / "plans" / "small.toml"
+    assert world.migrate("doctor", str(path)).code == 0
+    assert "not probed" not in world.migrate("plan", str(path), "--dry-run").err
+    path.write_text(path.read_text().replace(f"s3://{buckets['hamar']}/data/", f"s3://{buckets['hamar']}/other/"))
+    answer = world.migrate("plan", str(path), "--dry-run")
+    assert "not probed, or changed since: hamar." in " ".join(answer.err.split())
+    assert "run `migrate doctor` again" in " ".join(answer.err.split())
+
+
 def test_the_proxy_would_see_a_write(moto_server: S3Server, proxy: RecordingProxy) -> None:
     """The corrupted twin: what does write shows up in the record."""
     through = S3Server(proxy.endpoint, moto_server.access_key, moto_server.secret_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -11,13 +12,24 @@ from typing import Any
 import pytest
 
 from migrate.errors import DeniedError, ExitCode, TransientStoreError
-from migrate.model import Role
-from migrate.stores.base import Capabilities
+from migrate.model import Attributes, Role
+from migrate.stores.base import Capabilities, PutResult
 from migrate.stores.file import FILE_CAPABILITIES, FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryPlace, MemoryStore
 from migrate.stores.probe import Check, CheckStatus, LocalQuestions, ProbeReport, Refusals, StoreDetails, probe
 
 READS = {"list", "head", "get", "read", "get_tags", "list_versions", "list_uploads"}
+
+
+def as_any_other(store: MemoryStore, key: str, body: bytes, attributes: Attributes, create_only: bool) -> PutResult:
+    return store.put(
+        key,
+        body,
+        attributes=attributes,
+        tags={},
+        md5=hashlib.md5(body, usedforsecurity=False).digest(),
+        create_only=create_only,
+    )
 
 
 @dataclass
@@ -26,6 +38,8 @@ class Answers:
 
     said: StoreDetails | None
     refused: Refusals = field(default=Refusals(md5=True, sha256=True))
+    small: Callable[[MemoryStore, str, bytes, Attributes, bool], PutResult | None] = as_any_other
+    store: MemoryStore | None = None
 
     def details(self, clock: Callable[[], datetime]) -> StoreDetails | None:
         return self.said
@@ -33,12 +47,21 @@ class Answers:
     def refusals(self, key: str) -> Refusals:
         return self.refused
 
+    def put_small(
+        self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
+    ) -> PutResult | None:
+        assert self.store is not None
+        return self.small(self.store, key, body, attributes, create_only)
 
-GOOD = Answers(StoreDetails("eu-west-1", True, 0.2, versioning=True, object_lock=True))
+
+GOOD = Answers(StoreDetails("eu-west-1", True, 0.2, versioning=True, object_lock=False))
+NEVER_LOCKED = replace(ALL_CAPABILITIES, object_lock=False)
 
 
 def target(place: MemoryPlace, questions: Any = GOOD) -> ProbeReport:
     store = MemoryStore("dublin", place)
+    if isinstance(questions, Answers):
+        questions = replace(questions, store=store)
     return probe(store, Role.TARGET, questions, country="IE", token=lambda: "t")
 
 
@@ -50,7 +73,7 @@ def named(report: ProbeReport, name: str) -> Check:
 def test_a_good_target_has_every_capability() -> None:
     """And nothing to mend."""
     report = target(MemoryPlace())
-    assert report.capabilities == ALL_CAPABILITIES
+    assert report.capabilities == NEVER_LOCKED
     assert {check.status for check in report.checks} == {CheckStatus.OK}
     assert report.exit is ExitCode.DONE
 
@@ -70,7 +93,7 @@ def test_what_a_target_cannot_do_is_found(lack: str, check: str) -> None:
     """The corrupted twins: one ability less in the server, one less in the report, with what that means."""
     report = target(MemoryPlace(able=replace(ALL_CAPABILITIES, **{lack: False})))
     missing = {field.name for field in fields(Capabilities) if not getattr(report.capabilities, field.name)}
-    assert missing == {lack}
+    assert missing == {lack, "object_lock"} | ({"small_put"} if lack == "etag_is_md5" else set())
     found = named(report, check)
     assert (found.status, bool(found.fix)) == (CheckStatus.WARN, True)
     assert report.exit is ExitCode.DONE
@@ -84,6 +107,46 @@ def test_a_server_that_takes_wrong_bytes_is_found() -> None:
     report = target(MemoryPlace(), Answers(GOOD.said, Refusals(md5=False, sha256=False)))
     assert not report.capabilities.refuses_wrong_md5
     assert named(report, "wrong MD5").status is CheckStatus.WARN
+
+
+def without(change: Callable[[Attributes], Attributes]) -> Callable[..., PutResult]:
+    return lambda store, key, body, attributes, create_only: as_any_other(
+        store, key, body, change(attributes), create_only
+    )
+
+
+def denied(store: MemoryStore, key: str, body: bytes, attributes: Attributes, create_only: bool) -> PutResult:
+    raise DeniedError(store.name, "put", key=key)
+
+
+@pytest.mark.parametrize(
+    "small",
+    [
+        without(lambda attributes: replace(attributes, metadata=())),
+        without(lambda attributes: replace(attributes, content_type=None)),
+        lambda store, key, body, attributes, create_only: as_any_other(
+            store, key, body + b"x", attributes, create_only
+        ),
+        lambda store, key, body, attributes, create_only: as_any_other(store, key, body, attributes, False),
+        denied,
+    ],
+    ids=["no metadata", "no type", "other bytes", "overwrites", "refused"],
+)
+def test_a_short_way_that_is_not_as_good_is_not_taken(small: Callable[..., PutResult]) -> None:
+    """The corrupted twins: what it loses is seen at what lies there, against what the long way wrote."""
+    report = target(MemoryPlace(), replace(GOOD, small=small))
+    assert report.capabilities == replace(NEVER_LOCKED, small_put=False)
+    assert named(report, "small PUT").status is CheckStatus.WARN
+    assert report.exit is ExitCode.DONE
+
+
+def test_without_conditions_the_short_way_needs_none() -> None:
+    """Where nothing keeps what is there, the tool looks before each PUT, whichever way it goes."""
+    place = MemoryPlace(able=replace(ALL_CAPABILITIES, conditional_put=False))
+    overwrites = replace(
+        GOOD, small=lambda store, key, body, attributes, _: as_any_other(store, key, body, attributes, False)
+    )
+    assert target(place, overwrites).capabilities.small_put
 
 
 def test_versions_are_no_need() -> None:
