@@ -36,14 +36,31 @@ def access_key(reference: str, environment: Mapping[str, str], root: Path) -> Ac
     kind, name = reference.split(":", 1)
     if kind == "env":
         values = {key: environment.get(f"{name}_{key.upper()}") for key in _PARTS}
-        missing = [f"{name}_{key.upper()}" for key in _PARTS[:2] if not values[key]]
-        if missing:
-            raise SpecError(f"the environment has no {' and no '.join(missing)}", remedy="Export what is missing.")
+        found = key_faults(*values.values())
+        if found:
+            lines = [f"{name}_{part.upper()} {what}" for part, what in found]
+            raise SpecError(f"the environment holds no whole key: {'; '.join(lines)}", remedy="Export it anew.")
     elif kind == "file":
         values = _from_toml(root / name)
     else:
         raise SpecError(f"an access key cannot be read from {kind}:", remedy="Name it by env:, profile: or file:.")
     return AccessKey(values["access_key_id"] or "", values["secret_access_key"] or "", values["session_token"] or None)
+
+
+def key_faults(key_id: str | None, secret: str | None, token: str | None) -> list[tuple[str, str]]:
+    """What is wrong with an access key: the part, and what, without its text. No key has blanks, not even at its ends.
+
+    IAM User Guide, "IAM identifiers": a key id that begins with ASIA is a temporary one, and goes with a session token.
+    """
+    found = []
+    for part, value in zip(_PARTS, (key_id, secret, token), strict=True):
+        if value and not (value.isascii() and value.isprintable() and " " not in value):
+            found.append((part, "holds blanks, or other letters than a key has"))
+        elif not value and part != "session_token":
+            found.append((part, "is missing"))
+    if key_id and key_id.startswith("ASIA") and not token:
+        found.append(("session_token", "is missing, and the key is a temporary one"))
+    return found
 
 
 def raw_key(reference: str, environment: Mapping[str, str], root: Path) -> bytes:
@@ -72,15 +89,16 @@ def _from_toml(path: Path) -> dict[str, str | None]:
     except ValueError:  # tomllib and the decoder name what they stumble over: it may be the secret
         raise SpecError(f"{path} is not UTF-8 TOML", remedy=f"It holds {', '.join(_PARTS[:2])}.") from None
     wrong = [key for key in data if key not in _PARTS or not isinstance(data[key], str)]
-    missing = [key for key in _PARTS[:2] if not data.get(key)]
-    if wrong or missing:
+    values = {key: None if key in wrong else data.get(key) for key in _PARTS}
+    found = key_faults(*values.values())
+    if wrong or found:
         lines = [f"{path}: {len(wrong)} entries that do not belong there"] if wrong else []
         raise SpecError(
             f"{path} is no credentials file",
-            [*lines, *(f"{path}: {key} is missing" for key in missing)],
+            [*lines, *(f"{path}: {part} {what}" for part, what in found)],
             remedy=f"It holds the texts {', '.join(_PARTS[:2])} and, if there is one, session_token.",
         )
-    return {key: data.get(key) for key in _PARTS}
+    return values
 
 
 def _private_bytes(path: Path) -> bytes:

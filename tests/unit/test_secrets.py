@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,44 @@ def test_a_bad_credentials_file_is_refused_without_its_content(tmp_path: Path, t
     assert "us.toml" in str(caught.value)
     shown = [str(caught.value), caught.value.remedy, *caught.value.problems, repr(caught.value.__cause__)]
     assert not any(SECRET in text for text in shown)
+
+
+KEYS: list[tuple[dict[str, str], str]] = [
+    ({"secret_access_key": ""}, "secret_access_key is missing"),
+    ({"access_key_id": ""}, "access_key_id is missing"),
+    ({"secret_access_key": f"{SECRET}\n"}, "secret_access_key holds blanks"),
+    ({"access_key_id": " id"}, "access_key_id holds blanks"),
+    ({"secret_access_key": "  "}, "secret_access_key holds blanks"),
+    ({"session_token": "\t"}, "session_token holds blanks"),
+    ({"secret_access_key": f"{SECRET}\u00a0"}, "secret_access_key holds blanks"),
+    ({"access_key_id": "ASIAIOSFODNN7EXAMPLE"}, "session_token is missing"),
+    ({"access_key_id": "ASIAIOSFODNN7EXAMPLE", "session_token": ""}, "session_token is missing"),
+]
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+@pytest.mark.parametrize(("change", "complaint"), KEYS, ids=[case[1] + str(number) for number, case in enumerate(KEYS)])
+def test_a_key_that_is_not_whole_is_refused(tmp_path: Path, kind: str, change: dict[str, str], complaint: str) -> None:
+    """An empty text, blanks, a temporary key without its token: said before a request is sent, and without the secret."""
+    values = {"access_key_id": "id", "secret_access_key": SECRET, **change}
+    private(tmp_path / "us.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    environment = {f"US_{key.upper()}": value for key, value in values.items()}
+    with pytest.raises(SpecError) as caught:
+        access_key("env:US" if kind == "env" else "file:us.toml", environment, tmp_path)
+    shown = "".join([str(caught.value), *caught.value.problems])
+    assert complaint in shown.replace("US_", "").lower()
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize("kind", ["env", "file"])
+def test_a_temporary_key_with_its_token_is_whole(tmp_path: Path, kind: str) -> None:
+    """The twin; and an empty token is none."""
+    temporary = {"access_key_id": "ASIAIOSFODNN7EXAMPLE", "secret_access_key": SECRET, "session_token": "token"}
+    for values in (temporary, {"access_key_id": "id", "secret_access_key": SECRET, "session_token": ""}):
+        private(tmp_path / "us.toml", "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+        environment = {f"US_{key.upper()}": value for key, value in values.items()}
+        found = access_key("env:US" if kind == "env" else "file:us.toml", environment, tmp_path)
+        assert (found.access_key, found.token) == (values["access_key_id"], values["session_token"] or None)
 
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
