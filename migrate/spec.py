@@ -1,7 +1,7 @@
 """The spec: what an operator asks for, read from TOML once, into frozen values (`docs/spec.md` is generated from here).
 
 Unknown keys are refused, and all problems are reported together with their place. What decides who, what and where is part of
-a plan's digest (`Spec.deciding`); limits of a run, the time zone and references to secrets are not. What a country code means
+a plan's digest (`Spec.deciding`); limits, the time zone and references to secrets are not. What a country code means
 is `residency`'s business, not this module's.
 """
 
@@ -391,8 +391,22 @@ class Spec(_Section):
         )
 
     def deciding(self) -> dict[str, Any]:
-        """The sections that decide who, what and where, as plain data: the part of the spec under the plan's digest."""
-        return self.model_dump(mode="json", exclude={"run", "privacy", "time_zone"})
+        """What decides who, what and where, as plain data: the part of the spec under the plan's digest.
+
+        A key is in unless it is named here, so that a new one cannot be forgotten.
+        """
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "run": True,
+                "privacy": True,
+                "time_zone": True,
+                "stores": {
+                    "__all__": {"credentials": True, "concurrency_max": True, "timeout": True, "inventory": {"max_age"}}
+                },
+                "directory": {"max_age"},
+            },
+        )
 
     @property
     def zone(self) -> ZoneInfo:

@@ -24,8 +24,8 @@ reported together with their place. This page is made from the code by `make doc
   `2026-11-22T00:00:00Z`.
 - **References** name a secret and never hold it: `env:NAME`, `profile:NAME` (of the AWS configuration) or `file:PATH`.
 - **Names** have lower-case letters, digits and hyphens.
-- What decides who, what and where is part of a plan's digest. `run`, `privacy` and `time_zone` are not: they may change while a
-  plan runs.
+- What decides who, what and where is part of a plan's digest. `run`, `privacy`, `time_zone`, a store's `credentials`, `timeout`
+  and `concurrency_max`, and each `max_age` are not: a plan that is planned again takes them on.
 """
 _FORMATS = {
     "size": "size",

@@ -24,7 +24,7 @@ from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alon
 from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
 from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
-from migrate.planner.folder import PLAN_FORMAT, PREFIX_DIGITS, Plan
+from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_inputs
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
@@ -171,10 +171,17 @@ def _refuse_collisions(session: Session, spec: Spec, workspace: Workspace) -> No
 
 
 def _publish(building: Path, folder: Path) -> Plan:
-    """Give the folder its name. The same plan, built before, stands: plans do not change (design, invariant 6)."""
+    """Give the folder its name. The tables of the same plan, built before, stand: they do not change (design, invariant 6).
+
+    Its `plan.json` gives way in one step to the new one, which differs in what is outside the digest alone: limits, references
+    to secrets, when and from what it was built. What it says of the tables is under the digest, and so the same.
+    """
     if folder.exists():
-        return Plan.open(folder)
-    assemble.make_durable(building)
-    building.rename(folder)
-    sync_folder(folder.parent)
+        Plan.open(folder)  # what is broken is not made to look sound
+        (building / DOCUMENT).replace(folder / DOCUMENT)
+        sync_folder(folder)
+    else:
+        assemble.make_durable(building)
+        building.rename(folder)
+        sync_folder(folder.parent)
     return Plan.open(folder)

@@ -7,7 +7,7 @@ since 1970 in UTC, a digest is lower-case hex. So nothing depends on Parquet's b
 - A batch's digest is SHA-256 over its rows by ordinal.
 - The digest of a whole table is SHA-256 over the digests of its blocks of `BLOCK_ROWS` rows: memory stays bounded.
 - The plan's digest is SHA-256 over the canonical JSON of what `plan.json` says, without the keys in `OUTSIDE`, and with the
-  spec cut down to the sections that decide.
+  spec cut down to what decides who, what and where (`Spec.deciding`).
 """
 
 from __future__ import annotations

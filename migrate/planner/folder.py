@@ -1,7 +1,7 @@
-"""A built plan on disk: opening it, and reading its batches and users. Nothing here writes (`assemble.py` does, once).
+"""A built plan on disk: opening it, and reading its batches and users. Nothing here writes (`assemble.py` and `build.py` do).
 
-A plan never changes (design, invariant 6). What is read is digested again: `plan.json` and the batch table when the plan is
-opened, a batch's copies when they are read, the users before the first is given out.
+What a plan's digest covers never changes (design, invariant 6). What is read is digested again: `plan.json` and the batch table
+when the plan is opened, a batch's copies when they are read, the users before the first is given out.
 """
 
 from __future__ import annotations

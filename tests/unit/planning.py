@@ -141,9 +141,9 @@ class World:
     workspace: Workspace
     inputs: PlanInputs
 
-    def plan(self, spec: Spec, **limits: Any) -> Plan:
+    def plan(self, spec: Spec, *, now: datetime = NOW, **limits: Any) -> Plan:
         made = make_plan(
-            spec, self.workspace, self.inputs, now=NOW, on_progress=lambda stage, done: None, limits=Limits(**limits)
+            spec, self.workspace, self.inputs, now=now, on_progress=lambda stage, done: None, limits=Limits(**limits)
         )
         assert isinstance(made, Plan)
         return made

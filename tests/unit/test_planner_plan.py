@@ -11,11 +11,12 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
-from planning import Item, Person, World, make_world, spec_with
+from planning import NOW, Item, Person, World, make_world, spec_with
 
 from migrate.errors import IntegrityError, UsageError
 from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, stream_digest, table_digest
@@ -121,6 +122,7 @@ def test_limits_of_a_run_and_the_time_of_the_build_are_outside_the_digest(world:
     """A plan is the same plan with other workers; with another bound of its batches it is another."""
     digest = world.plan(spec_with()).digest
     assert world.plan(spec_with(run={"workers": 8}, time_zone="Europe/Oslo")).digest == digest
+    assert world.plan(spec_with(directory={"max_age": "9h"})).digest == digest
     assert world.plan(spec_with(batches={"copies_max": 12, "bytes_max": 1000})).digest != digest
 
 
@@ -308,9 +310,59 @@ def test_a_plan_without_anything_to_copy_is_a_plan(tmp_path: Path) -> None:
     assert list(empty.users()) == []
 
 
-def test_building_the_same_plan_again_keeps_the_first(world: World) -> None:
-    """Invariant 6: a plan that stands is not written again."""
-    first = world.plan(spec_with())
-    written = (first.folder / "plan.json").stat().st_mtime_ns
-    assert world.plan(spec_with()).digest == first.digest
-    assert (first.folder / "plan.json").stat().st_mtime_ns == written
+def tables(plan: Plan) -> dict[str, tuple[int, int]]:
+    """The plan's Parquet files, as they lie there."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in plan.folder.glob("*.parquet")}
+
+
+def test_the_same_plan_with_other_limits_takes_them_on(world: World) -> None:
+    """Invariant 6: its tables are not written again, who has it open reads on, and the new spec's limits are there."""
+    first = world.plan(spec_with(run={"workers": 1}))
+    before = tables(first)
+    again = world.plan(spec_with(run={"workers": 7}, time_zone="Europe/Oslo", privacy={"pseudonym_key": "env:OTHER"}))
+    assert again.digest == first.digest
+    assert tables(again) == before
+    found = Plan.open(first.folder).spec
+    assert (found.run.workers, found.time_zone, found.privacy.pseudonym_key) == (7, "Europe/Oslo", "env:OTHER")
+    read_all(first)
+    read_all(Plan.open(first.folder))
+    assert {row["name"]: row["rows"] for row in again.document["files"]["copies"]} == {
+        path.name: duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall()[0][0]
+        for path in first.folder.glob("copies-*.parquet")
+    }
+    assert stat.S_IMODE((first.folder / "plan.json").stat().st_mode) == 0o600
+    assert [path.name for path in world.workspace.plans.iterdir()] == [first.digest[:16]]
+
+
+def test_a_plan_that_was_planned_again_is_the_newest(world: World) -> None:
+    """Who plans anew means that one: without a prefix, commands take it."""
+    one, two = spec_with(), spec_with(batches={"copies_max": 12, "bytes_max": 1000})
+    digests = [world.plan(spec, now=NOW + timedelta(minutes=step)).digest for step, spec in enumerate((one, two, one))]
+    assert find_plan(world.workspace, None).digest == digests[0] == digests[2] != digests[1]
+
+
+def test_a_build_that_dies_while_it_replaces_leaves_a_whole_plan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right before the step the old plan.json stands, right after it the new one; either way nothing else lies there."""
+    plan = world.plan(spec_with(run={"workers": 1}))
+    names = sorted(path.name for path in plan.folder.iterdir())
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for point, workers in (("Plan.open", 1), ("sync_folder", 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"migrate.planner.build.{point}", die)
+            with pytest.raises(KeyboardInterrupt):
+                world.plan(spec_with(run={"workers": 7}))
+        assert Plan.open(plan.folder).spec.run.workers == workers
+        assert sorted(path.name for path in plan.folder.iterdir()) == names
+
+
+def test_a_broken_plan_is_not_made_to_look_sound(world: World) -> None:
+    """Planning again does not put a good plan.json over tables that were changed."""
+    plan = world.plan(spec_with())
+    rewrite(plan.folder / "batches.parquet", "wave + 1 AS wave")
+    written = (plan.folder / "plan.json").read_bytes()
+    with pytest.raises(IntegrityError):
+        world.plan(spec_with(run={"workers": 7}))
+    assert (plan.folder / "plan.json").read_bytes() == written

@@ -349,9 +349,48 @@ def test_a_store_that_receives_nothing_of_a_source_leaves_a_gap() -> None:
 
 
 def test_the_deciding_part_leaves_out_what_may_change_while_a_plan_runs() -> None:
-    """Limits of a run, the time zone and the pseudonyms' key are not under the plan's digest; all else is."""
-    deciding = parse_spec(MINIMAL, place="x").deciding()
+    """Limits, the time zone and references to secrets are not under the plan's digest; all else is, in sections and in stores."""
+    spec = parse_spec(MINIMAL, place="x")
+    deciding = spec.deciding()
     assert set(Spec.model_fields) - set(deciding) == {"run", "privacy", "time_zone"}
+    assert set(type(spec.directory).model_fields) - set(deciding["directory"]) == {"max_age"}
+    for name, store in spec.stores.items():
+        assert set(type(store).model_fields) - set(deciding["stores"][name]) == {
+            "credentials",
+            "concurrency_max",
+            "timeout",
+        }
+        assert set(type(store.inventory).model_fields) - set(deciding["stores"][name]["inventory"]) == {"max_age"}
+
+
+OUTSIDE: list[Change] = [
+    put("stores/us/credentials", "env:NEW"),
+    put("stores/us/timeout", "5s"),
+    put("stores/us/concurrency_max", 3),
+    put("stores/us/inventory/max_age", "1h"),
+    put("directory/max_age", "1h"),
+    put("run/workers", 3),
+]
+INSIDE: list[Change] = [
+    put("stores/dublin-1/url", "s3://bucket-other/"),
+    put("stores/dublin-1/endpoint", "https://s3.example"),
+    put("stores/dublin-1/region", "eu-west-1"),
+    put("stores/dublin-1/kms_key", "arn:aws:kms:eu-west-1:1:key/1"),
+    put("stores/dublin-1/receives", ["us"]),
+    put("sites/hamar/weight", 2),
+    put("verify/level", "both-ends"),
+    put("copying/part_bytes", "8MiB"),
+]
+
+
+@pytest.mark.parametrize(("changes", "same"), [(OUTSIDE, True), (INSIDE, False)])
+def test_only_what_decides_changes_the_deciding_part(changes: list[Change], same: bool) -> None:
+    """A credential that is rotated makes no other plan; another endpoint does."""
+    before = parse_spec(MINIMAL, place="x").deciding()
+    for change in changes:
+        changed = data()
+        change(changed)
+        assert (spec_from_data(changed, place="x").deciding() == before) is same
 
 
 def test_a_spec_is_frozen() -> None:
