@@ -41,6 +41,9 @@ ISO_COUNTRIES = _codes(
     """
 )
 
+# What the policy speaks of: who moves, and who moves if it is decided so.
+POLICY_CODES = EU | EEA | UNITED_KINGDOM | EU_TERRITORIES | UNDECIDED
+
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
 _FOLD = str.maketrans(_LOWER, _LOWER.upper())
 
@@ -61,6 +64,15 @@ class ScopeDecision:
     country: str
     verdict: Verdict
     rule: str
+
+
+def check_code(code: str) -> str:
+    """A country's code as it was given. ValueError for one that ISO 3166-1 has not assigned, with the one that is meant."""
+    if code in ALIASES:
+        raise ValueError(f"{code} is no code of ISO 3166-1: write {ALIASES[code]}")
+    if code not in ISO_COUNTRIES:
+        raise ValueError(f"{code!r} is no country's code of ISO 3166-1")
+    return code
 
 
 def fold(country_given: str | None) -> str:

@@ -29,13 +29,22 @@ from pydantic import (
 from migrate.errors import SpecError
 from migrate.model import Category, Level, Role
 from migrate.places import check_endpoint, check_url, place_of
+from migrate.residency import POLICY_CODES, check_code
 from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
 
 SPEC_FORMAT = 1
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+COUNTRY = r"^[A-Z]{2}$"
+COUNTRY_OR_ALL = r"^([A-Z]{2}|\*)$"
 
 Name = Annotated[str, Field(pattern=NAME)]
-Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code.")]
+Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 code."), AfterValidator(check_code)]
+
+
+def _placed(code: str) -> str:
+    if code != "*" and check_code(code) not in POLICY_CODES:
+        raise ValueError(f"{code} is in no list of the scope's policy: nobody who lives there moves")
+    return code
 
 
 def _written(how: str) -> dict[str, Any]:
@@ -240,8 +249,8 @@ class PlacementRule(_Section):
 
     name: Name
     """What plans and `migrate explain` call it."""
-    countries: tuple[Annotated[str, Field(pattern=r"^([A-Z]{2}|\*)$")], ...] = Field(min_length=1)
-    """Codes of the scope's policy, or `*` for all that no earlier rule names."""
+    countries: tuple[Annotated[str, Field(pattern=COUNTRY_OR_ALL), AfterValidator(_placed)], ...] = Field(min_length=1)
+    """Codes of the scope's policy, the six that are decided among them, or `*` for all that no earlier rule names."""
     home: tuple[Name, ...] = Field(min_length=1)
     """Sites to choose from, by weight."""
     backup: tuple[Name, ...] = ()

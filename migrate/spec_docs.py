@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from migrate.spec import NAME, Spec
+from migrate.spec import COUNTRY, COUNTRY_OR_ALL, NAME, Spec
 
 _TITLE = "The spec"
 _INTRODUCTION = """\
@@ -35,7 +35,7 @@ _FORMATS = {
     "reference": "reference",
     "date-time": "time",
 }
-_PATTERNS = {NAME: "name", "^[A-Z]{2}$": "country", r"^([A-Z]{2}|\*)$": "country or `*`"}
+_PATTERNS = {NAME: "name", COUNTRY: "country", COUNTRY_OR_ALL: "country or `*`"}
 _SIZES = (("PiB", 2**50), ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _DURATIONS = (("d", 86400), ("h", 3600), ("m", 60))
 

@@ -12,6 +12,7 @@ import pytest
 
 from migrate.errors import ExitCode, SpecError
 from migrate.layout import compile_rules
+from migrate.residency import POLICY_CODES
 from migrate.spec import Spec, load_spec, parse_spec, spec_from_data
 
 MINIMAL = """
@@ -245,6 +246,29 @@ CASES: list[tuple[str, Change, str]] = [
     ("a part below S3's least", put("copying/part_bytes", "4MiB"), "5MiB"),
     ("a canary over all", put("waves/canary", "101%"), "1000000"),
     ("a country of three letters", put("sites/us/country", "USA"), "sites.us.country"),
+    ("a country that is none", put("sites/us/country", "XX"), "sites.us.country: 'XX' is no country's code"),
+    (
+        "Greece as the EU writes it",
+        put("sites/us/country", "EL"),
+        "sites.us.country: EL is no code of ISO 3166-1: write GR",
+    ),
+    (
+        "a target country that is none",
+        put("residency/target_countries", ["IE", "NO", "EU"]),
+        "target_countries.2: 'EU' is no",
+    ),
+    (
+        "a worker in UK",
+        put("residency/worker_countries", ["UK"]),
+        "worker_countries.0: UK is no code of ISO 3166-1: write GB",
+    ),
+    ("a run in a country that is none", put("run/country", "ZZ"), "run.country: 'ZZ' is no country's code"),
+    ("a rule for UK", put("placement/rules/0/countries", ["FR", "UK"]), "placement.rules.0.countries.1: UK is no code"),
+    (
+        "a rule for nobody",
+        put("placement/rules/0/countries", ["US"]),
+        "countries.0: US is in no list of the scope's policy",
+    ),
     ("a decision that is none", put("scope/decisions", {"CH": "maybe"}), "scope.decisions.CH"),
     ("a decision on a listed code", put("scope/decisions", {"IE": "out"}), "scope.decisions"),
     ("a wrong type", put("batches/copies_max", "many"), "batches.copies_max"),
@@ -317,6 +341,13 @@ def test_a_rule_name_stands_once() -> None:
     assert problems(more_rules({"name": "all", "pattern": "b/{user}", "category": "restricted"})) == (
         "small.toml: layout.rules: the name 'all' stands twice",
     )
+
+
+def test_all_codes_of_the_policy_may_be_placed() -> None:
+    """The 38, the six that are decided, and the star: the twin of the refused."""
+    changed = data()
+    put("placement/rules/0/countries", [*sorted(POLICY_CODES), "*"])(changed)
+    assert len(spec_from_data(changed, place="x").placement.rules[0].countries) == 38 + 6 + 1
 
 
 def test_overlapping_patterns_are_no_problem() -> None:
