@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from migrate.places import check_endpoint, check_url, place_of
+from migrate.spec.places import check_endpoint, check_url, place_of
 
 AWS = [
     None,

@@ -1,71 +1,21 @@
-"""The spec: what an operator asks for, read from TOML once, into frozen values (`docs/spec.md` is generated from here).
+"""The spec's sections, as frozen values: what each key is called, what it means, and what one section can see of itself.
 
-Unknown keys are refused, and all problems are reported together with their place. What decides who, what and where is part of
-a plan's digest (`Spec.deciding`); limits, the time zone and references to secrets are not. What a country code means
-is `residency`'s business, not this module's.
+What lies between sections is `checks`' business. What decides who, what and where is part of a plan's digest (`Spec.deciding`);
+limits, the time zone and references to secrets are not.
 """
 
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from migrate.errors import SpecError
 from migrate.model import Category, Level, Role
-from migrate.places import check_endpoint, check_url, place_of
-from migrate.residency import POLICY_CODES, check_code
-from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
-
-SPEC_FORMAT = 1
-NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-COUNTRY = r"^[A-Z]{2}$"
-COUNTRY_OR_ALL = r"^([A-Z]{2}|\*)$"
-
-Name = Annotated[str, Field(pattern=NAME)]
-Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 code."), AfterValidator(check_code)]
-
-
-def _placed(code: str) -> str:
-    if code != "*" and check_code(code) not in POLICY_CODES:
-        raise ValueError(f"{code} is in no list of the scope's policy: nobody who lives there moves")
-    return code
-
-
-def _written(how: str) -> dict[str, Any]:
-    """What the JSON Schema says of a number that people write with a unit."""
-    return {"type": ["string", "integer"], "format": how}
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra=_written("size"))]
-Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra=_written("rate"))]
-Seconds = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra=_written("duration"))]
-# parts per million, so that nothing is decided by a float
-Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra=_written("share"))]
-
-
-def _reference(value: str) -> str:
-    if not re.fullmatch(r"(env|profile|file):.+", value, re.DOTALL):
-        raise ValueError("a secret is named by reference: env:NAME, profile:NAME or file:PATH")
-    return value
-
-
-Reference = Annotated[str, AfterValidator(_reference), Field(json_schema_extra={"format": "reference"})]
+from migrate.spec.places import check_endpoint, check_url
+from migrate.spec.values import Country, Name, PlacedCountry, Ppm, Rate, Reference, Seconds, Size
 
 
 class _Section(BaseModel):
@@ -249,7 +199,7 @@ class PlacementRule(_Section):
 
     name: Name
     """What plans and `migrate explain` call it."""
-    countries: tuple[Annotated[str, Field(pattern=COUNTRY_OR_ALL), AfterValidator(_placed)], ...] = Field(min_length=1)
+    countries: tuple[PlacedCountry, ...] = Field(min_length=1)
     """Codes of the scope's policy, the six that are decided among them, or `*` for all that no earlier rule names."""
     home: tuple[Name, ...] = Field(min_length=1)
     """Sites to choose from, by weight."""
@@ -381,13 +331,6 @@ class Spec(_Section):
     verify: Verification = Verification()
     privacy: Privacy = Privacy()
 
-    @model_validator(mode="after")
-    def _joined(self) -> Self:
-        problems = list(_problems(self))
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
     def by_role(self, *roles: Role) -> dict[str, StoreSpec]:
         return {name: store for name, store in self.stores.items() if store.role in roles}
 
@@ -420,162 +363,6 @@ class Spec(_Section):
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.time_zone)
-
-
-def _problems(spec: Spec) -> list[str]:
-    """What no single section can see. Each line begins with its place."""
-    problems: list[str] = []
-    try:
-        ZoneInfo(spec.time_zone)
-    except (KeyError, ValueError, OSError):
-        problems.append(f"time_zone: no such time zone: {spec.time_zone!r}")
-    sources = spec.by_role(Role.SOURCE)
-    if not sources:
-        problems.append("stores: no store has the role source")
-    for name, store in spec.stores.items():
-        problems += [f"stores.{name}.{line}" for line in _store_problems(spec, store)]
-    problems += _placement_problems(spec)
-    problems += _receiving_problems(spec)
-    for index, rule in enumerate(spec.layout.rules):
-        for source in rule.stores or ():
-            if source not in sources:
-                problems.append(f"layout.rules.{index}.stores: {source!r} is no source store")
-    names = [rule.name for rule in spec.layout.rules]
-    problems += [
-        f"layout.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    return problems + _place_problems(spec)
-
-
-def _place_problems(spec: Spec) -> list[str]:
-    """Two stores at one place, or one inside another: what is written to one would be listed in the other."""
-    problems = []
-    stores = [(name, store) for name, store in spec.stores.items() if store.role is not Role.REPORTS]
-    for index, (name, store) in enumerate(stores):
-        for other_name, other in stores[:index]:
-            one, two = sorted((place_of(store.url, store.endpoint), place_of(other.url, other.endpoint)), key=len)
-            if one == two:
-                problems.append(f"stores: two stores are at {other.url}: {other_name!r} and {name!r}")
-            elif two[: len(one)] == one:
-                problems.append(f"stores: of {other_name!r} and {name!r} one lies inside the other")
-    return problems
-
-
-def _store_problems(spec: Spec, store: StoreSpec) -> list[str]:
-    problems = []
-    if store.site not in spec.sites:
-        problems.append(f"site: no site {store.site!r}")
-    elif store.role is Role.TARGET and spec.sites[store.site].country not in spec.residency.target_countries:
-        problems.append(
-            f"site: {store.site!r} is in {spec.sites[store.site].country}, which residency.target_countries does not allow"
-        )
-    if (store.role is Role.BACKUP) != (store.backup_of is not None):
-        problems.append("backup_of: goes with role backup, and is required there")
-    elif store.backup_of is not None and store.backup_of not in spec.by_role(Role.SOURCE):
-        problems.append(f"backup_of: {store.backup_of!r} is no source store")
-    if store.receives is not None:
-        if store.role is not Role.TARGET:
-            problems.append("receives: goes with role target")
-        problems += [
-            f"receives: {name!r} is no source store" for name in store.receives if name not in spec.by_role(Role.SOURCE)
-        ]
-    if store.scheme == "s3" and store.credentials is None:
-        problems.append("credentials: required for an s3 store: env:PREFIX, profile:NAME or file:PATH")
-    if store.scheme != "s3":
-        for key in ("endpoint", "region", "credentials", "kms_key"):
-            if getattr(store, key) is not None:
-                problems.append(f"{key}: goes with an s3 url")
-    if store.kms_key is not None and ":key/" not in store.kms_key:
-        problems.append("kms_key: the ARN of a key, arn:aws:kms:REGION:ACCOUNT:key/ID: an alias may stand for any key")
-    if store.kms_key is not None and ("mrk-" in store.kms_key or store.role is not Role.TARGET):
-        problems.append("kms_key: a single-region key of a target store; a multi-region key (mrk-) leaves the country")
-    return problems
-
-
-def _placement_problems(spec: Spec) -> list[str]:
-    problems = []
-    target_sites = {store.site for store in spec.by_role(Role.TARGET).values()}
-    for index, rule in enumerate(spec.placement.rules):
-        for key, sites in (("home", rule.home), ("backup", rule.backup)):
-            problems += [
-                f"placement.rules.{index}.{key}: {site!r} has no target store"
-                for site in sites
-                if site not in target_sites
-            ]
-        if rule.backup and any(set(rule.backup) <= {home} for home in rule.home):
-            problems.append(f"placement.rules.{index}.backup: for some home no other site is left")
-    names = [rule.name for rule in spec.placement.rules]
-    problems += [
-        f"placement.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
-    ]
-    return problems
-
-
-def _receiving_problems(spec: Spec) -> list[str]:
-    problems = []
-    targets = spec.by_role(Role.TARGET)
-    placed = {site for rule in spec.placement.rules for site in (*rule.home, *rule.backup)}
-    for site in sorted(placed & {store.site for store in targets.values()}):
-        for source in spec.by_role(Role.SOURCE):
-            takers = [
-                name
-                for name, store in targets.items()
-                if store.site == site and (store.receives is None or source in store.receives)
-            ]
-            if len(takers) != 1:
-                found = "none" if not takers else " and ".join(takers)
-                problems.append(f"stores: at site {site!r} exactly one target store receives {source!r}; found {found}")
-    return problems
-
-
-def parse_spec(text: str, *, place: str) -> Spec:
-    """Read a spec from TOML. SpecError with all problems, each with its place."""
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{place} is not TOML", [f"{place}: {error}"], remedy="Mend the line that is named.") from error
-    return spec_from_data(data, place=place)
-
-
-def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
-    """Like `parse_spec`, from plain data: what a plan keeps of its spec."""
-    try:
-        return Spec.model_validate(data)
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        problems = [line for item in found if not _echoes(item, found) for line in _lines(item, place)]
-        raise SpecError(
-            f"{place}: {len(problems)} problem{'s' if len(problems) != 1 else ''}",
-            problems,
-            remedy="docs/spec.md describes every key.",
-        ) from None  # pydantic's error repeats the input, which may hold what should not be shown
-
-
-def _echoes(item: Any, found: list[Any]) -> bool:
-    """A list whose members are wrong is told to be too short as well: only the members count."""
-    depth = len(item["loc"])
-    return item["type"] == "too_short" and any(
-        other["loc"][:depth] == item["loc"] and len(other["loc"]) > depth for other in found
-    )
-
-
-def _lines(item: Any, place: str) -> list[str]:
-    where = ".".join(str(step) for step in item["loc"] if step != "[key]")
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = "unknown key"
-    return [f"{place}: {where}: {line}" if where else f"{place}: {line}" for line in message.split("\n")]
-
-
-def load_spec(path: Path) -> Spec:
-    """Read the spec at `path`. SpecError if it is not there, not UTF-8, or wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise SpecError(f"no spec at {path}", remedy="`migrate init` writes one to start from.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} cannot be read: {error}", remedy="A spec is a UTF-8 text file.") from error
-    return parse_spec(text, place=str(path))
 
 
 def spec_time(value: datetime, spec: Spec) -> str:

@@ -1,0 +1,35 @@
+"""The spec: what an operator asks for, read from TOML once, into frozen values (`docs/spec.md` is generated from its sections).
+
+Unknown keys are refused, and all problems are reported together with their place. From low to high: `values` and `places` say how
+one value is written, `sections` what a spec holds, `checks` what must fit together, `loading` reads one.
+"""
+
+from migrate.spec.loading import load_spec, parse_spec, spec_from_data
+from migrate.spec.sections import (
+    Copying,
+    Directory,
+    InventorySource,
+    LayoutRule,
+    PlacementRule,
+    Spec,
+    StoreSpec,
+    spec_time,
+)
+from migrate.spec.values import COUNTRY, COUNTRY_OR_ALL, NAME
+
+__all__ = [
+    "COUNTRY",
+    "COUNTRY_OR_ALL",
+    "NAME",
+    "Copying",
+    "Directory",
+    "InventorySource",
+    "LayoutRule",
+    "PlacementRule",
+    "Spec",
+    "StoreSpec",
+    "load_spec",
+    "parse_spec",
+    "spec_from_data",
+    "spec_time",
+]

@@ -1,0 +1,48 @@
+"""The kinds of values in a spec, and how each is written: names, countries, sizes, rates, durations, shares, references."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from migrate.residency import POLICY_CODES, check_code
+from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+COUNTRY = r"^[A-Z]{2}$"
+COUNTRY_OR_ALL = r"^([A-Z]{2}|\*)$"
+
+Name = Annotated[str, Field(pattern=NAME)]
+Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 code."), AfterValidator(check_code)]
+
+
+def _placed(code: str) -> str:
+    if code != "*" and check_code(code) not in POLICY_CODES:
+        raise ValueError(f"{code} is in no list of the scope's policy: nobody who lives there moves")
+    return code
+
+
+PlacedCountry = Annotated[str, Field(pattern=COUNTRY_OR_ALL), AfterValidator(_placed)]
+
+
+def _written(how: str) -> dict[str, Any]:
+    """What the JSON Schema says of a number that people write with a unit."""
+    return {"type": ["string", "integer"], "format": how}
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra=_written("size"))]
+Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra=_written("rate"))]
+Seconds = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra=_written("duration"))]
+# parts per million, so that nothing is decided by a float
+Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra=_written("share"))]
+
+
+def _reference(value: str) -> str:
+    if not re.fullmatch(r"(env|profile|file):.+", value, re.DOTALL):
+        raise ValueError("a secret is named by reference: env:NAME, profile:NAME or file:PATH")
+    return value
+
+
+Reference = Annotated[str, AfterValidator(_reference), Field(json_schema_extra={"format": "reference"})]
