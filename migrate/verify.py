@@ -1,5 +1,5 @@
 """One check and its verdict. Reads the target again and trusts nothing that the copier wrote but the receipt's two digests;
-at both ends not even those (design, invariant 8). Knows no ledger.
+at both ends not even those, nor the count of tags in an object's headers (design, invariant 8). Knows no ledger.
 
 What could not be checked is UNKNOWN, never a MATCH (invariant 9). A store that is down raises UnreachableError: then nothing
 is said about any copy.
@@ -13,31 +13,27 @@ from dataclasses import dataclass
 
 from migrate.errors import NotFoundError, PreconditionError, StoreError
 from migrate.model import (
-    Attributes,
     CheckResult,
     Level,
     ObjectInfo,
     PlannedCopy,
     PlannedObject,
     Receipt,
-    Tags,
     Verdict,
     attributes_digest,
 )
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
 from migrate.transfer.integrity import digest_of
-from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes
+from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes, read_tags
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One end as it was read: the content's digest in the receipt's form, and what stands beside the content."""
+    """The source as it was read: its digests of content, and of attributes and tags, in the receipt's form."""
 
     sha256: bytes
-    attributes: Attributes
-    tags: Tags
-    etag: str
+    attributes: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +66,7 @@ def check_object(
             results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{error.code}"))
         else:
             source = sources[part_bytes]
-            digest = attributes_digest(source.attributes, source.tags)
-            results.append(_compare(planned, copy, part_bytes, source.sha256, digest, caller))
+            results.append(_compare(planned, copy, part_bytes, source.sha256, source.attributes, caller, always=True))
     return results
 
 
@@ -80,19 +75,37 @@ def _check_content(planned: PlannedObject, copy: PlannedCopy, receipt: Receipt, 
 
 
 def _compare(
-    planned: PlannedObject, copy: PlannedCopy, part_bytes: int, sha256: bytes, attributes: bytes, caller: Caller
+    planned: PlannedObject,
+    copy: PlannedCopy,
+    part_bytes: int,
+    sha256: bytes,
+    attributes: bytes,
+    caller: Caller,
+    *,
+    always: bool = False,
 ) -> CheckResult:
+    """The verdict on one copy. `always`: its tags are asked for even where its headers count none."""
     try:
-        seen = _read(planned.target_key, copy.store, part_bytes, caller, None)
+        info, digest = _read(planned.target_key, copy.store, part_bytes, caller)
+        if digest != sha256:
+            return CheckResult(copy.ordinal, Verdict.MISMATCH, "content", info.etag)
+        if _has_attributes(copy.store, info, attributes, caller, always=always):
+            return CheckResult(copy.ordinal, Verdict.MATCH, None, info.etag)
+        return CheckResult(copy.ordinal, Verdict.MISMATCH, "attributes", info.etag)
     except NotFoundError:
         return CheckResult(copy.ordinal, Verdict.MISSING, "not_found")
     except StoreError as error:
         return CheckResult(copy.ordinal, Verdict.UNKNOWN, error.code)
-    if seen.sha256 != sha256:
-        return CheckResult(copy.ordinal, Verdict.MISMATCH, "content", seen.etag)
-    if attributes_digest(seen.attributes, seen.tags) != attributes:
-        return CheckResult(copy.ordinal, Verdict.MISMATCH, "attributes", seen.etag)
-    return CheckResult(copy.ordinal, Verdict.MATCH, None, seen.etag)
+
+
+def _has_attributes(store: str, info: ObjectInfo, expected: bytes, caller: Caller, *, always: bool) -> bool:
+    """Whether attributes and tags are those of the digest `expected`. A count of none is not enough to call them different."""
+    kept = kept_attributes(info)
+    if attributes_digest(kept, read_tags(store, info, caller, always=always)) == expected:
+        return True
+    if always or info.tag_count:
+        return False
+    return attributes_digest(kept, read_tags(store, info, caller, always=True)) == expected
 
 
 def _read_source(planned: PlannedObject, part_bytes: int, caller: Caller) -> Seen:
@@ -102,9 +115,11 @@ def _read_source(planned: PlannedObject, part_bytes: int, caller: Caller) -> See
         check_source(planned, info)
 
     try:
-        return _read(planned.key, planned.store, part_bytes, caller, check, if_match=planned.etag)
+        info, sha256 = _read(planned.key, planned.store, part_bytes, caller, check, if_match=planned.etag)
+        tags = read_tags(planned.store, info, caller, always=True)
     except (NotFoundError, PreconditionError) as error:
         raise as_drift(planned, caller, error) from error
+    return Seen(sha256, attributes_digest(kept_attributes(info), tags))
 
 
 def _read(
@@ -112,22 +127,16 @@ def _read(
     store_name: str,
     part_bytes: int,
     caller: Caller,
-    check: Callable[[ObjectInfo], None] | None,
+    check: Callable[[ObjectInfo], None] = lambda info: None,
     *,
     if_match: str | None = None,
-) -> Seen:
+) -> tuple[ObjectInfo, bytes]:
     def read(store: Store) -> tuple[ObjectInfo, bytes]:
         with store.get(key, if_match=if_match) as download:
-            if check is not None:
-                check(download.info)
+            check(download.info)
             return download.info, digest_of(download, part_bytes)
 
-    def tags(store: Store) -> Tags:
-        return store.get_tags(key, version_id=info.version_id)
-
-    info, sha256 = caller.call(store_name, read)
-    kept_tags = caller.call(store_name, tags) if info.tag_count else {}
-    return Seen(sha256, kept_attributes(info), kept_tags, info.etag)
+    return caller.call(store_name, read)
 
 
 # by listing

@@ -77,7 +77,9 @@ class Caller:
         self._lines: dict[str, _Line] = {}
         self._lock = threading.Lock()
         self._retries = 0
-        self.tags_readable: set[str] = set()  # stores that have shown that they let us read tags
+        self.has_tags: dict[
+            str, bool
+        ] = {}  # by store, once it was asked: whether it has tags at all, and lets us read them
         self.rate = rate or RateLimit(None)
 
     @property

@@ -36,9 +36,10 @@ class Wanted:
 
     def has_tags(self, store: Store, found: ObjectInfo) -> bool:
         """Whether the tags are the wanted ones."""
-        if not found.tag_count and not self.tags:
-            return True
-        return store.capabilities.tags and dict(store.get_tags(self.key)) == dict(self.tags)
+        if not store.capabilities.tags:
+            return not found.tag_count and not self.tags
+        # asked for even where the headers count none: the count is hidden from who may not read tags
+        return dict(store.get_tags(self.key)) == dict(self.tags)
 
     def mend_tags(self, store: Store, found: ObjectInfo) -> bool:
         """Whether our own object has the wanted tags, set now if it had none. Tags that somebody else set stay."""

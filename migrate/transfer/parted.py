@@ -140,7 +140,7 @@ class PartedCopy:
         try:
             info = self._caller.call(self.planned.store, lambda store: store.head(self.planned.key))
             check_source(self.planned, info)
-            tags = read_tags(self.planned, info, self._caller)
+            tags = read_tags(self.planned.store, info, self._caller)
         except DriftedError as drift:
             return self._nothing(self._source_results(drift))
         except StoreError as error:

@@ -135,37 +135,39 @@ def read_source(planned: PlannedObject, caller: Caller) -> Body:
 
     try:
         info, data, md5, evidence = caller.call(planned.store, read)
-        tags = read_tags(planned, info, caller)
+        tags = read_tags(planned.store, info, caller)
     except (PreconditionError, NotFoundError) as error:
         raise as_drift(planned, caller, error) from error
     sha256 = hashlib.sha256(data).digest()
     return Body(data, md5, sha256, kept_attributes(info), tags, evidence)
 
 
-def read_tags(planned: PlannedObject, info: ObjectInfo, caller: Caller) -> Tags:
-    """The source's tags: asked for only where the headers say that there are any.
+def read_tags(name: str, info: ObjectInfo, caller: Caller, *, always: bool = False) -> Tags:
+    """The tags of an object at the store `name`, whose headers are `info`.
 
-    AWS counts the tags in a header only for those who may read them (S3 API reference, GetObject, x-amz-tagging-count). So a
-    store is asked once in any case: where that is denied the run ends, because tags would be lost without a word.
+    They are asked for where the headers count some. AWS counts them only for those who may read them (S3 API reference,
+    GetObject, x-amz-tagging-count). So a store is asked once in any case, and where that is denied the run ends, because tags
+    would be lost without a word. With `always` the count is not relied on: wherever the store has tags, it is asked.
     """
-    proven = planned.store in caller.tags_readable
-    if proven and not info.tag_count:
+    known = caller.has_tags.get(name)
+    if not info.tag_count and known is not None and not (known and always):
         return {}
     try:
-        tags = caller.call(planned.store, lambda store: store.get_tags(planned.key, version_id=info.version_id))
+        tags = caller.call(name, lambda store: store.get_tags(info.key, version_id=info.version_id))
     except (UnsupportedError, TransientStoreError):
         # some servers answer 500 here because they have no tags: what was probed says so
-        if info.tag_count or caller.store(planned.store).capabilities.tags:
+        if info.tag_count or known or caller.store(name).capabilities.tags:
             raise
-        tags = {}
+        caller.has_tags[name] = False
+        return {}
     except DeniedError as error:
-        if proven:
+        if known:
             raise
         raise UnreachableError(
-            f"{planned.store}: tags may not be read, and would be lost",
+            f"{name}: tags may not be read, and would be lost",
             remedy="Allow s3:GetObjectTagging to this reader.",
         ) from error
-    caller.tags_readable.add(planned.store)
+    caller.has_tags[name] = True
     return tags
 
 
@@ -258,7 +260,8 @@ def is_equal(store: Store, key: str, found: ObjectInfo, body: Body, *, trust_eta
         if digest.digest() != body.sha256:
             return False
     try:
-        tags = store.get_tags(key) if found.tag_count or body.tags else {}
+        # the count in the headers is hidden from who may not read tags
+        tags = store.get_tags(key) if store.capabilities.tags or found.tag_count or body.tags else {}
     except UnsupportedError:
         return False
     return attributes_digest(kept_attributes(found), tags) == body.attributes_digest

@@ -332,3 +332,20 @@ def test_a_server_that_has_no_tags_and_says_500_is_still_a_source() -> None:
     )
     (result,) = copy(world, planned)
     assert result.outcome is Outcome.COPIED
+
+
+def hide_tag_count(world: World, name: str, key: str) -> None:
+    """The server does not count the tags in the object's headers, as AWS does not for who may not read them."""
+    found = world.places[name].find(key)
+    assert found is not None
+    found.info = replace(found.info, tag_count=0)
+
+
+def test_tags_that_nobody_counts_do_not_make_a_copy_present() -> None:
+    """The key holds our bytes with tags of somebody else's, and the count of tags is hidden: occupied (Invariant 2)."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"ours", attributes=RICH), copies=1)
+    world.places["home"].seed("k", b"ours", attributes=RICH, tags={"theirs": "yes"})
+    hide_tag_count(world, "home", "k")
+    (result,) = copy(world, planned)
+    assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "occupied")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from moving import MIB, PartedRun, World, now
 
-from migrate.errors import NotFoundError, TransientStoreError, UnreachableError
+from migrate.errors import DeniedError, NotFoundError, TransientStoreError, UnreachableError
 from migrate.model import Attributes, CheckResult, Level, PlannedObject, Receipt, Verdict
 from migrate.transfer.parted import PartedCopy
 from migrate.transfer.whole import copy_whole
@@ -76,6 +76,88 @@ def test_both_ends_does_not_trust_the_receipt() -> None:
     assert {verdict for verdict, _ in verdicts(check_object(planned, forged, Level.BOTH_ENDS, world.caller))} == {
         Verdict.MISMATCH
     }
+
+
+def hide_tag_counts(world: World, *names: str) -> None:
+    """The servers do not count tags in the headers, as AWS does not for who may not read them."""
+    for name in names:
+        found = world.places[name].find("users/u1/k")
+        assert found is not None
+        found.info = replace(found.info, tag_count=0)
+
+
+@pytest.mark.parametrize("level", [Level.CONTENT, Level.BOTH_ENDS])
+def test_tags_that_are_not_counted_are_read(level: Level) -> None:
+    """A hidden count is not a lost tag: what is there is asked for before it is called different."""
+    world = World()
+    planned, receipts = copied(world, tags={"t": "1"})
+    hide_tag_counts(world, "us", "home", "backup")
+    assert verdicts(check_object(planned, receipts, level, world.caller)) == [(Verdict.MATCH, None)] * 2
+
+
+def test_both_ends_finds_a_lost_tag_that_nobody_counts() -> None:
+    """The source's tags were hidden from the copier, so that neither copy nor receipt has them: MISMATCH (Invariant 8)."""
+    world = World()
+    copied(world)  # so that the store has shown that it lets tags be read
+    info = world.places["us"].seed("users/u1/k", b"hello", attributes=ATTRIBUTES, tags={"t": "1"})
+    for name in ("home", "backup"):
+        world.places[name].remove("users/u1/k")
+    hide_tag_counts(world, "us")
+    planned = world.plan(info)
+    results = copy_whole(planned, planned.copies, {}, world.caller, now)
+    receipts = {result.ordinal: result.receipt for result in results if result.receipt is not None}
+    assert len(receipts) == 2
+    assert (
+        verdicts(check_object(planned, receipts, Level.BOTH_ENDS, world.caller))
+        == [(Verdict.MISMATCH, "attributes")] * 2
+    )
+
+
+def test_both_ends_finds_a_tag_too_much_that_nobody_counts() -> None:
+    """Somebody tagged a copy, and the target hides the count: MISMATCH; the twin without a tag is a MATCH."""
+    world = World()
+    planned, receipts = copied(world)
+    found = world.places["home"].find(planned.target_key)
+    assert found is not None
+    found.tags = {"theirs": "yes"}
+    assert verdicts(check_object(planned, receipts, Level.BOTH_ENDS, world.caller)) == [
+        (Verdict.MISMATCH, "attributes"),
+        (Verdict.MATCH, None),
+    ]
+
+
+@pytest.mark.parametrize(("level", "asked"), [(Level.CONTENT, 1), (Level.BOTH_ENDS, 3)])
+def test_what_reading_tags_costs(level: Level, asked: int) -> None:
+    """By content one request a target, whatever it holds; at both ends one an object and end."""
+    world = World()
+    every = []
+    for key in ("a", "b", "c"):
+        planned = world.plan(world.places["us"].seed(key, b"x"))
+        every.append((planned, copy_whole(planned, planned.copies, {}, world.caller, now)))
+    world.caller.has_tags.clear()
+    seen: list[str] = []
+    world.places["home"].fault = lambda operation, key: seen.append(operation)
+    for planned, results in every:
+        receipts = {result.ordinal: result.receipt for result in results if result.receipt is not None}
+        assert {verdict for verdict, _ in verdicts(check_object(planned, receipts, level, world.caller))} == {
+            Verdict.MATCH
+        }
+    assert seen.count("get_tags") == asked
+
+
+@pytest.mark.parametrize("level", [Level.CONTENT, Level.BOTH_ENDS])
+def test_a_target_whose_tags_may_not_be_read_ends_the_check(level: Level) -> None:
+    """Nothing shows then that it has no tag too much: no MATCH, and no run through a million copies (Invariant 9)."""
+    world = World()
+    planned, receipts = copied(world)
+
+    def deny(operation: str, key: str) -> None:
+        if operation == "get_tags":
+            raise DeniedError("home", "get_tags")
+
+    world.places["home"].fault = deny
+    with pytest.raises(UnreachableError, match="home: tags may not be read"):
+        check_object(planned, receipts, level, world.caller)
 
 
 @pytest.mark.parametrize("change", ["changed", "gone"])
