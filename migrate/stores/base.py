@@ -135,7 +135,8 @@ class Store(Protocol):
         """One PUT. With `create_only`, PreconditionError where the key exists (needs `conditional_put`).
 
         Returns only when the store has confirmed these bytes: its ETag is `md5`, or it refuses a wrong Content-MD5, or a
-        second look showed the same content. Else CorruptBodyError.
+        second look showed the same content. Else CorruptBodyError. UnsupportedError where the store kept other attributes:
+        then the object is not left there.
         """
         ...
 
@@ -148,14 +149,19 @@ class Store(Protocol):
         ...
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
-        """Join the parts, set `tags`, and look: return the ETag that HEAD shows; the tags are read back."""
+        """Join the parts, set `tags`, and look at the content: return the ETag that HEAD shows.
+
+        Whether the store kept attributes and tags is the caller's to see.
+        """
         ...
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Drop an upload and its parts. Quiet where it is gone already."""
         ...
 
-    def put_tags(self, key: str, tags: Tags) -> None: ...
+    def put_tags(self, key: str, tags: Tags) -> None:
+        """Set the tags of an object. Whether the store kept them is the caller's to see."""
+        ...
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
         """Delete. Quiet where it is gone already."""

@@ -22,6 +22,15 @@ _OTHER = b"written over by migrate doctor"
 _TAGS = {"migrate probe": "a/b +c"}
 _SMALL = Attributes(content_type="text/plain", cache_control="no-store", metadata=(("migrate-probe", "small"),))
 _METADATA = (("migrate-probe", "plain"),)
+_HEADERS = Attributes(
+    content_type="text/plain",
+    content_encoding="gzip",
+    content_language="de",
+    content_disposition='attachment; filename="a b.txt"',
+    cache_control="private, max-age=60",
+    expires="Thu, 01 Dec 2033 16:00:00 GMT",
+    metadata=_METADATA,
+)
 _FOREIGN_METADATA = (("migrate-probe", "grün"),)
 
 
@@ -168,9 +177,9 @@ class TargetTrial:
         return False
 
     def _keeps_metadata(self) -> bool:
-        fix = "Objects with user metadata cannot be copied to this store; give them another target."
+        fix = "Objects with user metadata or content headers cannot be copied to this store; give them another target."
         with self._checks.wanted("user metadata", fix):
-            kept = self._metadata_after("metadata", _METADATA) == _METADATA
+            kept = self._attributes_after("metadata", _HEADERS) == _HEADERS
             self._checks.judge("user metadata", kept, "is kept", "is not kept", fix)
             if kept:
                 self._look_at_foreign_metadata()
@@ -178,14 +187,15 @@ class TargetTrial:
         return False
 
     def _look_at_foreign_metadata(self) -> None:
-        fix = "Objects with such metadata will be found different by `migrate verify`."
+        fix = "Objects with such metadata will be quarantined as cannot_keep."
         with self._checks.wanted("non-ASCII metadata", fix):
-            kept = self._metadata_after("foreign", _FOREIGN_METADATA) == _FOREIGN_METADATA
+            wanted = replace(_PLAIN, metadata=_FOREIGN_METADATA)
+            kept = self._attributes_after("foreign", wanted) == wanted
             self._checks.judge("non-ASCII metadata", kept, "is kept", "comes back as another text", fix)
 
-    def _metadata_after(self, name: str, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        self._put(name, attributes=replace(_PLAIN, metadata=metadata))
-        return self._store.head(self._scratch + name).attributes.metadata
+    def _attributes_after(self, name: str, attributes: Attributes) -> Attributes:
+        self._put(name, attributes=attributes)
+        return self._store.head(self._scratch + name).attributes
 
     def _has_versions(self) -> bool:
         try:

@@ -36,6 +36,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, token; in lower cas
 _VALUE_ENDS = " \t"
 _ENCODED_WORD = re.compile(r"=\?[Uu][Tt][Ff]-8\?([QqBb])\?([^?]*)\?=")
 _ENCODED_WORDS = re.compile(r"=\?[Uu][Tt][Ff]-8\?[QqBb]\?[^?]*\?=([ \t]+=\?[Uu][Tt][Ff]-8\?[QqBb]\?[^?]*\?=)*")
+_PLAIN_NAME = re.compile(r"[0-9a-z-]+")
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -93,6 +94,17 @@ def headers_of(attributes: Attributes) -> dict[str, bytes]:
             raise MalformedError("a metadata name that no header can have")
         sent[META + name] = _checked("a metadata value", text)
     return sent
+
+
+def is_plain(attributes: Attributes) -> bool:
+    """Whether a store that keeps metadata is known to keep these: `stores.probe_target` tries out just such ones."""
+    texts = (getattr(attributes, name) for name, _ in _HEADERS)
+    values = (*(text for text in texts if text is not None), *(value for _, value in attributes.metadata))
+    return (
+        attributes.website_redirect is None
+        and all(_PLAIN_NAME.fullmatch(name) for name, _ in attributes.metadata)
+        and all(value.isascii() and value.isprintable() for value in values)
+    )
 
 
 def tagging_header(tags: Tags) -> bytes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
-from migrate.errors import CorruptBodyError
+from migrate.errors import StoreError, UnsupportedError
 from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
 from migrate.stores.base import Store
 from migrate.transfer.integrity import composite_etag, digest_of
@@ -48,9 +49,22 @@ class Wanted:
         if not self.tags or store.get_tags(self.key):
             return False
         store.put_tags(self.key, self.tags)
-        if not self.has_tags(store, found):
-            raise CorruptBodyError(store.name, "put tags", "the store shows other tags than were set", key=self.key)
+        self.demand_kept(store, found)
         return True
+
+    def demand_kept(self, store: Store, found: ObjectInfo) -> None:
+        """UnsupportedError where `found`, which is our own, shows other attributes or tags than were sent."""
+        if not self.has_attributes(found) or (self.tags and not self.has_tags(store, found)):
+            self.take_back(store, found)
+
+    def take_back(self, store: Store, found: ObjectInfo) -> NoReturn:
+        """Delete our own object that the store bent, and raise UnsupportedError: no copy is left without what it is to keep."""
+        detail = "the store keeps other metadata, headers or tags than were sent"
+        try:
+            store.delete(self.key, version_id=found.version_id)
+        except StoreError:
+            detail += ", and the object could not be deleted again"
+        raise UnsupportedError(store.name, "complete", detail, key=self.key)
 
 
 def holds_parts(

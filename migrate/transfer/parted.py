@@ -54,6 +54,7 @@ class _Open:
     copy: PlannedCopy
     upload: UploadStarted
     parts: dict[int, PartSent] = field(default_factory=dict)
+    joining: bool = False  # the store was asked to join the parts, whether or not it answered
 
 
 class PartedCopy:
@@ -197,12 +198,19 @@ class PartedCopy:
         return {number: part for number, part in known.parts.items() if (number, part.etag, part.size) in there}
 
     def _settle_existing(
-        self, store: Store, copy: PlannedCopy, wanted: Wanted, parts: Sequence[PartSent] | None
+        self,
+        store: Store,
+        copy: PlannedCopy,
+        wanted: Wanted,
+        parts: Sequence[PartSent] | None,
+        *,
+        joining: bool = False,
     ) -> CopyResult | None:
         """The result where the target key is taken; None where it is free, or a repair may replace what is there.
 
         `parts` are all that were sent, if they were. A repair means that somebody read the object and its content or
-        attributes were wrong: then its ETag proves nothing.
+        attributes were wrong: then its ETag proves nothing. With `joining` the key was free before the parts were joined, so
+        that they are ours whatever the store made of their attributes.
         """
         try:
             found = store.head(wanted.key)
@@ -221,6 +229,12 @@ class PartedCopy:
                 parts, evidence = self._compare(store, copy, found, wanted)
                 if parts is not None:
                     return self._receipt(Outcome.PRESENT, copy.ordinal, parts, wanted.digest, found, evidence)
+        elif (
+            joining
+            and parts is not None
+            and holds_parts(store, wanted.key, found, parts, self.part_bytes, trust_etag=True)
+        ):
+            wanted.take_back(store, found)
         if replaceable:
             return None
         detail = f"{store.name}: the target key holds something else"
@@ -323,23 +337,26 @@ class PartedCopy:
     ) -> CopyResult:
         """Join the parts, unless the key is taken by now: no store is sure to refuse that by itself (invariant 2)."""
         upload_id = copy.upload.upload_id
-        result = self._settle_existing(store, copy.copy, wanted, parts)
+        result = self._settle_existing(store, copy.copy, wanted, parts, joining=copy.joining)
         if result is not None:
             store.abort_upload(wanted.key, upload_id)
             return result
         listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
+        copy.joining = copy.copy.ordinal not in self._repairs
         try:
             done = store.complete_upload(wanted.key, upload_id, listed, tags=wanted.tags)
         except NotFoundError:  # somebody may have joined it since
-            result = self._settle_existing(store, copy.copy, wanted, parts)
+            result = self._settle_existing(store, copy.copy, wanted, parts, joining=copy.joining)
             if result is None:
                 raise
             return result
-        found = store.head(wanted.key)
+        found = replace(store.head(wanted.key), version_id=done.version_id)
         expected = composite_etag([part.md5 for part in parts])
-        if found.size != self.planned.size or (store.capabilities.etag_is_md5 and found.etag != expected):
+        if (found.size, found.etag) != (self.planned.size, done.etag) or (
+            store.capabilities.etag_is_md5 and found.etag != expected
+        ):
             raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
-        found = replace(found, version_id=done.version_id)
+        wanted.demand_kept(store, found)
         return self._receipt(Outcome.COPIED, copy.copy.ordinal, parts, wanted.digest, found, evidence)
 
     def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:

@@ -38,13 +38,11 @@ RCLONE = Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True, 
 class Place:
     """One empty store, to be written; and the same place opened to be read.
 
-    `headers`: content headers beside the type are kept. `loses`: characters that the server cannot take in a key, though it
-    takes other odd ones.
+    `loses`: characters that the server cannot take in a key, though it takes other odd ones.
     """
 
     store: Store
     reading: Store
-    headers: bool = True
     loses: str = ""
 
 
@@ -80,9 +78,7 @@ def new_bucket(server: S3Server) -> str:
     return bucket
 
 
-def _on_server(
-    fixture: str, capabilities: Capabilities, headers: bool = True, loses: str = ""
-) -> Callable[[pytest.FixtureRequest], Place]:
+def _on_server(fixture: str, capabilities: Capabilities, loses: str = "") -> Callable[[pytest.FixtureRequest], Place]:
     def make(request: pytest.FixtureRequest) -> Place:
         server: S3Server = request.getfixturevalue(fixture)
         bucket = new_bucket(server)
@@ -91,7 +87,7 @@ def _on_server(
         )
         request.addfinalizer(store.close)
         request.addfinalizer(reading.close)
-        return Place(store, reading, headers, loses)
+        return Place(store, reading, loses)
 
     return make
 
@@ -114,6 +110,6 @@ PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "memory": _memory,
     "file": _file,
     "s3-moto": _on_server("moto_server", MOTO, loses="\n"),  # its routes are regular expressions whose `.` stops there
-    "s3-rclone": _on_server("rclone_server", RCLONE, headers=False),
+    "s3-rclone": _on_server("rclone_server", RCLONE),
     "s3-rgw": _on_server("rgw_server", EVERYTHING),
 }

@@ -74,11 +74,9 @@ def test_moto_takes_wrong_bytes(moto_server: S3Server) -> None:
 
 
 def test_rclone_is_found_out(rclone_server: S3Server) -> None:
-    """It overwrites what exists, keeps no tags, and bends keys."""
+    """It overwrites what exists, keeps no tags and no content headers, and bends keys."""
     report = ask(rclone_server)
-    assert report.capabilities == Capabilities(
-        refuses_wrong_md5=True, etag_is_md5=True, metadata=True, multipart=True, small_put=True
-    )
+    assert report.capabilities == Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True, small_put=True)
     assert statuses(report)["conditional PUT"] is CheckStatus.WARN
 
 

@@ -323,7 +323,7 @@ def test_content_md5_goes_along() -> None:
         connection.sendall(http("200 OK", ETag='"?"'))
 
     with lying(behave) as server:
-        put(opened(server, capabilities=Capabilities(refuses_wrong_md5=True)))
+        put(opened(server, capabilities=Capabilities(refuses_wrong_md5=True, metadata=True)))
     assert b"content-md5: " + base64.b64encode(md5(b"hello")) in requests[0]
     assert len(requests) == 1
 

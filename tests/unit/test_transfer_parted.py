@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from moving import MIB, PartedRun, World, now
 
-from migrate.errors import NotFoundError, TransientStoreError
+from migrate.errors import DeniedError, NotFoundError, TransientStoreError
 from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
 from migrate.stores.memory import ALL_CAPABILITIES
 from migrate.transfer.parted import PartedCopy
@@ -445,3 +445,73 @@ def test_a_large_source_that_is_gone_is_drifted() -> None:
     run = PartedRun()
     results = run.drive(parted(world, planned, run))
     assert [(result.outcome, result.reason) for result in results] == [(Outcome.DRIFTED, "gone")] * 2
+
+
+def bend(world: World, what: str, *, lost_answer: bool = False) -> None:
+    """Let the home store change `what` of an object when it joins its parts, as Ceph does with `_` in a name."""
+
+    def after(operation: str, key: str) -> None:
+        if operation != "complete_upload":
+            return
+        found = world.places["home"].find(key)
+        assert found is not None
+        if what == "tags":
+            found.tags = {"kind": "movie"}
+        else:
+            names = tuple((name.replace("a", "-"), value) for name, value in found.info.attributes.metadata)
+            changed = replace(found.info.attributes, metadata=names if what == "names" else ())
+            found.info = replace(found.info, attributes=changed)
+        if lost_answer:
+            raise TransientStoreError("home", operation)
+
+    world.places["home"].after = after
+
+
+@pytest.mark.parametrize("versioned", [False, True])
+@pytest.mark.parametrize(
+    ("what", "lost_answer"),
+    [("names", False), ("names", True), ("all metadata", False), ("all metadata", True), ("tags", False)],
+)
+def test_what_a_store_bends_when_it_joins_is_no_copy(what: str, lost_answer: bool, versioned: bool) -> None:
+    """Renamed or dropped metadata, other tags: cannot_keep, and what the store made of it is not left there (Invariant 1)."""
+    world = World()
+    world.places["home"].versioned = versioned
+    planned = seed(world, tags={"kind": "film"})
+    bend(world, what, lost_answer=lost_answer)
+    run = PartedRun()
+    results = {result.ordinal: result for result in run.drive(parted(world, planned, run))}
+    assert (results[0].outcome, results[0].reason) == (Outcome.QUARANTINED, "cannot_keep")
+    assert results[1].outcome is Outcome.COPIED
+    assert world.body("home", "big") is None
+    assert world.places["home"].versions("") == []
+    assert not world.places["home"].uploads
+
+
+def test_a_bent_object_that_cannot_be_deleted_is_told_of() -> None:
+    """No right to delete: the copy is cannot_keep all the same, and its detail says what still lies there."""
+    world = World()
+    planned = seed(world)
+    bend(world, "names")
+
+    def deny(operation: str, key: str) -> None:
+        if operation == "delete":
+            raise DeniedError("home", operation)
+
+    world.places["home"].fault = deny
+    run = PartedRun()
+    results = {result.ordinal: result for result in run.drive(parted(world, planned, run))}
+    assert results[0].reason == "cannot_keep"
+    assert "could not be deleted" in (results[0].detail or "")
+
+
+def test_what_was_not_joined_by_us_is_not_taken_away() -> None:
+    """Somebody else's object with our bytes and other metadata comes to the key before the join: it stays (Invariant 2)."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    copy = parted(world, planned, run)
+    run.drive(copy, finish=False)
+    theirs = Attributes(content_type="video/mp4", metadata=(("theirs", "yes"),))
+    world.places["home"].seed("big", BODY, etag=planned.etag, attributes=theirs)
+    assert finish(copy)[0] == (Outcome.QUARANTINED, "occupied")
+    assert world.body("home", "big") == BODY
