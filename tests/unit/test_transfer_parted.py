@@ -515,3 +515,21 @@ def test_what_was_not_joined_by_us_is_not_taken_away() -> None:
     world.places["home"].seed("big", BODY, etag=planned.etag, attributes=theirs)
     assert finish(copy)[0] == (Outcome.QUARANTINED, "occupied")
     assert world.body("home", "big") == BODY
+
+
+def test_a_part_that_was_read_wrong_in_an_earlier_life_is_sent_again() -> None:
+    """The MD5 of what is read now proves what lies at the target only where each part sent earlier is equal (Invariant 1)."""
+    world = World()
+    planned = seed(world)
+    assert planned.etag == hashlib.md5(BODY).hexdigest()
+    source = world.places["us"].find("big")
+    assert source is not None
+    source.body = b"?" + BODY[1:]  # what came over the wire in the first life
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2)
+    source.body = BODY
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert [result.receipt.evidence for result in results if result.receipt] == [Evidence.MD5] * 2
+    assert [world.body(name, "big") == BODY for name in ("home", "backup")] == [True, True]
+    assert [result.receipt.sha256 for result in results if result.receipt] == [SHA256] * 2
