@@ -90,6 +90,14 @@ class IntegrityError(MigrateError):
     exit_code = ExitCode.INTEGRITY
 
 
+class SealLostError(IntegrityError):
+    """A sealed file is missing, or is not what the ledger's digest covers. `path` is the file's, below the seals' folder."""
+
+    def __init__(self, what: str, path: str, *, remedy: str) -> None:
+        super().__init__(what, remedy=remedy)
+        self.path = path
+
+
 class LaterError(MigrateError):
     """Cannot be now, and can be later: another run holds the lock."""
 

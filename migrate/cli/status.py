@@ -14,16 +14,18 @@ from migrate.cli.records import open_ledger
 from migrate.cli.working import show_standing
 from migrate.errors import UsageError
 from migrate.jobs.common import check_sums
-from migrate.ledger import FULL_SAMPLE_PPM, Ledger, Pass, UserRow
+from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, Ledger, Pass, UserRow
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.report.standing import pass_document, wave_document
 from migrate.spec import spec_time
 from migrate.states import UserState
 from migrate.units import format_size
+from migrate.worker.checking import EXTRA
 
 _SHOWN = 50
 _RUNS = 5
 _PASSES = 50
+_FINDINGS = {EXTRA: "no copy stands for it", SEAL_LOST: "the sealed file is missing or was changed"}
 
 
 def status(
@@ -176,7 +178,7 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
                 "user": row.finding.user_id,
                 "store": row.finding.store,
                 "key": row.finding.key,
-                "reason": "no copy stands for it",
+                "reason": _FINDINGS[row.finding.kind],
                 "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
             }
             for row in ledger.findings(plan_id, limit, pass_id=verification.id)

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, Problem, run_assignments
-from migrate.errors import ExitCode, InterruptedRun, LaterError, worst
+from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError, worst
 from migrate.jobs.common import (
     Actor,
     Limits,
@@ -26,12 +26,14 @@ from migrate.jobs.common import (
 from migrate.jobs.extras import find_loose_extras, forget_listings
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
+    SEAL_LOST,
     CheckState,
     Ledger,
     Pass,
     PassProgress,
     SealedCopy,
     SealKind,
+    UnsealedCopy,
     WaveProgress,
 )
 from migrate.model import Level, Outcome, Purpose
@@ -39,6 +41,8 @@ from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
+
+_SHOWN = 3  # sealed files that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,14 @@ def verify_plan(
         ended = ledger.end_pass(verification.id, now())
         if ended:
             forget_listings(plan, workspace, verification)
+        lost = ledger.lost_batches(verification.id)
+        if lost:
+            report.problems.append(_seals_lost(ledger, verification, lost))
         repaired = 0
         if request.repair and not stop.is_set():
             try:
-                repaired = _repair(plan, workspace, ledger, verification, run_id, now)
-            except LaterError as error:  # beside another run: what was found is told all the same
+                repaired = _repair(plan, workspace, ledger, verification, lost, run_id, now)
+            except (LaterError, SealLostError) as error:  # what was found is told all the same
                 report.problems.append(Problem(error.what, error.remedy, error.exit_code))
         return _end(plan, plan_id, ledger, verification, report, repaired, ended=ended)
 
@@ -172,13 +179,35 @@ def _look_through_stores(
         ) from error
 
 
+def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Problem:
+    """Which sealed files are not what they must be: that is an integrity error, whatever else was found."""
+    findings = ledger.findings(verification.plan_id, _SHOWN, pass_id=verification.id, kind=SEAL_LOST)
+    files = ", ".join(sorted({row.finding.key for row in findings if row.finding.key}))
+    return Problem(
+        f"the receipts of {len(lost)} batches are lost: sealed file {files} is missing or was changed",
+        "Bring it back from a backup of .migrate/seals and verify again;"
+        " or `migrate verify --repair`, and then `migrate run` makes new receipts.",
+        ExitCode.INTEGRITY,
+    )
+
+
 def _repair(
-    plan: Plan, workspace: Workspace, ledger: Ledger, verification: Pass, run_id: int, now: Callable[[], datetime]
+    plan: Plan,
+    workspace: Workspace,
+    ledger: Ledger,
+    verification: Pass,
+    lost: Sequence[int],
+    run_id: int,
+    now: Callable[[], datetime],
 ) -> int:
-    """Put the copies back to pending that a pass found to be wrong or missing, batch by batch; how many."""
+    """Put the copies back to pending that a pass found wrong, missing or without a receipt, batch by batch; how many."""
     reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
     try:
-        return sum(
+        anew = sum(
+            ledger.reopen_lost(verification.id, number, _copies(reader, ledger, verification, number), run_id, now())
+            for number in lost
+        )
+        return anew + sum(
             ledger.reopen(
                 verification.id, number, _sealed_copies(reader, seals, ledger, verification, number), run_id, now()
             )
@@ -189,12 +218,21 @@ def _repair(
         seals.close()
 
 
+def _copies(reader: PlanReader, ledger: Ledger, verification: Pass, number: int) -> dict[int, UnsealedCopy]:
+    """What the plan says of all copies of a batch."""
+    return {
+        copy.ordinal: UnsealedCopy(planned.user_id, planned.size)
+        for planned in reader.objects(ledger.batch(verification.plan_id, number).info)
+        for copy in planned.copies
+    }
+
+
 def _sealed_copies(
     reader: PlanReader, seals: Seals, ledger: Ledger, verification: Pass, number: int
 ) -> dict[int, SealedCopy]:
     """What plan and seals say of the wrong copies of a batch."""
     wrong = set(ledger.wrong_copies(verification.id, number))
-    receipts = seals.read_receipts(ledger.seals(verification.plan_id, number, SealKind.RECEIPTS))
+    receipts = seals.read_receipts(ledger.seals(verification.plan_id, number, SealKind.RECEIPTS), wrong)
     return {
         copy.ordinal: SealedCopy(receipts[copy.ordinal][0], planned.user_id, planned.size)
         for planned in reader.objects(ledger.batch(verification.plan_id, number).info)
@@ -243,10 +281,10 @@ def _next_step(
     ended: bool,
 ) -> str:
     name = plan.digest[:12]
-    if report.problems:
-        return report.problems[0].remedy or f"`migrate verify {name}` goes on."
     if repaired:
         return f"`migrate run {name} --wave all` makes the {repaired} copies again, then verify again."
+    if report.problems:
+        return report.problems[0].remedy or f"`migrate verify {name}` goes on."
     if found.counts.mismatch or found.counts.missing:
         return f"`migrate status {name} --failures` lists them; `migrate verify {name} --repair` puts them back to pending."
     if found.counts.extra:

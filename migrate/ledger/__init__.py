@@ -4,6 +4,7 @@ from migrate.ledger.ledger import Ledger
 from migrate.ledger.processes import LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
     FULL_SAMPLE_PPM,
+    SEAL_LOST,
     BatchRow,
     CheckCounts,
     CheckState,
@@ -22,6 +23,7 @@ from migrate.ledger.rows import (
     Seal,
     SealedCopy,
     SealKind,
+    UnsealedCopy,
     UploadRow,
     UserCheck,
     UserRow,
@@ -32,6 +34,7 @@ from migrate.ledger.rows import (
 
 __all__ = [
     "FULL_SAMPLE_PPM",
+    "SEAL_LOST",
     "BatchRow",
     "CheckCounts",
     "CheckState",
@@ -53,6 +56,7 @@ __all__ = [
     "Seal",
     "SealKind",
     "SealedCopy",
+    "UnsealedCopy",
     "UploadRow",
     "UserCheck",
     "UserRow",

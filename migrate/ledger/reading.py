@@ -167,13 +167,21 @@ class Reading(Core):
         return [verdict_row(row) for row in rows]
 
     def findings(
-        self, plan_id: int, limit: int, *, pass_id: int | None = None, users: Sequence[str] | None = None
+        self,
+        plan_id: int,
+        limit: int,
+        *,
+        pass_id: int | None = None,
+        kind: str | None = None,
+        users: Sequence[str] | None = None,
     ) -> list[FindingRow]:
-        """The first findings of a plan, or of one pass of it, or about some users."""
+        """The first findings of a plan, or of one pass of it, or of one kind, or about some users."""
         findings = schema.findings
         query = select(findings).where(findings.c.plan_id == plan_id).order_by(findings.c.id).limit(limit)
         if pass_id is not None:
             query = query.where(findings.c.pass_id == pass_id)
+        if kind is not None:
+            query = query.where(findings.c.kind == kind)
         if users is not None:
             query = query.where(findings.c.user_id.in_(users))
         with self._read() as connection:

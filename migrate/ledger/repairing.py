@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
-from migrate.ledger.rows import CheckState, SealedCopy
+from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
 from migrate.model import Outcome, Verdict
 from migrate.states import BatchState, UserState, check_batch_move
 
@@ -58,10 +58,55 @@ class Repairing(Core):
             plan_id = rows[0].plan_id
             _demand_unleased(connection, plan_id, [number])
             copies = [_sealed_copy(sealed, number, row.ordinal) for row in rows]
-            _put_back(connection, plan_id, number, rows, run_id, now)
+            _put_back(connection, plan_id, number, [(row.ordinal, row.etag) for row in rows], run_id, now)
             _uncount(connection, plan_id, number, copies)
             _users_lose(connection, plan_id, Counter(copy.user_id for copy in copies))
         return len(rows)
+
+    def lost_batches(self, pass_id: int) -> list[int]:
+        """The batches whose receipts could not be read in this pass, and that no repair has answered yet."""
+        verdicts = schema.verdicts
+        with self._read() as connection:
+            found = connection.execute(_lost(select(verdicts.c.number), pass_id).distinct().order_by(verdicts.c.number))
+            return [int(number) for number in found.scalars()]
+
+    def reopen_lost(
+        self, pass_id: int, number: int, planned: Mapping[int, UnsealedCopy], run_id: int, now: datetime
+    ) -> int:
+        """Put every copy of a batch back to pending whose receipt is lost with its seal; how many. Again changes nothing.
+
+        `planned` has all copies of the batch, by ordinal. The seal stays in the chain with all of its rows void: the next run
+        makes new receipts, from what it finds at the target. LaterError while somebody works on the batch.
+        """
+        verdicts, batches, copies = schema.verdicts, schema.batches, schema.copies
+        with self._write() as connection:
+            query = _lost(select(verdicts.c.plan_id), pass_id).where(verdicts.c.number == number)
+            plan_id = connection.execute(query.limit(1).with_for_update(of=[batches])).scalar()
+            if plan_id is None:
+                return 0
+            _demand_unleased(connection, plan_id, [number])
+            batch = connection.execute(select(batches).where(in_batch(batches, plan_id, number))).one()
+            opened = dict(
+                connection.execute(
+                    select(copies.c.ordinal, copies.c.outcome).where(in_batch(copies, plan_id, number))
+                ).all()
+            )
+            if any(schema.OUTCOMES[outcome].has_receipt for outcome in opened.values()):
+                raise LaterError(f"batch {number} is half copied", remedy="`migrate run` first, then repair.")
+            lost = {ordinal: copy for ordinal, copy in planned.items() if ordinal not in opened}
+            _demand_counted(batch, lost)
+            seen = connection.execute(
+                _wrong(select(verdicts.c.ordinal, verdicts.c.etag), pass_id).where(verdicts.c.number == number)
+            ).all()
+            etags = {row.ordinal: row.etag for row in seen}  # what a check saw before the seal was lost
+            group = [(ordinal, etags.get(ordinal)) for ordinal in sorted(lost)]
+            _put_back(connection, plan_id, number, group, run_id, now)
+            connection.execute(
+                delete(verdicts).where(in_batch(verdicts, plan_id, number), verdicts.c.reason == SEAL_LOST)
+            )
+            _to_pending(connection, batch, copied=0, present=0, done_bytes=0, voided=batch.voided + len(lost))
+            _users_lose(connection, plan_id, Counter(copy.user_id for copy in lost.values()))
+        return len(lost)
 
     def retry_quarantined(self, plan_id: int, waves: Sequence[int] | None, run_id: int, now: datetime) -> int:
         """Put all quarantined copies of the waves (None: of the plan) back to pending; how many.
@@ -112,7 +157,19 @@ class Repairing(Core):
 
 
 def _wrong(query: Select[Any], pass_id: int) -> Select[Any]:
-    """Narrow a query on verdicts to those of finished checks that no repair has answered yet."""
+    """Narrow a query on verdicts to those that found a difference, and that no repair has answered yet."""
+    verdicts = schema.verdicts
+    return _finished(query, pass_id).where(verdicts.c.verdict.in_(_WRONG), verdicts.c.reopened.is_(False))
+
+
+def _lost(query: Select[Any], pass_id: int) -> Select[Any]:
+    """Narrow a query on verdicts to those that could not be given for want of a receipt. A repair deletes them."""
+    verdicts = schema.verdicts
+    return _finished(query, pass_id).where(verdicts.c.verdict == Verdict.UNKNOWN.value, verdicts.c.reason == SEAL_LOST)
+
+
+def _finished(query: Select[Any], pass_id: int) -> Select[Any]:
+    """Narrow a query on verdicts to those of a pass's finished checks."""
     verdicts, checks, batches = schema.verdicts, schema.checks, schema.batches
     return (
         query.join(
@@ -122,12 +179,7 @@ def _wrong(query: Select[Any], pass_id: int) -> Select[Any]:
             & (checks.c.number == verdicts.c.number),
         )
         .join(batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number))
-        .where(
-            verdicts.c.pass_id == pass_id,
-            verdicts.c.verdict.in_(_WRONG),
-            verdicts.c.reopened.is_(False),
-            checks.c.state == CheckState.DONE.value,
-        )
+        .where(verdicts.c.pass_id == pass_id, checks.c.state == CheckState.DONE.value)
     )
 
 
@@ -148,9 +200,22 @@ def _sealed_copy(sealed: Mapping[int, SealedCopy], number: int, ordinal: int) ->
     return copy
 
 
+def _demand_counted(batch: Row[Any], lost: Mapping[int, UnsealedCopy]) -> None:
+    """The copies without a row are just those that the batch counts as copied or present (invariant 3)."""
+    sums = (len(lost), sum(copy.size_bytes for copy in lost.values()))
+    if sums != (batch.copied + batch.present, batch.done_bytes):
+        raise IntegrityError(f"batch {batch.number} counts other receipts than the plan has copies for")
+
+
 def _put_back(
-    connection: Connection, plan_id: int, number: int, group: Sequence[Row[Any]], run_id: int, now: datetime
+    connection: Connection,
+    plan_id: int,
+    number: int,
+    group: Sequence[tuple[int, str | None]],
+    run_id: int,
+    now: datetime,
 ) -> None:
+    """Make rows of pending copies: ordinal, and the ETag that was seen at the target, which may be replaced."""
     copies, verdicts, passes, checks = schema.copies, schema.verdicts, schema.passes, schema.checks
     at = schema.to_micros(now)
     connection.execute(
@@ -159,14 +224,14 @@ def _put_back(
             {
                 "plan_id": plan_id,
                 "number": number,
-                "ordinal": row.ordinal,
+                "ordinal": ordinal,
                 "outcome": schema.OUTCOME_CODES[Outcome.PENDING],
-                "etag": None if row.etag is None else schema.pack_etag(row.etag),
+                "etag": None if etag is None else schema.pack_etag(etag),
                 "reason": REPAIR,
                 "run_id": run_id,
                 "at": at,
             }
-            for row in group
+            for ordinal, etag in group
         ],
     )
     # a check under way must not believe what it saw before the repair
@@ -180,7 +245,7 @@ def _put_back(
                 )
             ),
         ),
-        [{"of_copy": row.ordinal} for row in group],
+        [{"of_copy": ordinal} for ordinal, _ in group],
     )
     connection.execute(
         update(verdicts)
@@ -191,7 +256,7 @@ def _put_back(
             among(verdicts.c.verdict, _WRONG),
         )
         .values(reopened=True),
-        [{"of_copy": row.ordinal} for row in group],
+        [{"of_copy": ordinal} for ordinal, _ in group],
     )
 
 

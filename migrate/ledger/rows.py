@@ -16,6 +16,9 @@ from migrate.model import BatchInfo, Level, Outcome, Purpose, Receipt, Verdict
 from migrate.states import BatchState, UserState
 
 FULL_SAMPLE_PPM = 1_000_000
+SEAL_LOST = (
+    "seal_lost"  # why copies are UNKNOWN whose receipts are in a seal that is lost or edited; and the finding's kind
+)
 
 
 class SealKind(StrEnum):
@@ -247,6 +250,14 @@ class SealedCopy:
     """What the caller knows, from plan and seals, of a copy that a repair puts back."""
 
     outcome: Outcome
+    user_id: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnsealedCopy:
+    """What the plan says of a copy whose receipt is lost with its seal."""
+
     user_id: str
     size_bytes: int
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from migrate.errors import UnreachableError
+from migrate.errors import SealLostError, UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
-from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
-from migrate.model import CheckResult, Level, Outcome, PlannedObject, Receipt, Verdict
+from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
+from migrate.model import CheckResult, Level, PlannedObject, Receipt, Verdict
 from migrate.transfer.caller import Caller
 from migrate.verify import Expected, Extra, PrefixCheck, check_head, check_object, check_prefix, is_sampled
 from migrate.worker.pool import Task
@@ -19,6 +19,7 @@ from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
 
 EXTRA = "extra"
+_SEALS_FOLDER = "seals"  # where a finding about a sealed file says that it is
 _USERS_AT_ONCE = 500
 _ALL = 2**31 - 1
 
@@ -54,17 +55,6 @@ class _Place:
     prefix: str
 
 
-def batch_receipts(ledger: Ledger, seals: Seals, lease: Lease) -> dict[int, tuple[Outcome, Receipt]]:
-    """The receipts of a finished batch, by ordinal: from its seals, less what has been put back since."""
-    receipts = seals.read_receipts(ledger.seals(lease.plan_id, lease.number, SealKind.RECEIPTS))
-    for row in ledger.copy_rows(lease):
-        if row.receipt is None:
-            receipts.pop(row.ordinal, None)
-        else:
-            receipts[row.ordinal] = (row.outcome, row.receipt)
-    return receipts
-
-
 class CheckWork:
     """The check of one batch in one pass."""
 
@@ -74,18 +64,40 @@ class CheckWork:
         self._tools = tools
         self._level = tools.level
         self._is_full = tools.sample_ppm >= FULL_SAMPLE_PPM
-        every = batch_receipts(tools.ledger, tools.seals, lease)
-        self._receipts: dict[int, Receipt] = {
-            ordinal: receipt
-            for ordinal, (_, receipt) in every.items()
-            if is_sampled(lease.batch.digest, ordinal, tools.sample_ppm)
-        }
-        self._known = {row.ordinal for row in tools.ledger.verdict_rows(lease)}
-        self._todo = {ordinal: receipt for ordinal, receipt in self._receipts.items() if ordinal not in self._known}
         self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
-        self._results: list[CheckResult] = []
         self._extras: list[Extra] = self._known_extras()
+        self._lost: SealLostError | None = None
         self._tally = Tally()
+        wanted = self._wanted()
+        self._todo = self._read_receipts(wanted)
+        # without a receipt there is nothing to compare with: that ends the check of this batch, and of no other
+        self._results = [
+            CheckResult(ordinal, Verdict.UNKNOWN, SEAL_LOST) for ordinal in sorted(wanted - self._todo.keys())
+        ]
+
+    def _wanted(self) -> set[int]:
+        """The copies to be checked: those that have a receipt, are in the sample, and have no verdict yet."""
+        ledger, lease = self._tools.ledger, self.lease
+        # a batch that is checked is done: its open rows are those without a receipt
+        opened = {row.ordinal for row in ledger.copy_rows(lease)}
+        known = {row.ordinal for row in ledger.verdict_rows(lease) if row.reason != SEAL_LOST}
+        return {
+            ordinal
+            for ordinal in self._users
+            if ordinal not in opened
+            and ordinal not in known
+            and is_sampled(lease.batch.digest, ordinal, self._tools.sample_ppm)
+        }
+
+    def _read_receipts(self, wanted: Collection[int]) -> dict[int, Receipt]:
+        """Their receipts; none at all where a seal is lost."""
+        seals = self._tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.RECEIPTS)
+        try:
+            receipts = self._tools.seals.read_receipts(seals, wanted)
+        except SealLostError as error:
+            self._lost = error
+            return {}
+        return {ordinal: receipt for ordinal, (_, receipt) in receipts.items()}
 
     def _known_extras(self) -> list[Extra]:
         """What a look through whole stores found of this batch's users: told with a user's first batch."""
@@ -196,12 +208,10 @@ class CheckWork:
         results = [
             CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in tools.ledger.verdict_rows(self.lease)
         ]
-        tools.ledger.add_findings(
-            self.lease,
-            [NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size) for extra in self._extras],
-            run_id=tools.run_id,
-            now=tools.now(),
-        )
+        findings = [NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size) for extra in self._extras]
+        if self._lost is not None:
+            findings.append(NewFinding(SEAL_LOST, _SEALS_FOLDER, self._lost.path))
+        tools.ledger.add_findings(self.lease, findings, run_id=tools.run_id, now=tools.now())
         seal = tools.seals.write_verdicts(self.lease.number, self.lease.fence, tools.pass_id, results)
         users = self._user_checks(results)
         tools.ledger.finish_check(self.lease, seal, users, self._counts(results))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from migrate.errors import IntegrityError, UnreachableError
+from migrate.errors import SealLostError, UnreachableError
 from migrate.ledger import NewSeal, Seal
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
 from migrate.sql import literal
@@ -35,6 +35,11 @@ _RECEIPTS = (
     ("at_us", "BIGINT"),
 )
 _VERDICTS = (("ordinal", "INTEGER"), ("verdict", "VARCHAR"), ("reason", "VARCHAR"), ("etag", "VARCHAR"))
+
+_REMEDY = (
+    "Bring it back from a backup of .migrate/seals and verify again;"
+    " or `migrate verify --repair`, and the next run makes its receipts anew."
+)
 
 SealedReceipt = tuple[int, Outcome, Receipt]
 
@@ -79,15 +84,28 @@ class Seals:
         ]
         return self._write(f"{self._plan}/verdicts-{number:08d}-{pass_id}-{fence}.parquet", _VERDICTS, rows)
 
-    def read_receipts(self, seals: Sequence[Seal]) -> dict[int, tuple[Outcome, Receipt]]:
-        """The receipts of a batch from its seals, in order: a later one replaces an earlier one's row."""
+    def read_receipts(self, seals: Sequence[Seal], ordinals: Collection[int]) -> dict[int, tuple[Outcome, Receipt]]:
+        """The receipts of these copies of a batch, from its seals (oldest first). SealLostError where one cannot be had.
+
+        A later receipt voids an earlier one of the same copy. So the seals are read from the newest on, and one that has
+        nothing but void receipts need not be there any more.
+        """
+        left = set(ordinals)
         found: dict[int, tuple[Outcome, Receipt]] = {}
-        for seal in seals:
+        for seal in reversed(seals):
+            if not left:
+                break
             for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(
                 seal, _RECEIPTS
             ):
-                receipt = Receipt(sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us))
-                found[ordinal] = (Outcome(outcome), receipt)
+                if ordinal in left:
+                    receipt = Receipt(
+                        sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us)
+                    )
+                    found[ordinal] = (Outcome(outcome), receipt)
+            left.difference_update(found)
+        if left:
+            raise SealLostError(f"no sealed file has the receipts of {len(left)} copies", "", remedy=_REMEDY)
         return found
 
     def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
@@ -130,14 +148,12 @@ class Seals:
             )
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
-            raise IntegrityError(
-                f"sealed file {seal.path} is missing or cannot be read",
-                remedy="Bring it back from a backup of .migrate/seals.",
+            raise SealLostError(
+                f"sealed file {seal.path} is missing or cannot be read", seal.path, remedy=_REMEDY
             ) from error
         if len(rows) != seal.rows or _digest(rows) != seal.digest:
-            raise IntegrityError(
-                f"sealed file {seal.path} is not what the ledger's digest covers",
-                remedy="Bring it back from a backup of .migrate/seals; what it says now proves nothing.",
+            raise SealLostError(
+                f"sealed file {seal.path} is not what the ledger's digest covers", seal.path, remedy=_REMEDY
             )
         return rows
 

@@ -294,16 +294,55 @@ def test_a_killed_verification_goes_on_where_it_was(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_an_edited_seal_is_an_integrity_error(world: SmallWorld) -> None:
-    """A sealed receipt that was exchanged is found before it is believed; the untouched twin verifies (Invariants 3 and 8)."""
+@pytest.mark.parametrize("damage", ["exchanged", "lost", "cut"])
+def test_a_seal_that_cannot_be_trusted_is_an_integrity_error_of_its_batch(world: SmallWorld, damage: str) -> None:
+    """Exit 5 and a finding; its users go back, all others are verified; the untouched twin verifies (Invariants 3, 8 and 9)."""
     planned(world)
     world.migrate("run", "--wave", "all")
-    assert world.migrate("verify", "--wave", "0").code == 0
+    assert world.migrate("verify").code == 0
     first, second = sorted((world.root / ".migrate" / "seals").rglob("receipts-*"))[:2]
-    first.write_bytes(second.read_bytes())
-    answer = world.migrate("verify")
+    original = first.read_bytes()
+    if damage == "lost":
+        first.unlink()
+    else:
+        first.write_bytes(second.read_bytes() if damage == "exchanged" else original[:-9])
+    answer = world.migrate("verify", "--json")
     assert answer.code == 5
-    assert "sealed file" in answer.err
+    assert f"sealed file {first.parent.name}/{first.name}" in answer.json["problems"][0]["what"]
+    verdicts = answer.json["pass"]["verdicts"]
+    assert verdicts["unknown"] > 0
+    assert verdicts["match"] == 2 * len(world.objects) - verdicts["unknown"]
+    assert answer.json["pass"]["batches"]["pending"] == 0
+    users = {state: number for wave in answer.json["standing"] for state, number in wave["users"].items()}
+    assert set(users) == {"copied", "verified"}
+    failures = world.migrate("status", "--failures", "--json").json["failures"]
+    assert [entry["key"] for entry in failures if entry["kind"] == "SEAL_LOST"] == [f"{first.parent.name}/{first.name}"]
+    first.write_bytes(original)  # brought back from a backup
+    assert world.migrate("verify").code == 0
+
+
+def test_a_repair_makes_the_receipts_of_a_lost_seal_anew(world: SmallWorld) -> None:
+    """What is equal at the target is present, what was wrong there comes to light; then all is verified (Invariants 1 and 3)."""
+    planned(world)
+    world.migrate("run", "--wave", "all")
+    seals = world.root / ".migrate" / "seals"
+    first = min(seals.rglob("receipts-*"))
+    first.unlink()
+    answer = world.migrate("verify", "--repair", "--json")
+    assert answer.code == 5
+    lost = answer.json["pass"]["verdicts"]["unknown"]
+    assert answer.json["repaired"] == lost
+    sums(answer.json)
+    run = world.migrate("run", "--wave", "all", "--json")
+    assert run.code == 0, run.err
+    assert sum(wave["outcomes"]["present"] for wave in run.json["standing"]) == lost
+    assert run.json["done"]["copies"] == lost
+    verify = world.migrate("verify", "--level", "both-ends", "--json")
+    assert verify.code == 0, verify.err
+    assert verify.json["pass"]["verdicts"]["match"] == 2 * len(world.objects)
+    assert {state for wave in verify.json["standing"] for state in wave["users"]} == {"verified"}
+    world.assert_all_there()
+    assert not first.exists()
 
 
 def test_an_edited_counter_is_an_integrity_error(world: SmallWorld) -> None:

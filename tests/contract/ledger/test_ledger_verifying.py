@@ -8,7 +8,18 @@ import pytest
 from ledgers import NOW, OWNERS, SIZE, World, new_seal, receipt
 
 from migrate.errors import IntegrityError, LaterError, StaleLeaseError
-from migrate.ledger import CheckCounts, CheckState, Lease, NewFinding, Pass, SealedCopy, SealKind, UserCheck
+from migrate.ledger import (
+    SEAL_LOST,
+    CheckCounts,
+    CheckState,
+    Lease,
+    NewFinding,
+    Pass,
+    SealedCopy,
+    SealKind,
+    UnsealedCopy,
+    UserCheck,
+)
 from migrate.model import CheckResult, Level, Outcome, Purpose, Verdict
 from migrate.states import BatchState, UserState
 
@@ -263,6 +274,98 @@ def test_a_repair_needs_to_know_what_was_sealed(world: World) -> None:
     with pytest.raises(IntegrityError, match="no sealed receipt"):
         world.ledger.reopen(found.id, 0, {}, world.run_id, NOW)
     assert world.ledger.batch(world.plan_id, 0).state == BatchState.DONE
+
+
+def lose_batch(world: World, found: Pass, number: int = 0) -> None:
+    """Check batches up to `number`, whose receipts cannot be read."""
+    while (lease := must(world.lease_check(found))).number != number:
+        world.check(lease)
+    results = [CheckResult(n, Verdict.UNKNOWN, SEAL_LOST) for n in range(len(OWNERS[number]))]
+    world.ledger.record_verdicts(lease, results, world.run_id, NOW)
+    world.finish_check(lease, results)
+
+
+def reopen_lost(world: World, found: Pass, number: int = 0) -> int:
+    planned = {ordinal: UnsealedCopy(owner, SIZE) for ordinal, owner in enumerate(OWNERS[number])}
+    return world.ledger.reopen_lost(found.id, number, planned, world.run_id, NOW)
+
+
+def test_a_batch_whose_receipts_are_lost_holds_its_users_alone(world: World) -> None:
+    """Verified users of the batch go back, those of other batches go on (Invariant 9)."""
+    world.copy_all()
+    before = world.start_pass()
+    world.check_all(before)
+    assert world.ledger.end_pass(before.id, NOW)
+    found = world.start_pass()
+    lose_batch(world, found)
+    world.check_all(found)
+    assert [world.state(user) for user in ("anna", "bjorn")] == ["copied"] * 2
+    assert [world.state(user) for user in ("carla", "dag")] == ["verified"] * 2
+    assert world.ledger.lost_batches(found.id) == [0]
+
+
+def test_lost_receipts_are_made_anew_and_the_chain_keeps_the_old_seal(world: World) -> None:
+    """All copies of the batch are pending again, once; the new seal comes after the old one, whose rows are all void."""
+    world.copy_batch(1)
+    for _ in range(3):
+        world.copy_batch()
+    found = world.start_pass()
+    lease = must(world.lease_check(found))
+    results = [CheckResult(n, Verdict.UNKNOWN, SEAL_LOST) for n in (0, 2, 3)]
+    world.ledger.record_verdicts(lease, results, world.run_id, NOW)
+    world.finish_check(lease, results)
+    assert reopen_lost(world, found) == 3  # the quarantined copy stays as it is
+    assert reopen_lost(world, found) == 0
+    assert world.ledger.lost_batches(found.id) == []
+    world.demand_sums()
+    batch = world.ledger.batch(world.plan_id, 0)
+    assert (batch.state, batch.done_bytes, batch.outcomes[Outcome.QUARANTINED]) == (BatchState.PENDING, 0, 1)
+    again = world.lease()
+    assert [(row.ordinal, row.outcome) for row in world.ledger.copy_rows(again)] == [
+        (0, Outcome.PENDING),
+        (1, Outcome.QUARANTINED),
+        (2, Outcome.PENDING),
+        (3, Outcome.PENDING),
+    ]
+    world.record(again, [receipt(n, outcome=Outcome.PRESENT) for n in (0, 2, 3)])
+    world.finish(again)
+    world.demand_sums()
+    assert world.ledger.batch(world.plan_id, 0).outcomes[Outcome.PRESENT] == 3
+    seals = world.ledger.seals(world.plan_id, 0, SealKind.RECEIPTS)
+    assert [seal.rows for seal in seals] == [3, 3]
+    assert len(world.ledger.check_chain(world.plan_id)) == 6
+    assert reopen_lost(world, found) == 0
+
+
+def test_a_repair_of_lost_receipts_keeps_what_a_check_saw_before(world: World) -> None:
+    """A copy that was MISMATCH before the seal was lost may be replaced under the ETag that was seen (Invariant 2)."""
+    world.copy_all()
+    found = world.start_pass()
+    lease = must(world.lease_check(found))
+    results = [
+        CheckResult(0, Verdict.MISMATCH, "content", "seen"),
+        *(CheckResult(n, Verdict.UNKNOWN, SEAL_LOST) for n in (1, 2, 3)),
+    ]
+    world.ledger.record_verdicts(lease, results, world.run_id, NOW)
+    world.finish_check(lease, results)
+    assert reopen_lost(world, found) == 4
+    assert [row.etag for row in world.ledger.copy_rows(world.lease())] == ["seen", None, None, None]
+    assert world.ledger.wrong_batches(found.id) == []
+
+
+def test_a_repair_of_lost_receipts_counts_before_it_changes_anything(world: World) -> None:
+    """The corrupted twin: the plan knows other copies than the batch counts (Invariant 3)."""
+    world.copy_all()
+    found = world.start_pass()
+    lose_batch(world, found)
+    with pytest.raises(IntegrityError, match="other receipts"):
+        world.ledger.reopen_lost(found.id, 0, {0: UnsealedCopy("anna", SIZE)}, world.run_id, NOW)
+    assert world.ledger.batch(world.plan_id, 0).state == BatchState.DONE
+    other = must(world.lease_check(world.start_pass(Level.LISTING)))
+    with pytest.raises(LaterError):
+        reopen_lost(world, found)
+    world.ledger.release(other)
+    assert reopen_lost(world, found) == 4
 
 
 def test_a_repair_waits_for_leases(world: World) -> None:
