@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Event
 
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from migrate.report.progress import Goal, Progress
 from migrate.report.standing import standing
 from migrate.spec import spec_time
 from migrate.units import format_size, parse_duration, parse_rate
+from migrate.worker.loop import Stop
 
 _OUTCOME_STYLES = {Outcome.QUARANTINED: "red", Outcome.DRIFTED: "yellow", Outcome.PENDING: "yellow"}
 
@@ -84,7 +84,7 @@ class Watch:
 
 
 @contextmanager
-def stopping(context: Context) -> Iterator[Event]:
+def stopping(context: Context) -> Iterator[Stop]:
     """The event that a signal sets while work is under way. A second signal ends the process: that is as safe as kill -9."""
 
     def on_signal(count: int) -> None:
@@ -99,7 +99,7 @@ def stopping(context: Context) -> Iterator[Event]:
 
 
 @contextmanager
-def at_work(context: Context) -> Iterator[tuple[Event, Watch]]:
+def at_work(context: Context) -> Iterator[tuple[Stop, Watch]]:
     """The event that a signal sets, and the watch over the progress."""
     watch = Watch(context)
     with stopping(context) as stop:

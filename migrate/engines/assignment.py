@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from migrate.transfer.caller import Caller
 from migrate.transfer.limits import RateLimit
 from migrate.worker.checking import CheckTools, CheckWork
 from migrate.worker.copying import CopyTools, CopyWork
-from migrate.worker.loop import LEASE_SECONDS, Worker, WorkerLimits, WorkerReport
+from migrate.worker.loop import LEASE_SECONDS, Stop, Worker, WorkerLimits, WorkerReport
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally, Work
 from migrate.workspace import Workspace
@@ -96,13 +95,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def work_on(assignment: Assignment, stop: threading.Event, on_progress: Callable[[Snapshot], None]) -> WorkerReport:
+def work_on(assignment: Assignment, stop: Stop, on_progress: Callable[[Snapshot], None]) -> WorkerReport:
     """Do an assignment in this thread, which must be the main one for signals to be heard."""
     workspace = Workspace(Path(assignment.workspace))
     plan = Plan.open(Path(assignment.plan_folder))
     if plan.digest != assignment.plan_digest:
         raise IntegrityError("the plan is not the one that this run began with", remedy="Run `migrate run` again.")
     ledger = Ledger.open(assignment.ledger)
+    ledger.heed(stop.ledger_ends_at)
     visitor = Visitor(
         assignment.operator, assignment.host, assignment.country, Purpose(assignment.purpose), plan.digest
     )

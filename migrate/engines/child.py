@@ -21,6 +21,7 @@ import structlog
 
 from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work_on
 from migrate.errors import MigrateError
+from migrate.worker.loop import Stop
 from migrate.workspace import private_umask
 
 _SAY_SECONDS = 0.5
@@ -32,7 +33,7 @@ def main() -> None:
     private_umask()
     say = _channel()
     _start_logs()
-    stop = threading.Event()
+    stop = Stop()
     # a terminal sends SIGINT to all of a group: the parent hears it and closes our standard input
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     assignment = Assignment.from_json(json.loads(sys.stdin.readline()))

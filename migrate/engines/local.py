@@ -17,7 +17,7 @@ from typing import Any
 
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, waves_from_json, work_on
 from migrate.errors import ExitCode, MigrateError
-from migrate.worker.loop import StopReason
+from migrate.worker.loop import Stop, StopReason
 from migrate.worker.work import Tally
 
 _KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
@@ -46,12 +46,12 @@ class EngineReport:
 
 
 @contextmanager
-def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[threading.Event]:
+def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[Stop]:
     """SIGINT and SIGTERM set the event while this is open; `on_signal` is told how many there were.
 
     In the main thread only; elsewhere signals are not ours.
     """
-    stop = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -71,7 +71,7 @@ def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[threading.Event
             signal.signal(number, handler)
 
 
-def run_assignments(assignments: Sequence[Assignment], on_progress: OnProgress, stop: threading.Event) -> EngineReport:
+def run_assignments(assignments: Sequence[Assignment], on_progress: OnProgress, stop: Stop) -> EngineReport:
     """Do all assignments; return when every worker has ended. A bug in a worker is raised; its checkpoint is safe."""
     if len(assignments) == 1:
         return _run_here(assignments[0], on_progress, stop)
@@ -83,7 +83,7 @@ def run_assignments(assignments: Sequence[Assignment], on_progress: OnProgress, 
             child.end()
 
 
-def _run_here(assignment: Assignment, on_progress: OnProgress, stop: threading.Event) -> EngineReport:
+def _run_here(assignment: Assignment, on_progress: OnProgress, stop: Stop) -> EngineReport:
     report = work_on(assignment, stop, on_progress)
     if report.error is not None and not isinstance(report.error, MigrateError):
         raise report.error
@@ -140,7 +140,7 @@ class _Child:
 
 
 class _Parent:
-    def __init__(self, children: Sequence[_Child], on_progress: OnProgress, stop: threading.Event) -> None:
+    def __init__(self, children: Sequence[_Child], on_progress: OnProgress, stop: Stop) -> None:
         self._children = children
         self._on_progress = on_progress
         self._stop = stop

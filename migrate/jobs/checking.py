@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from migrate.ledger import (
 from migrate.model import Level, Outcome, Purpose
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
+from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -87,11 +87,12 @@ def verify_plan(
     *,
     run_id: int,
     now: Callable[[], datetime],
-    stop: threading.Event,
+    stop: Stop,
     on_start: Callable[[Pass, PassProgress, Sequence[WaveProgress]], None],
     on_progress: Callable[[Snapshot], None],
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
+    ledger.heed(stop.ledger_ends_at)
     plan_id = plan_id_of(plan, ledger)
     refuse_early(plan, workspace, actor, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
@@ -160,7 +161,7 @@ def _look_through_stores(
     request: VerifyRequest,
     run_id: int,
     now: Callable[[], datetime],
-    stop: threading.Event,
+    stop: Stop,
 ) -> None:
     deadline = request.limits.deadline
 

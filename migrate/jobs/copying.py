@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,7 +28,7 @@ from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.planner.folder import Plan
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
-from migrate.worker.loop import StopReason
+from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
 
@@ -184,11 +183,12 @@ def run_plan(
     *,
     run_id: int,
     now: Callable[[], datetime],
-    stop: threading.Event,
+    stop: Stop,
     on_start: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
     on_progress: Callable[[Snapshot], None],
 ) -> RunEnd:
     """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan."""
+    ledger.heed(stop.ledger_ends_at)
     refuse_early(plan, workspace, actor, Purpose.COPY)
     with ledger.hold_plan(plan.digest, share=request.share):
         plan_id = _register(plan, ledger, request, run_id, now)

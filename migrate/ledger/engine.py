@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,12 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from migrate.errors import IntegrityError, LedgerError, MigrateError, UnreachableError, UsageError
+from migrate.ledger.patience import BUSY_TIMEOUT_SECONDS, Patience, PatientConnection
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
     from sqlalchemy.schema import Table
 
-BUSY_TIMEOUT_SECONDS = 30
 _NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|glusterfs|gpfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|glusterfs|rclone|goofys|juicefs)"
 )
@@ -88,7 +89,8 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.display_url = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
         self.path = Path(parsed.database or "") if self.is_sqlite else None
-        self.engine = _sqlite_engine(parsed) if self.is_sqlite else _postgres_engine(parsed)
+        self.patience = Patience()
+        self.engine = _sqlite_engine(parsed, self.patience) if self.is_sqlite else _postgres_engine(parsed)
         self._writing = threading.Lock()
 
     def prepare_file(self, *, create: bool) -> None:
@@ -170,7 +172,7 @@ class Database:
         name = self.display_url
         if "locked" in text or "lock timeout" in text:
             return UnreachableError(
-                f"the ledger {name} was locked for {BUSY_TIMEOUT_SECONDS} s",
+                f"the ledger {name} is locked, and stayed so",
                 remedy="another process holds it: a stuck `migrate`, a backup, or a shell with an open transaction"
                 + (f"; `fuser -v {self.path}` names it" if self.path else "; look at pg_stat_activity"),
             )
@@ -209,8 +211,10 @@ def _check_place(path: Path) -> None:
         )
 
 
-def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+def _sqlite_engine(url: URL, patience: Patience) -> Engine:
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"factory": partial(PatientConnection, patience=patience)}
+    )
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: object) -> None:
@@ -243,7 +247,7 @@ def _postgres_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'")
+            cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_SECONDS:.0f}s'")
         connection.commit()
 
     return engine

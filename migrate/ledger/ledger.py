@@ -6,6 +6,8 @@ fence is stale (invariant 5). The subjects stand in modules of their own, and th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import insert, inspect, select
 from sqlalchemy.engine import Connection
 
@@ -61,6 +63,10 @@ class Ledger(Runs, Plans, Leases, Copying, Seals, Verifying, Repairing, Reading,
             return None
         with self._read() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
+
+    def heed(self, gives_up_at: Callable[[], float | None]) -> None:
+        """From now on wait for SQLite's lock no longer than to this time (`time.monotonic` seconds; None: no end asked for)."""
+        self._database.patience.gives_up_at = gives_up_at
 
     def close(self) -> None:
         """Close all connections."""

@@ -13,8 +13,9 @@ from alembic.config import Config
 
 from migrate.errors import LedgerError, UnreachableError, UsageError
 from migrate.ledger import schema
-from migrate.ledger.engine import BUSY_TIMEOUT_SECONDS, Database, parse_url
+from migrate.ledger.engine import Database, parse_url
 from migrate.ledger.ledger import demand_known, revision
+from migrate.ledger.patience import BUSY_TIMEOUT_SECONDS
 
 _SCRIPTS = Path(__file__).parent / "upgrades"
 _BACKUP_SECONDS = 24 * 3600  # of pg_dump: a ledger is gigabytes at most

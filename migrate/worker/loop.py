@@ -2,7 +2,8 @@
 
 All that is written to the ledger is written here, in the main thread, in groups: at most a second or 256 results apart. The
 main thread never calls a store, so a signal always finds it awake (design, section 3). On a signal: no new work, five seconds
-for what is in flight, the last group commits, the leases go back.
+for what is in flight, the last group commits, the leases go back. A ledger that is locked all the while is not waited for:
+what it has is the checkpoint, and the leases are taken over by the next run.
 """
 
 from __future__ import annotations
@@ -23,11 +24,33 @@ from migrate.worker.work import Tally, Work
 GROUP_RESULTS = 256
 GROUP_SECONDS = 1.0
 GRACE_SECONDS = 5.0
+LEDGER_SECONDS = 6.5
 LEASE_SECONDS = 180.0
 _BEAT_SECONDS = 15.0
 _RECLAIM_SECONDS = 30.0
 _SAY_SECONDS = 0.25
 _WORKS_AT_ONCE = 16  # small batches: enough of them to keep every thread busy
+
+
+class Stop(threading.Event):
+    """Says stop, and since when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at: float | None = None
+
+    def set(self) -> None:
+        if self._at is None:
+            self._at = time.monotonic()
+        super().set()
+
+    def ends_at(self, seconds: float) -> float | None:
+        """When `seconds` since the stop are over, in `time.monotonic` seconds; None while nobody said stop."""
+        return None if self._at is None else self._at + seconds
+
+    def ledger_ends_at(self) -> float | None:
+        """How long the ledger is waited for: a moment longer than what is in flight, so that its results can be written."""
+        return self.ends_at(LEDGER_SECONDS)
 
 
 class StopReason(StrEnum):
@@ -94,7 +117,7 @@ class Worker:
         run_id: int,
         watch: LeaseWatch,
         limits: WorkerLimits,
-        stop: threading.Event,
+        stop: Stop,
         on_progress: Callable[[Mapping[int, Tally]], None],
     ) -> None:
         self._ledger = ledger
@@ -277,7 +300,7 @@ class Worker:
         for task in self._pool.drop_waiting():
             self._in_flight -= 1
             self._budget.give(task.cost)
-        until = time.monotonic() + GRACE_SECONDS
+        until = self._stop.ends_at(GRACE_SECONDS) or time.monotonic() + GRACE_SECONDS
         while self._in_flight > 0 and (left := until - time.monotonic()) > 0:
             ended = self._pool.next_ended(min(left, 0.2))
             if ended is None:

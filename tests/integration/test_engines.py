@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from test_run_verify import finish, has_begun, sums, wait_for
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import run_assignments
+from migrate.worker.loop import Stop
 
 
 def children_of(pid: int) -> list[int]:
@@ -93,7 +93,7 @@ def test_a_bug_in_a_worker_is_told_and_kept_private(tmp_path: Path, monkeypatch:
     )
     monkeypatch.setattr("migrate.engines.local._CHILD", "import sys, json\nsys.stdin.readline()\n" + _BROKEN_CHILD)
     with pytest.raises(RuntimeError, match="KeyError in a worker process") as caught:
-        run_assignments([broken, broken], lambda snapshot: None, threading.Event())
+        run_assignments([broken, broken], lambda snapshot: None, Stop())
     assert "users/u1/secret" in "".join(caught.value.__notes__)
     assert "users/u1/secret" not in str(caught.value)
 

@@ -253,7 +253,7 @@ def test_a_ledger_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatc
 
 def test_a_ledger_that_stays_locked_names_who_may_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the busy timeout: unreachable, with a way to find the holder."""
-    monkeypatch.setattr("migrate.ledger.engine.BUSY_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr("migrate.ledger.patience.BUSY_TIMEOUT_SECONDS", 0)
     url = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
     ledger, other = Ledger.open(url), Ledger.open(url)
     with ledger._database.write(), pytest.raises(UnreachableError, match="locked") as locked:
