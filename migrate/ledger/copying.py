@@ -151,12 +151,6 @@ class Copying(Core):
                 rows,
             )
 
-    def end_upload(self, lease: Lease, ordinal: int) -> None:
-        """Forget an upload that was aborted. One that ended in a receipt goes with `record`."""
-        with self._write() as connection:
-            demand_lease(connection, lease)
-            _drop_uploads(connection, lease, [ordinal])
-
     def finish_copy(self, lease: Lease, seal: NewSeal | None, users: Mapping[str, UserTally]) -> None:
         """End a batch whose copies all have an outcome: its receipts leave for the sealed file, its users move on.
 

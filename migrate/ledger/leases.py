@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, UsageError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, batch_info, demand_lease, in_batch, may_become, move_batch
+from migrate.ledger.core import Core, batch_info, in_batch, may_become, move_batch
 from migrate.ledger.engine import upsert
 from migrate.ledger.processes import LeaseWatch, Observed, ProcessIdentity
 from migrate.ledger.rows import CheckState, Lease
@@ -44,12 +44,6 @@ class Leases(Core):
             if lease is not None:
                 return lease
         return None
-
-    def release(self, lease: Lease) -> None:
-        """Give a batch back that is not finished. What was recorded stays. StaleLeaseError if it is no longer ours."""
-        with self._write() as connection:
-            demand_lease(connection, lease)
-            _free(connection, [_lease_row(connection, lease)])
 
     def end_worker(self, worker_id: int) -> None:
         """Give back every lease of a worker that ends."""
@@ -182,10 +176,6 @@ def _move_check(
     ).rowcount
     if moved != 1:
         raise IntegrityError(f"the check of batch {number} in pass {pass_id} is not {old}, so it cannot become {new}")
-
-
-def _lease_row(connection: Connection, lease: Lease) -> Row[Any]:
-    return connection.execute(select(schema.leases).where(in_batch(schema.leases, lease.plan_id, lease.number))).one()
 
 
 def _leases_of(connection: Connection, workers: list[int]) -> list[Row[Any]]:

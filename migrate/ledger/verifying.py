@@ -71,11 +71,6 @@ class Verifying(Core):
                 )
         return found
 
-    def get_pass(self, pass_id: int) -> Pass:
-        """A pass by its id."""
-        with self._read() as connection:
-            return pass_row(connection.execute(select(schema.passes).where(schema.passes.c.id == pass_id)).one())
-
     def verdict_rows(self, lease: Lease) -> list[VerdictRow]:
         """The verdicts of a check under way, by ordinal."""
         verdicts = schema.verdicts

@@ -158,6 +158,10 @@ class World:
         assert lease is not None
         return lease
 
+    def give_back(self) -> None:
+        """Return what the worker has leased, as it does when it stops."""
+        self.ledger.end_worker(self.worker_id)
+
     def record(self, lease: Lease, results: Iterable[CopyResult]) -> None:
         sizes = dict.fromkeys(range(len(OWNERS[lease.number])), SIZE)
         self.ledger.record(lease, list(results), sizes=sizes, run_id=self.run_id, now=NOW)

@@ -59,7 +59,7 @@ def test_users_begin_with_the_lease_of_their_first_batch(world: World) -> None:
 def test_a_stale_fence_is_refused_everywhere(world: World) -> None:
     """Invariant 5: once a batch was given back, no write of the old holder gets through."""
     old = world.lease()
-    world.ledger.release(old)
+    world.give_back()
     new = world.lease()
     assert (new.number, new.fence) == (old.number, old.fence + 1)
     attempts = [
@@ -68,9 +68,7 @@ def test_a_stale_fence_is_refused_everywhere(world: World) -> None:
         lambda: world.ledger.start_upload(
             old, 0, store="s", upload_id="u", part_bytes=5, attributes=DIGEST, run_id=world.run_id
         ),
-        lambda: world.ledger.end_upload(old, 0),
         lambda: world.ledger.finish_copy(old, None, {}),
-        lambda: world.ledger.release(old),
     ]
     for attempt in attempts:
         with pytest.raises(StaleLeaseError):
@@ -223,7 +221,7 @@ def test_uploads_and_their_parts_survive_the_worker(world: World) -> None:
     parts = (PartRow(1, 1, "e1", DIGEST, 5), PartRow(1, 2, "e2", DIGEST, 5))
     world.ledger.record_parts(lease, [parts[1], PartRow(1, 1, "e0", DIGEST, 5)])
     world.ledger.record_parts(lease, [parts[0]])
-    world.ledger.release(lease)
+    world.give_back()
     lease = world.lease()
     assert not lease.fresh
     (upload,) = world.ledger.uploads(lease)
@@ -244,7 +242,7 @@ def test_a_batch_goes_on_where_it_was_left(world: World) -> None:
     """Open rows stay when a lease ends early: they are receipts (invariant 1)."""
     lease = world.lease()
     world.record(lease, [receipt(0), quarantined(3)])
-    world.ledger.release(lease)
+    world.give_back()
     lease = world.lease()
     assert not lease.fresh
     assert [row.ordinal for row in world.ledger.copy_rows(lease)] == [0, 3]
@@ -276,7 +274,7 @@ def test_a_retry_reaches_batches_that_were_left_half_way(world: World) -> None:
     """Failures that no user's tally has yet are put back as well, and none is counted twice."""
     lease = world.lease()
     world.record(lease, [quarantined(0), receipt(1)])
-    world.ledger.release(lease)
+    world.give_back()
     assert world.ledger.retry_quarantined(world.plan_id, None, world.run_id, NOW) == 1
     lease = world.lease()
     world.record(lease, [receipt(0), receipt(2), receipt(3)])
