@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from migrate.errors import NotFoundError, PreconditionError, StoreError
 from migrate.model import (
@@ -21,19 +23,12 @@ from migrate.model import (
     Receipt,
     Verdict,
     attributes_digest,
+    composite_sha256,
 )
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.integrity import digest_of
+from migrate.transfer.integrity import digest_of, part_ranges
 from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes, read_tags
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The source as it was read: its digests of content, and of attributes and tags, in the receipt's form."""
-
-    sha256: bytes
-    attributes: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +41,72 @@ class Extra:
     size: int
 
 
+class _Ends(Protocol):
+    """How the ends of one object are read: headers, and the content's digest in the form of a receipt."""
+
+    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]: ...
+
+    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]: ...
+
+
 def check_object(
     planned: PlannedObject, receipts: Mapping[int, Receipt], level: Level, caller: Caller
 ) -> list[CheckResult]:
     """Check the copies of one object that have a receipt, by reading them. `level` is content or both-ends."""
+    return _verdicts(planned, receipts, level, caller, _Whole(planned, caller))
+
+
+def _verdicts(
+    planned: PlannedObject, receipts: Mapping[int, Receipt], level: Level, caller: Caller, ends: _Ends
+) -> list[CheckResult]:
     copies = [copy for copy in planned.copies if copy.ordinal in receipts]
     if level is Level.CONTENT:
-        return [_check_content(planned, copy, receipts[copy.ordinal], caller) for copy in copies]
-    sources: dict[int, Seen] = {}
+        return [
+            _compare(copy, receipts[copy.ordinal], _expected(receipts[copy.ordinal]), caller, ends) for copy in copies
+        ]
+    sources: dict[int, tuple[bytes, bytes]] = {}
     results: list[CheckResult] = []
     for copy in copies:
-        part_bytes = receipts[copy.ordinal].part_bytes
+        receipt = receipts[copy.ordinal]
         try:
-            if part_bytes not in sources:
-                sources[part_bytes] = _read_source(planned, part_bytes, caller)
+            if receipt.part_bytes not in sources:
+                sources[receipt.part_bytes] = _source_digests(planned, receipt.part_bytes, caller, ends)
         except DriftedError as drift:
             results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{drift.reason}"))
         except StoreError as error:
             results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{error.code}"))
         else:
-            source = sources[part_bytes]
-            results.append(_compare(planned, copy, part_bytes, source.sha256, source.attributes, caller, always=True))
+            results.append(_compare(copy, receipt, sources[receipt.part_bytes], caller, ends, always=True))
     return results
 
 
-def _check_content(planned: PlannedObject, copy: PlannedCopy, receipt: Receipt, caller: Caller) -> CheckResult:
-    return _compare(planned, copy, receipt.part_bytes, receipt.sha256, receipt.attributes, caller)
+def _expected(receipt: Receipt) -> tuple[bytes, bytes]:
+    return receipt.sha256, receipt.attributes
+
+
+def _source_digests(planned: PlannedObject, part_bytes: int, caller: Caller, ends: _Ends) -> tuple[bytes, bytes]:
+    """The source's digests of content, and of attributes and tags, in the receipt's form."""
+    try:
+        info, sha256 = ends.source(part_bytes)
+        tags = read_tags(planned.store, info, caller, always=True)
+    except (NotFoundError, PreconditionError) as error:
+        raise as_drift(planned, caller, error) from error
+    return sha256, attributes_digest(kept_attributes(info), tags)
 
 
 def _compare(
-    planned: PlannedObject,
     copy: PlannedCopy,
-    part_bytes: int,
-    sha256: bytes,
-    attributes: bytes,
+    receipt: Receipt,
+    expected: tuple[bytes, bytes],
     caller: Caller,
+    ends: _Ends,
     *,
     always: bool = False,
 ) -> CheckResult:
     """The verdict on one copy. `always`: its tags are asked for even where its headers count none."""
+    sha256, attributes = expected
     try:
-        info, digest = _read(planned.target_key, copy.store, part_bytes, caller)
+        info, digest = ends.target(copy, receipt.part_bytes)
         if digest != sha256:
             return CheckResult(copy.ordinal, Verdict.MISMATCH, "content", info.etag)
         if _has_attributes(copy.store, info, attributes, caller, always=always):
@@ -108,35 +128,143 @@ def _has_attributes(store: str, info: ObjectInfo, expected: bytes, caller: Calle
     return attributes_digest(kept, read_tags(store, info, caller, always=True)) == expected
 
 
-def _read_source(planned: PlannedObject, part_bytes: int, caller: Caller) -> Seen:
-    caller.rate.wait(planned.size)
+class _Whole:
+    """Each end is one GET."""
 
-    def check(info: ObjectInfo) -> None:
-        check_source(planned, info)
+    def __init__(self, planned: PlannedObject, caller: Caller) -> None:
+        self._planned = planned
+        self._caller = caller
 
-    try:
-        info, sha256 = _read(planned.key, planned.store, part_bytes, caller, check, if_match=planned.etag)
-        tags = read_tags(planned.store, info, caller, always=True)
-    except (NotFoundError, PreconditionError) as error:
-        raise as_drift(planned, caller, error) from error
-    return Seen(sha256, attributes_digest(kept_attributes(info), tags))
+    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+        planned = self._planned
+        self._caller.rate.wait(planned.size)
+
+        def read(store: Store) -> tuple[ObjectInfo, bytes]:
+            with store.get(planned.key, if_match=planned.etag) as download:
+                check_source(planned, download.info)
+                return download.info, digest_of(download, part_bytes)
+
+        return self._caller.call(planned.store, read)
+
+    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+        def read(store: Store) -> tuple[ObjectInfo, bytes]:
+            with store.get(self._planned.target_key) as download:
+                return download.info, digest_of(download, part_bytes)
+
+        return self._caller.call(copy.store, read)
 
 
-def _read(
-    key: str,
-    store_name: str,
-    part_bytes: int,
-    caller: Caller,
-    check: Callable[[ObjectInfo], None] = lambda info: None,
-    *,
-    if_match: str | None = None,
-) -> tuple[ObjectInfo, bytes]:
-    def read(store: Store) -> tuple[ObjectInfo, bytes]:
-        with store.get(key, if_match=if_match) as download:
-            check(download.info)
-            return download.info, digest_of(download, part_bytes)
+# in parts
 
-    return caller.call(store_name, read)
+
+class _PartedEnd:
+    """One end of a large object: what the first look showed, and the digests of the parts that were read since."""
+
+    def __init__(self, store: str, key: str, parts: int) -> None:
+        self.store = store
+        self.key = key
+        self.info: ObjectInfo | None = None
+        self.error: Exception | None = None
+        self.digests = [b""] * parts
+
+    def seen(self) -> tuple[ObjectInfo, bytes]:
+        """Headers and composite digest; raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        assert self.info is not None, "every end was looked at"
+        return self.info, composite_sha256(self.digests)
+
+
+def _head(store: Store, key: str) -> ObjectInfo:
+    return store.head(key)
+
+
+class PartedCheck:
+    """The check of a large object whose receipts have its parts' size: each part of each end is a GET of its own.
+
+    They are read side by side, and what fails is tried again from its part and not from the beginning. Every GET carries
+    If-Match with the ETag of the first look, so that nothing is read half old, half new. Jobs run in threads, each at a place
+    of its own; `parts` and `take_part` are the driving thread's.
+    """
+
+    def __init__(self, planned: PlannedObject, receipts: Mapping[int, Receipt], level: Level, caller: Caller) -> None:
+        self.planned = planned
+        self.receipts = receipts
+        self._level = level
+        self._caller = caller
+        part_bytes = next(iter(receipts.values())).part_bytes
+        self._ranges = part_ranges(planned.size, part_bytes)
+        self._source = _PartedEnd(planned.store, planned.key, len(self._ranges)) if level is Level.BOTH_ENDS else None
+        self._targets = {
+            copy.ordinal: _PartedEnd(copy.store, planned.target_key, len(self._ranges))
+            for copy in planned.copies
+            if copy.ordinal in receipts
+        }
+        self._left = 0
+
+    @staticmethod
+    def serves(planned: PlannedObject, receipts: Mapping[int, Receipt]) -> bool:
+        """Whether the object has several parts, of the same size in all receipts."""
+        sizes = {receipt.part_bytes for receipt in receipts.values()}
+        return len(sizes) == 1 and 0 < min(sizes) < planned.size
+
+    def look(self) -> None:
+        """The first job: the headers of each end."""
+        for end in self._ends():
+            try:
+                end.info = self._caller.call(end.store, partial(_head, key=end.key))
+                if end is self._source:
+                    check_source(self.planned, end.info)
+            except (DriftedError, StoreError) as error:
+                end.error = error
+
+    def parts(self) -> list[Callable[[], None]]:
+        """The jobs that read parts, in order; none where there is nothing to be compared with."""
+        if self._source is not None and self._source.error is not None:
+            return []
+        ends = [end for end in self._ends() if end.info is not None and end.info.size == self.planned.size]
+        jobs: list[Callable[[], None]] = [
+            partial(self._read_part, end, index) for index in range(len(self._ranges)) for end in ends
+        ]
+        self._left = len(jobs)
+        return jobs
+
+    def take_part(self) -> bool:
+        """One of them has ended; whether it was the last one."""
+        self._left -= 1
+        return self._left == 0
+
+    def judge(self) -> list[CheckResult]:
+        """The last job: a verdict a copy."""
+        return _verdicts(self.planned, self.receipts, self._level, self._caller, self)
+
+    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+        assert self._source is not None, "only at both ends"
+        return self._source.seen()
+
+    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+        return self._targets[copy.ordinal].seen()
+
+    def _ends(self) -> list[_PartedEnd]:
+        return [*([self._source] if self._source is not None else []), *self._targets.values()]
+
+    def _read_part(self, end: _PartedEnd, index: int) -> None:
+        if end.error is not None:
+            return
+        assert end.info is not None, "a part is read after the first look"
+        start, length = self._ranges[index]
+        etag = end.info.etag
+        if end is self._source:
+            self._caller.rate.wait(length)
+
+        def read(store: Store) -> bytes:
+            with store.get(end.key, if_match=etag, start=start, length=length) as download:
+                return digest_of(download, 0)
+
+        try:
+            end.digests[index] = self._caller.call(end.store, read)
+        except StoreError as error:
+            end.error = error
 
 
 # by listing

@@ -13,7 +13,7 @@ from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
 from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
 from migrate.model import CheckResult, Level, PlannedObject, Receipt, Verdict
 from migrate.transfer.caller import Caller
-from migrate.verify import Expected, Extra, PrefixCheck, check_head, check_object, check_prefix, is_sampled
+from migrate.verify import Expected, Extra, PartedCheck, PrefixCheck, check_head, check_object, check_prefix, is_sampled
 from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
@@ -44,6 +44,23 @@ class _Checked:
     results: Sequence[CheckResult]
     extras: Sequence[Extra]
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One job of a large object's check has ended: its first look, or a part."""
+
+    parted: PartedCheck
+    is_part: bool
+
+
+def _step(parted: PartedCheck, job: Callable[[], None], *, is_part: bool = False) -> _Step:
+    job()
+    return _Step(parted, is_part)
+
+
+def _judge(parted: PartedCheck) -> _Checked:
+    return _Checked(parted.judge(), (), parted.planned.size * len(parted.receipts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +141,10 @@ class CheckWork:
                 receipts = {
                     copy.ordinal: self._todo[copy.ordinal] for copy in planned.copies if copy.ordinal in self._todo
                 }
-                if receipts:
+                if receipts and PartedCheck.serves(planned, receipts):
+                    parted = PartedCheck(planned, receipts, self._level, self._tools.caller)
+                    yield Task(self, 0, partial(_step, parted, parted.look))
+                elif receipts:
                     yield Task(self, 0, partial(self._read, planned, receipts))
 
     def _read(self, planned: PlannedObject, receipts: Mapping[int, Receipt]) -> _Checked:
@@ -184,13 +204,26 @@ class CheckWork:
         return _Checked([check_head(store, item, self._tools.caller)], (), 0)
 
     def take(self, event: object) -> Iterable[Task]:
-        assert isinstance(event, _Checked), "a checking task returns nothing else"
+        if isinstance(event, _Step):
+            return self._take_step(event)
+        assert isinstance(event, _Checked), "a checking task returns one of these two"
         self._results += event.results
         self._extras += event.extras
         self._tally.copies += len(event.results)
         self._tally.failures += sum(result.verdict is not Verdict.MATCH for result in event.results)
         self._tally.size_bytes += event.size_bytes
         return ()
+
+    def _take_step(self, step: _Step) -> Iterable[Task]:
+        """The parts after the first look, and the verdicts after the last part."""
+        parted = step.parted
+        if step.is_part:
+            jobs, is_over = [], parted.take_part()
+        else:
+            jobs = parted.parts()
+            is_over = not jobs
+        tasks = [Task(self, 0, partial(_step, parted, job, is_part=True)) for job in jobs]
+        return [*tasks, Task(self, 0, partial(_judge, parted))] if is_over else tasks
 
     @property
     def buffered(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,16 @@ from migrate.errors import DeniedError, NotFoundError, TransientStoreError, Unre
 from migrate.model import Attributes, CheckResult, Level, PlannedObject, Receipt, Verdict
 from migrate.transfer.parted import PartedCopy
 from migrate.transfer.whole import copy_whole
-from migrate.verify import Expected, check_head, check_object, check_prefix, digest_of, in_range, is_sampled
+from migrate.verify import (
+    Expected,
+    PartedCheck,
+    check_head,
+    check_object,
+    check_prefix,
+    digest_of,
+    in_range,
+    is_sampled,
+)
 
 ATTRIBUTES = Attributes(content_type="text/plain", metadata=(("a", "b"),))
 
@@ -212,6 +222,116 @@ def test_a_large_object_is_checked_by_its_parts() -> None:
     store = world.open("us")
     digests = {digest_of(store.get("users/u1/big"), 5 * MIB) for _ in range(2)}
     assert digests == {receipts[0].sha256}
+
+
+def large(world: World) -> tuple[PlannedObject, dict[int, Receipt], bytes]:
+    """An object of three parts that was copied to both targets."""
+    body = bytes(range(256)) * (4096 * 11)
+    planned = world.plan(world.places["us"].seed("users/u1/big", body, attributes=ATTRIBUTES, tags={"t": "1"}))
+    run = PartedRun()
+    results = run.drive(
+        PartedCopy(planned, planned.copies, {}, {}, caller=world.caller, configured_part_bytes=5 * MIB, now=now)
+    )
+    return planned, {result.ordinal: result.receipt for result in results if result.receipt is not None}, body
+
+
+def check_in_parts(
+    world: World,
+    planned: PlannedObject,
+    receipts: dict[int, Receipt],
+    level: Level,
+    before_part: Callable[[int], None] = lambda number: None,
+) -> list[tuple[Verdict, str | None]]:
+    """Drive a PartedCheck as a worker does; the last parts come first, since their order says nothing."""
+    assert PartedCheck.serves(planned, receipts)
+    check = PartedCheck(planned, receipts, level, world.caller)
+    check.look()
+    jobs = check.parts()
+    for number, job in enumerate(reversed(jobs)):
+        before_part(number)
+        job()
+        assert check.take_part() == (number == len(jobs) - 1)
+    return verdicts(check.judge())
+
+
+@pytest.mark.parametrize("level", [Level.CONTENT, Level.BOTH_ENDS])
+@pytest.mark.parametrize("twin", [None, "first bit", "last bit", "longer", "attributes", "tags", "gone"])
+def test_a_large_object_is_checked_in_parts_side_by_side(level: Level, twin: str | None) -> None:
+    """The parts' digests in any order make the composite one; each corrupted twin is caught (Invariants 8 and 9)."""
+    world = World()
+    planned, receipts, body = large(world)
+    found = world.places["home"].find(planned.target_key)
+    assert found is not None
+    if twin == "gone":
+        world.places["home"].remove(planned.target_key)
+    elif twin == "attributes":
+        found.info = replace(found.info, attributes=replace(ATTRIBUTES, cache_control="x"))
+    elif twin == "tags":
+        found.tags = {"t": "2"}
+    elif twin == "longer":
+        world.places["home"].seed(planned.target_key, body + b"!", attributes=ATTRIBUTES, tags={"t": "1"})
+    elif twin is not None:
+        found.body = b"!" + body[1:] if twin == "first bit" else body[:-1] + b"!"
+    expected = {
+        None: (Verdict.MATCH, None),
+        "gone": (Verdict.MISSING, "not_found"),
+        "attributes": (Verdict.MISMATCH, "attributes"),
+        "tags": (Verdict.MISMATCH, "attributes"),
+    }.get(twin, (Verdict.MISMATCH, "content"))
+    assert check_in_parts(world, planned, receipts, level) == [expected, (Verdict.MATCH, None)]
+
+
+def test_an_object_that_changes_between_two_parts_is_unknown() -> None:
+    """Parts of two objects make no content: the ETag of the first look is demanded each time (Invariant 9)."""
+    world = World()
+    planned, receipts, body = large(world)
+
+    def replace_target(number: int) -> None:
+        if number == 3:
+            world.places["home"].seed(planned.target_key, body, etag="f" * 32, attributes=ATTRIBUTES, tags={"t": "1"})
+
+    results = check_in_parts(world, planned, receipts, Level.CONTENT, replace_target)
+    assert results == [(Verdict.UNKNOWN, "precondition"), (Verdict.MATCH, None)]
+
+    def replace_source(number: int) -> None:
+        if number == 3:
+            world.places["us"].seed(planned.key, body, etag="e" * 32)
+
+    results = check_in_parts(world, planned, receipts, Level.BOTH_ENDS, replace_source)
+    assert results == [(Verdict.UNKNOWN, "source_changed")] * 2
+
+
+def test_a_part_that_cannot_be_read_is_tried_again_by_itself() -> None:
+    """A reset connection costs one part; a part that is never had makes its copy UNKNOWN, and no other (Invariant 9)."""
+    world = World()
+    planned, receipts, _ = large(world)
+    reads: list[str] = []
+
+    def fail(times: int) -> None:
+        reads.clear()
+
+        def fault(operation: str, key: str) -> None:
+            if operation == "get" and key == planned.target_key:
+                reads.append(key)
+                if len(reads) <= times:
+                    raise TransientStoreError("home", operation)
+
+        world.places["home"].fault = fault
+
+    fail(1)
+    assert check_in_parts(world, planned, receipts, Level.CONTENT) == [(Verdict.MATCH, None)] * 2
+    assert len(reads) == 4
+    fail(1000)
+    results = check_in_parts(world, planned, receipts, Level.CONTENT)
+    assert results == [(Verdict.UNKNOWN, "unavailable"), (Verdict.MATCH, None)]
+
+
+def test_receipts_with_parts_of_two_sizes_are_checked_whole() -> None:
+    """Then the parts of one end are not those of the other."""
+    world = World()
+    planned, receipts, _ = large(world)
+    assert not PartedCheck.serves(planned, {**receipts, 1: replace(receipts[1], part_bytes=6 * MIB)})
+    assert not PartedCheck.serves(*copied(world))
 
 
 def expect(planned: PlannedObject, receipts: dict[int, Receipt]) -> Expected:
