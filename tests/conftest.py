@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import servers
 from hypothesis import settings
+from pg import PostgresServer, postgres
 from servers import S3Server
 
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -61,6 +62,20 @@ def need_rgw() -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL a test process."""
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a database that holds nothing yet."""
+    with postgres_server.database() as url:
+        yield url
 
 
 @pytest.fixture

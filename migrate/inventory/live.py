@@ -40,6 +40,7 @@ from migrate.inventory.paging import pages_after
 from migrate.inventory.segments import SegmentWriter
 from migrate.inventory.tables import count_rows, open_tables, reading
 from migrate.model import ObjectInfo
+from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import Store
 
 _FORMAT = 1
@@ -269,6 +270,7 @@ class _Listing:
         rows, last_key = len(writer), writer.last_key or state.last_key
         if rows:
             writer.seal(self._segment(number, state.segments))
+            pause_at(PausePoint.SEGMENT_SEALED)
         sealed = ChainState(last_key, state.segments + (1 if rows else 0), state.rows + rows, state.left_out, finished)
         write_sealed(self._folder / f"chain-{number:03d}.json", json.dumps(asdict(sealed)).encode())
         return sealed

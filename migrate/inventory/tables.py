@@ -24,6 +24,7 @@ from migrate.sql import literal, quoted
 
 MEMORY_LIMIT = "512MB"
 """Of one connection; the rest is spilled to scratch. 10 million rows take 593 MB in all, a tenth slower than with 1GB."""
+SPILL_PREFIX = "spill-"
 _THREADS = 2
 _ROWS_SHOWN = 5
 
@@ -31,7 +32,7 @@ _ROWS_SHOWN = 5
 @contextmanager
 def open_tables(scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection with a memory limit; what it spills goes to a private folder under `scratch`, and away at the end."""
-    spill = tempfile.mkdtemp(prefix="spill-", dir=scratch)
+    spill = tempfile.mkdtemp(prefix=SPILL_PREFIX, dir=scratch)
     connection = duckdb.connect(
         config={
             "threads": _THREADS,

@@ -36,6 +36,7 @@ from migrate.ledger import (
     WaveProgress,
 )
 from migrate.model import Level, Outcome, Purpose
+from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import Stop
@@ -122,6 +123,7 @@ def verify_plan(
             sample_ppm=request.sample_ppm,
         )
         report = run_assignments(tasks, on_progress, stop)
+        pause_at(PausePoint.PASS_ENDING)
         ended = ledger.end_pass(verification.id, now())
         if ended:
             forget_listings(plan, workspace, verification)

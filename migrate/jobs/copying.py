@@ -26,6 +26,7 @@ from migrate.jobs.common import (
 )
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
+from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
 from migrate.worker.loop import Stop, StopReason
@@ -222,6 +223,7 @@ def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now:
         )
     if plan_id is None:
         plan_id = ledger.register(plan_entry(plan), plan.batches(), users_with_a_row(plan), run_id, now())
+        pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
     return plan_id

@@ -17,6 +17,7 @@ from migrate.ledger.engine import insert_many, upsert
 from migrate.ledger.rows import CopyRow, Lease, NewSeal, PartRow, SealKind, UploadRow, UserTally
 from migrate.ledger.seals import append_seal
 from migrate.model import CopyResult, Outcome, Receipt
+from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState
 
 SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
@@ -65,6 +66,7 @@ class Copying(Core):
             if settled:
                 _drop_uploads(connection, lease, list(settled))
                 _count(connection, lease, settled, sizes, run_id)
+                pause_at(PausePoint.GROUP_COMMITTING)
 
     def uploads(self, lease: Lease) -> list[UploadRow]:
         """The multipart uploads of the batch that are under way, by ordinal."""
@@ -176,6 +178,7 @@ class Copying(Core):
             connection.execute(delete(schema.leases).where(in_batch(schema.leases, lease.plan_id, lease.number)))
             move_batch(connection, lease.plan_id, lease.number, BatchState.LEASED, BatchState.DONE)
             add_tallies(connection, lease.plan_id, users)
+            pause_at(PausePoint.BATCH_FINISHING)
 
 
 def _copy_row(row: Row[Any]) -> CopyRow:

@@ -23,6 +23,7 @@ from migrate.ledger.repairing import Repairing
 from migrate.ledger.runs import Runs
 from migrate.ledger.seals import Seals
 from migrate.ledger.verifying import Verifying
+from migrate.pauses import PausePoint, pause_at
 
 
 class Ledger(Runs, Plans, Leases, Copying, Seals, Verifying, Repairing, Reading, Lock):
@@ -94,6 +95,7 @@ def _make(connection: Connection, display_url: str, *, create: bool) -> str:
     schema.metadata.create_all(connection)
     schema.version_metadata.create_all(connection)
     connection.execute(insert(schema.alembic_version).values(version_num=schema.REVISION))
+    pause_at(PausePoint.LEDGER_MADE)
     return schema.REVISION
 
 

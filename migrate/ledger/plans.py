@@ -16,6 +16,7 @@ from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
 from migrate.ledger.rows import PlanEntry, PlanRow
 from migrate.model import BatchInfo, Level, UserInfo
+from migrate.pauses import PausePoint, pause_at
 from migrate.states import UserState
 
 
@@ -34,6 +35,7 @@ class Plans(Core):
             if plan_id is None:
                 return _plan_id(connection, plan.digest)
             found_batches = _insert_batches(connection, plan_id, batches)
+            pause_at(PausePoint.PLAN_REGISTERING)
             found_users = _insert_users(connection, plan_id, users)
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
             if found_batches + found_users != expected:

@@ -18,6 +18,7 @@ from migrate.ledger import schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
 from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
 from migrate.model import Outcome, Verdict
+from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState, check_batch_move
 
 REPAIR, RETRY = "repair", "retry"
@@ -61,6 +62,7 @@ class Repairing(Core):
             _put_back(connection, plan_id, number, [(row.ordinal, row.etag) for row in rows], run_id, now)
             _uncount(connection, plan_id, number, copies)
             _users_lose(connection, plan_id, Counter(copy.user_id for copy in copies))
+            pause_at(PausePoint.COPIES_REOPENING)
         return len(rows)
 
     def lost_batches(self, pass_id: int) -> list[int]:

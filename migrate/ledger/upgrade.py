@@ -16,6 +16,7 @@ from migrate.ledger import schema
 from migrate.ledger.engine import Database, parse_url
 from migrate.ledger.ledger import demand_known, revision
 from migrate.ledger.patience import BUSY_TIMEOUT_SECONDS
+from migrate.pauses import PausePoint, pause_at
 
 _SCRIPTS = Path(__file__).parent / "upgrades"
 _BACKUP_SECONDS = 24 * 3600  # of pg_dump: a ledger is gigabytes at most
@@ -39,6 +40,7 @@ def upgrade(url: str) -> tuple[str, str]:
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            pause_at(PausePoint.LEDGER_UPGRADED)
             after = revision(connection)
     finally:
         database.close()

@@ -29,6 +29,7 @@ from migrate.ledger.rows import (
 )
 from migrate.ledger.seals import append_seal
 from migrate.model import CheckResult, Level, Verdict
+from migrate.pauses import PausePoint, pause_at
 from migrate.states import UserState
 
 
@@ -110,6 +111,7 @@ class Verifying(Core):
                 ),
                 rows,
             )
+            pause_at(PausePoint.VERDICTS_COMMITTING)
 
     def add_findings(self, scope: Lease | Pass, findings: Sequence[NewFinding], *, run_id: int, now: datetime) -> None:
         """Write down what was found by a check (fenced by its lease) or by a pass as a whole. The same twice is one."""
@@ -170,6 +172,7 @@ class Verifying(Core):
             if ended != 1:
                 raise IntegrityError(f"the check of batch {lease.number} is not leased, so it cannot end")
             _move_users(connection, lease, users)
+            pause_at(PausePoint.CHECK_FINISHING)
 
     def end_pass(self, pass_id: int, now: datetime) -> bool:
         """End a pass whose checks are all done; False, with nothing changed, while some are not. Ending it twice is no harm.

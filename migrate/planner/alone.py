@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from migrate.errors import LaterError
+from migrate.inventory.tables import SPILL_PREFIX
 from migrate.workspace import Workspace
 
 SCRATCH_PREFIX = "plan-"
@@ -29,7 +30,11 @@ def planning_alone(workspace: Workspace) -> Iterator[None]:
             raise LaterError(
                 "another planning is under way in this workspace", remedy="Wait for it to end, and plan again."
             ) from error
-        for folder, prefix in ((workspace.scratch, SCRATCH_PREFIX), (workspace.plans, BUILDING_PREFIX)):
+        for folder, prefix in (
+            (workspace.scratch, SCRATCH_PREFIX),
+            (workspace.scratch, SPILL_PREFIX),
+            (workspace.plans, BUILDING_PREFIX),
+        ):
             for left in folder.glob(f"{prefix}*"):
                 shutil.rmtree(left, ignore_errors=True)
         yield

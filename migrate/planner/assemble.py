@@ -16,6 +16,7 @@ from migrate.errors import InputError, IntegrityError
 from migrate.inventory.files import Progress
 from migrate.layout import ODD_KEY
 from migrate.model import Role
+from migrate.pauses import PausePoint, pause_at
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, table_digest
 from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
@@ -66,6 +67,7 @@ def write_copies(
     for number, first, last, rows in spans:
         name = f"copies-{len(files) + 1:04d}.parquet"
         _write_file(session, parts / f"file={number}", folder / name)
+        pause_at(PausePoint.COPIES_WRITTEN)
         _digest_file(session, folder / name, first, last)
         shutil.rmtree(parts / f"file={number}")
         files.append({"name": name, "rows": int(rows), "first_batch": first, "last_batch": last})

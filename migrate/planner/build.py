@@ -19,6 +19,7 @@ from migrate.errors import RefusedError
 from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.files import Progress, sync_folder
 from migrate.layout import compile_rules
+from migrate.pauses import PausePoint, pause_at
 from migrate.planner import assemble, document
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
 from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
@@ -182,6 +183,8 @@ def _publish(building: Path, folder: Path) -> Plan:
         sync_folder(folder)
     else:
         assemble.make_durable(building)
+        pause_at(PausePoint.PLAN_WRITTEN)
         building.rename(folder)
+        pause_at(PausePoint.PLAN_NAMED)
         sync_folder(folder.parent)
     return Plan.open(folder)

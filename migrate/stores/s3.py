@@ -23,6 +23,7 @@ from migrate.errors import (
     UnsupportedError,
 )
 from migrate.model import Attributes, Tags
+from migrate.pauses import PausePoint, pause_at
 from migrate.stores import s3_xml
 from migrate.stores.base import Body, Capabilities, PartInfo, PutResult
 from migrate.stores.keys import is_odd
@@ -167,6 +168,7 @@ class S3Store(S3Reader):
             raise error_of(self.name, "complete upload", key, 500, answer, content)
         info = self.head(key)
         self._confirm_joined(key, info.etag, info.size, parts)
+        pause_at(PausePoint.TAGS_UNSET)
         if tags:
             self.put_tags(key, tags)
         return PutResult(info.etag, info.version_id)

@@ -28,6 +28,7 @@ from migrate.model import (
     PlannedObject,
     Receipt,
 )
+from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
 from migrate.transfer.existing import Wanted, holds_parts
@@ -186,6 +187,7 @@ class PartedCopy:
             if upload.key == key:  # ours, from a life whose ledger entry was lost: parts in the wrong hands
                 store.abort_upload(key, upload.upload_id)
         upload_id = store.create_upload(key, attributes=wanted.attributes)
+        pause_at(PausePoint.UPLOAD_CREATED)
         return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, wanted.digest), {})
 
     def _kept_parts(self, store: Store, known: Upload) -> dict[int, PartSent] | None:
@@ -316,6 +318,7 @@ class PartedCopy:
             copy.copy.store,
             lambda store: store.put_part(self.planned.target_key, copy.upload.upload_id, number, body, md5=part.md5),
         )
+        pause_at(PausePoint.PART_SENT)
         return PartSent(part.ordinal, number, etag, part.md5, part.sha256, part.size)
 
     def _finish(self, copy: _Open) -> CopyResult:
@@ -347,6 +350,7 @@ class PartedCopy:
             return result
         listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
         copy.joining = copy.copy.ordinal not in self._repairs
+        pause_at(PausePoint.PARTS_COMPLETE)
         try:
             done = store.complete_upload(wanted.key, upload_id, listed, tags=wanted.tags)
         except NotFoundError:  # somebody may have joined it since
@@ -354,6 +358,7 @@ class PartedCopy:
             if result is None:
                 raise
             return result
+        pause_at(PausePoint.PARTS_JOINED)
         found = replace(store.head(wanted.key), version_id=done.version_id)
         expected = composite_etag([part.md5 for part in parts])
         if (found.size, found.etag) != (self.planned.size, done.etag) or (

@@ -35,6 +35,7 @@ from migrate.model import (
     Tags,
     attributes_digest,
 )
+from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
 from migrate.transfer.integrity import check_whole
@@ -91,6 +92,7 @@ def copy_whole(
         return [CopyResult(copy.ordinal, Outcome.DRIFTED, reason=drift.reason) for copy in copies]
     except StoreError as error:
         return [failed(copy, error) for copy in copies]
+    pause_at(PausePoint.OBJECT_READ)
     return [_copy_to(planned, copy, body, repairs, caller, now) for copy in copies]
 
 
@@ -198,6 +200,7 @@ def _copy_to(
         except TransientStoreError:
             maybe_written = True
             raise
+        pause_at(PausePoint.OBJECT_WRITTEN)
         return result.etag, result.version_id
 
     def receipt(outcome: Outcome, etag: str, version_id: str | None) -> CopyResult:

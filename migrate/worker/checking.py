@@ -12,6 +12,7 @@ from migrate.errors import SealLostError, UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
 from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
 from migrate.model import CheckResult, Level, PlannedObject, Receipt, Verdict
+from migrate.pauses import PausePoint, pause_at
 from migrate.transfer.caller import Caller
 from migrate.verify import Expected, Extra, PartedCheck, PrefixCheck, check_head, check_object, check_prefix, is_sampled
 from migrate.worker.pool import Task
@@ -76,6 +77,7 @@ class CheckWork:
     """The check of one batch in one pass."""
 
     def __init__(self, lease: Lease, objects: Sequence[PlannedObject], tools: CheckTools) -> None:
+        pause_at(PausePoint.CHECK_LEASED)
         self.lease = lease
         self._objects = objects
         self._tools = tools
@@ -246,8 +248,11 @@ class CheckWork:
             findings.append(NewFinding(SEAL_LOST, _SEALS_FOLDER, self._lost.path))
         tools.ledger.add_findings(self.lease, findings, run_id=tools.run_id, now=tools.now())
         seal = tools.seals.write_verdicts(self.lease.number, self.lease.fence, tools.pass_id, results)
+        pause_at(PausePoint.VERDICTS_SEALED)
         users = self._user_checks(results)
         tools.ledger.finish_check(self.lease, seal, users, self._counts(results))
+        known = tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.VERDICTS)
+        tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence, known)
         self._tally.users += len(users)
         self._tally.batches += 1
 

@@ -10,6 +10,7 @@ from functools import partial
 
 from migrate.ledger import CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
 from migrate.model import CopyResult, Outcome, PlannedCopy, PlannedObject
+from migrate.pauses import PausePoint, pause_at
 from migrate.spec import Copying
 from migrate.transfer.caller import Caller
 from migrate.transfer.parted import PartedCopy
@@ -49,6 +50,7 @@ class CopyWork:
     """The copies of one batch that have no outcome yet."""
 
     def __init__(self, lease: Lease, objects: Sequence[PlannedObject], tools: CopyTools) -> None:
+        pause_at(PausePoint.BATCH_LEASED)
         self.lease = lease
         self._objects = objects
         self._tools = tools
@@ -144,6 +146,7 @@ class CopyWork:
             attributes=started.attributes,
             run_id=self._tools.run_id,
         )
+        pause_at(PausePoint.UPLOAD_RECORDED)
 
     def _settle(self, results: Iterable[CopyResult]) -> None:
         for result in results:
@@ -162,18 +165,25 @@ class CopyWork:
         if self._parts:
             self._tools.ledger.record_parts(self.lease, self._parts)
             self._parts = []
+            pause_at(PausePoint.PARTS_RECORDED)
         if self._results:
             self._tools.ledger.record(
                 self.lease, self._results, sizes=self._sizes, run_id=self._tools.run_id, now=self._tools.now()
             )
             self._results = []
+            pause_at(PausePoint.GROUP_COMMITTED)
 
     def finish(self) -> None:
         rows = self._tools.ledger.copy_rows(self.lease)
         receipts = [(row.ordinal, row.outcome, row.receipt) for row in rows if row.receipt is not None]
         seal = self._tools.seals.write_receipts(self.lease.number, self.lease.fence, receipts) if receipts else None
+        pause_at(PausePoint.RECEIPTS_SEALED)
         tallies = self._tallies(rows)
         self._tools.ledger.finish_copy(self.lease, seal, tallies)
+        pause_at(PausePoint.BATCH_FINISHED)
+        if self.lease.fence > 1:
+            known = self._tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.RECEIPTS)
+            self._tools.seals.forget_receipts(self.lease.number, self.lease.fence, known)
         self._tally.users += len(tallies)
         self._tally.batches += 1
 

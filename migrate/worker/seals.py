@@ -15,9 +15,10 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import SealLostError, UnreachableError
+from migrate.errors import SealLostError, StaleLeaseError, UnreachableError
 from migrate.ledger import NewSeal, Seal
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
+from migrate.pauses import PausePoint, pause_at
 from migrate.sql import literal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,7 +75,7 @@ class Seals:
             )
             for ordinal, outcome, receipt in sorted(receipts, key=lambda row: row[0])
         ]
-        return self._write(f"{self._plan}/receipts-{number:08d}-{fence}.parquet", _RECEIPTS, rows)
+        return self._write(f"{self._receipts_of(number)}-{fence}.parquet", _RECEIPTS, rows)
 
     def write_verdicts(self, number: int, fence: int, pass_id: int, results: Iterable[CheckResult]) -> NewSeal:
         """Seal the verdicts of one check of batch `number`; durable when this returns."""
@@ -82,7 +83,7 @@ class Seals:
             (result.ordinal, result.verdict.value, result.reason, result.etag)
             for result in sorted(results, key=lambda result: result.ordinal)
         ]
-        return self._write(f"{self._plan}/verdicts-{number:08d}-{pass_id}-{fence}.parquet", _VERDICTS, rows)
+        return self._write(f"{self._verdicts_of(number, pass_id)}-{fence}.parquet", _VERDICTS, rows)
 
     def read_receipts(self, seals: Sequence[Seal], ordinals: Collection[int]) -> dict[int, tuple[Outcome, Receipt]]:
         """The receipts of these copies of a batch, from its seals (oldest first). SealLostError where one cannot be had.
@@ -108,9 +109,33 @@ class Seals:
             raise SealLostError(f"no sealed file has the receipts of {len(left)} copies", "", remedy=_REMEDY)
         return found
 
+    def forget_receipts(self, number: int, fence: int, known: Sequence[Seal]) -> None:
+        """Remove what earlier holders of the batch wrote of receipts and could not bring into the ledger, which has `known`."""
+        self._forget(self._receipts_of(number), fence, known)
+
+    def forget_verdicts(self, number: int, pass_id: int, fence: int, known: Sequence[Seal]) -> None:
+        """The same for the verdicts of one check."""
+        self._forget(self._verdicts_of(number, pass_id), fence, known)
+
+    def _receipts_of(self, number: int) -> str:
+        return f"{self._plan}/receipts-{number:08d}"
+
+    def _verdicts_of(self, number: int, pass_id: int) -> str:
+        return f"{self._plan}/verdicts-{number:08d}-{pass_id}"
+
+    def _forget(self, stem: str, fence: int, known: Sequence[Seal]) -> None:
+        kept = {seal.path for seal in known}
+        for earlier in range(1, fence):
+            for suffix in ("parquet", "partial"):
+                name = f"{stem}-{earlier}.{suffix}"
+                if name not in kept:
+                    (self._root / name).unlink(missing_ok=True)
+
     def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
         try:
             self._put(self._root / name, columns, rows)
+        except FileNotFoundError as error:
+            raise StaleLeaseError(f"sealed file {name}: a later holder of the batch has removed it") from error
         except (OSError, duckdb.Error) as error:
             raise UnreachableError(
                 f"sealed file {name} cannot be written: {type(error).__name__}",
@@ -132,6 +157,7 @@ class Seals:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.chmod(0o600)
+        pause_at(PausePoint.RECEIPTS_WRITING)
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:

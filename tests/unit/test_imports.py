@@ -15,7 +15,7 @@ PACKAGE = Path(migrate.__file__).parent
 # From low to high. A module belongs to the entry that names it or a package above it, the longest name first. What stands in
 # one layer may import its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "sql", "states", "units", "workspace"),
+    ("errors", "model", "pauses", "sql", "states", "units", "workspace"),
     ("spec", "spec_docs", "regions", "residency", "layout", "placement", "privacy", "secrets"),
     ("stores",),
     ("inventory",),
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 # Packages that know less than their layer would allow: the only first-party modules that they may import beside themselves.
 ONLY: dict[str, frozenset[str]] = {
-    "ledger": frozenset({"errors", "model", "states"}),
+    "ledger": frozenset({"errors", "model", "states", "pauses"}),
     "demo": frozenset({"errors", "model", "units", "workspace", "spec", "layout", "stores"}),
 }
 NEVER: dict[str, frozenset[str]] = {

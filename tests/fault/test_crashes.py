@@ -1,0 +1,205 @@
+"""The process is killed with -9 at every named point, and goes on: the end is that of a run that nothing disturbed.
+
+Every member of `PausePoint` is in `SCENARIOS`; each stands at one place in the code. What is compared: what the targets hold,
+with attributes and tags; the ledger's sums and the users' states; uploads, temporary files and leases left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from smallworld import SmallWorld, build, planned
+
+import migrate
+from migrate.ledger import Ledger
+from migrate.pauses import VARIABLE, PausePoint
+
+SECONDS = 60
+BOTH_LEDGERS = ("sqlite", "postgresql")
+Held = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What is compared: by store and key, digests of body, attributes and tags; outcomes; user states; what is left behind."""
+
+    held: dict[tuple[str, str], Held]
+    settled: int
+    states: Counter[str]
+    left_behind: tuple[object, ...]
+
+
+def end_of(world: SmallWorld) -> End:
+    held = {
+        place: (hashlib.sha256(body).hexdigest(), repr(attributes), repr(sorted(tags.items())))
+        for place, (body, attributes, tags) in world.at_targets().items()
+    }
+    standing = world.migrate("status", "--json").json["standing"]
+    settled = sum(wave["outcomes"]["copied"] + wave["outcomes"]["present"] for wave in standing)
+    states: Counter[str] = Counter()
+    for wave in standing:
+        assert sum(wave["outcomes"].values()) == wave["copies"]  # Invariant 3
+        states.update(wave["users"])
+    ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    try:
+        plan = ledger.plans()[0].id
+        sealed = {Path(seal.path).name for seal in ledger.check_chain(plan)}
+        left_behind = (world.open_uploads(), ledger.leases(plan), unfinished_files(world.root / ".migrate", sealed))
+    finally:
+        ledger.close()
+    return End(held, settled, states, left_behind)
+
+
+def unfinished_files(folder: Path, sealed: set[str]) -> list[str]:
+    """Files of seals that the ledger does not know, plans that are still being built, and what planning put aside."""
+    found = [path.name for path in (folder / "seals").rglob("*-*-*") if path.name not in sealed]
+    found += [path.name for path in (folder / "plans").iterdir() if not (path / "plan.json").exists()]
+    return sorted(found + [path.name for path in (folder / "scratch").iterdir()])
+
+
+def small(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=5, per_user=3, odd=False)
+    world.ledger = ledger
+    return world
+
+
+def do(world: SmallWorld, *words: str, code: int = 0) -> None:
+    answer = world.migrate(*words)
+    assert answer.code == code, answer.err
+
+
+def finish_all(world: SmallWorld) -> None:
+    do(world, "run", "--wave", "all")
+    do(world, "verify", "--level", "both-ends")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> End:
+    """The end of the same world without a crash."""
+    world = small(tmp_path_factory.mktemp("undisturbed"), None)
+    planned(world)
+    finish_all(world)
+    return end_of(world)
+
+
+def killed_at(world: SmallWorld, point: PausePoint, *words: str, times: int = 1, **environment: str) -> None:
+    """Run a command until it stops itself at the point, and kill it there. AssertionError if it ended without coming there."""
+    process = world.start(*words, **{VARIABLE: f"{point}:{times}"}, **environment)
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        stopped = os.WIFSTOPPED(status)
+        if not stopped:
+            process.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate(timeout=SECONDS)
+    assert stopped, f"{words} did not come to {point}: {out.decode()} {err.decode()}"
+
+
+def while_planning(world: SmallWorld, point: PausePoint) -> None:
+    killed_at(world, point, "plan", str(world.root / "plans" / "small.toml"))
+    planned(world)
+    finish_all(world)
+
+
+def while_running(world: SmallWorld, point: PausePoint, times: int = 1) -> None:
+    planned(world)
+    killed_at(world, point, "run", "--wave", "all", times=times)
+    finish_all(world)
+
+
+def later_while_running(world: SmallWorld, point: PausePoint) -> None:
+    """Not the first time, so that some of the work is done already."""
+    while_running(world, point, times=2)
+
+
+def while_verifying(world: SmallWorld, point: PausePoint) -> None:
+    planned(world)
+    do(world, "run", "--wave", "all")
+    killed_at(world, point, "verify", "--level", "both-ends")
+    do(world, "verify", "--level", "both-ends")
+
+
+def while_repairing(world: SmallWorld, point: PausePoint) -> None:
+    planned(world)
+    do(world, "run", "--wave", "all")
+    homes = {key: name for name, key in world.at_targets()}
+    for key in ("users/u001/photo-0001.jpg", "users/u003/photo-0002.jpg"):
+        world.store(homes[key]).delete(key)
+    killed_at(world, point, "verify", "--repair")
+    do(world, "verify", "--repair", code=3)
+    finish_all(world)
+
+
+def while_upgrading(world: SmallWorld, point: PausePoint) -> None:
+    planned(world)
+    do(world, "run") if False else world.migrate("run")
+    killed_at(world, point, "ledger", "upgrade")
+    do(world, "ledger", "upgrade")
+    finish_all(world)
+
+
+Scenario = Callable[[SmallWorld, PausePoint], None]
+_P = PausePoint
+SCENARIOS: dict[PausePoint, Scenario] = {
+    _P.SEGMENT_SEALED: while_planning,
+    _P.COPIES_WRITTEN: while_planning,
+    _P.PLAN_WRITTEN: while_planning,
+    _P.PLAN_NAMED: while_planning,
+    _P.LEDGER_MADE: while_planning,
+    _P.LEDGER_UPGRADED: while_upgrading,
+    _P.PLAN_REGISTERING: while_running,
+    _P.PLAN_REGISTERED: while_running,
+    _P.BATCH_LEASED: later_while_running,
+    _P.OBJECT_READ: later_while_running,
+    _P.OBJECT_WRITTEN: later_while_running,
+    _P.GROUP_COMMITTING: while_running,
+    _P.GROUP_COMMITTED: while_running,
+    _P.RECEIPTS_WRITING: while_running,
+    _P.RECEIPTS_SEALED: while_running,
+    _P.BATCH_FINISHING: while_running,
+    _P.BATCH_FINISHED: while_running,
+    _P.UPLOAD_CREATED: while_running,
+    _P.UPLOAD_RECORDED: while_running,
+    _P.PART_SENT: later_while_running,
+    _P.PARTS_RECORDED: while_running,
+    _P.PARTS_COMPLETE: while_running,
+    _P.PARTS_JOINED: while_running,
+    _P.CHECK_LEASED: while_verifying,
+    _P.VERDICTS_COMMITTING: while_verifying,
+    _P.VERDICTS_SEALED: while_verifying,
+    _P.CHECK_FINISHING: while_verifying,
+    _P.PASS_ENDING: while_verifying,
+    _P.COPIES_REOPENING: while_repairing,
+}
+ON_S3 = frozenset({_P.TAGS_UNSET})
+
+
+@pytest.mark.parametrize("kind", BOTH_LEDGERS)
+@pytest.mark.parametrize("point", SCENARIOS, ids=str)
+def test_a_crash_at_each_point_leaves_nothing_lost_or_doubled(
+    point: PausePoint, kind: str, tmp_path: Path, undisturbed: End, request: pytest.FixtureRequest
+) -> None:
+    """Killed at the point and resumed, the end equals that of an undisturbed run (Invariants 1, 2, 3 and 5)."""
+    ledger = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
+    world = small(tmp_path, ledger)
+    SCENARIOS[point](world, point)
+    assert end_of(world) == undisturbed
+    world.assert_all_there()
+
+
+def test_every_point_has_a_test_and_one_place() -> None:
+    """A new point without a scenario fails here, and so does one that stands nowhere, or twice."""
+    assert set(SCENARIOS) | ON_S3 == set(PausePoint)
+    sources = "".join(path.read_text() for path in Path(migrate.__file__).parent.rglob("*.py"))
+    places = Counter(re.findall(r"pause_at\(PausePoint\.([A-Z_]+)\)", sources))
+    assert places == {point.name: 1 for point in PausePoint}
