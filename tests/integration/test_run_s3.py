@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import pytest
 from proxy import RecordingProxy
+from s3world import credentials, look, on_s3
 from servers import S3Server
-from smallworld import SmallWorld, body_of, build
+from smallworld import build
 
 USERS = 12
-MIB = 2**20
 
 
 @pytest.fixture
@@ -25,65 +24,14 @@ def proxy(moto_server: S3Server) -> Iterator[RecordingProxy]:
     forwarder.stop()
 
 
-def on_s3(world: SmallWorld, server: S3Server, proxy: RecordingProxy) -> dict[str, str]:
-    """Put the world's stores on buckets, the sources behind the proxy; bucket names by store."""
-    client: Any = server.boto3()
-    buckets = {name: f"{name}-{uuid.uuid4().hex[:12]}" for name in ("us", "singapore", "dublin-1", "dublin-2", "hamar")}
-    spec = world.root / "plans" / "small.toml"
-    text = spec.read_text()
-    for name, bucket in buckets.items():
-        client.create_bucket(Bucket=bucket)
-        place = proxy.endpoint if name in ("us", "singapore") else server.endpoint
-        text = text.replace(
-            f'url = "file:stores/{name}"',
-            f'url = "s3://{bucket}/data/"\nendpoint = "{place}"\nregion = "us-east-1"\ncredentials = "env:MOTO"',
-        )
-    spec.write_text(text)
-    for user in world.users:
-        for number in range(6):
-            key = f"users/{user}/photo {number}+ü.jpg"
-            body = body_of(key, 300)
-            for name in ("us", "singapore"):
-                client.put_object(
-                    Bucket=buckets[name],
-                    Key=f"data/{key}",
-                    Body=body,
-                    ContentType="image/jpeg",
-                    Metadata={"camera": str(number)},
-                    Tagging=f"n={number}" if number % 2 else "",
-                )
-    film = "data/users/u001/film"
-    upload = client.create_multipart_upload(Bucket=buckets["us"], Key=film, ContentType="video/mp4")["UploadId"]
-    parts = []
-    for number in (1, 2, 3):
-        body = body_of(f"film-{number}", 5 * MIB if number < 3 else MIB)
-        etag = client.upload_part(Bucket=buckets["us"], Key=film, UploadId=upload, PartNumber=number, Body=body)["ETag"]
-        parts.append({"ETag": etag, "PartNumber": number})
-    client.complete_multipart_upload(Bucket=buckets["us"], Key=film, UploadId=upload, MultipartUpload={"Parts": parts})
-    return buckets
-
-
-def look(server: S3Server, bucket: str) -> dict[str, tuple[str, str, dict[str, str], list[Any]]]:
-    """Everything in a bucket, seen without the product's code: digest, type, metadata, tags."""
-    client: Any = server.boto3()
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for item in page.get("Contents", ()):
-            answer = client.get_object(Bucket=bucket, Key=item["Key"])
-            tags = client.get_object_tagging(Bucket=bucket, Key=item["Key"])["TagSet"]
-            digest = hashlib.sha256(answer["Body"].read()).hexdigest()
-            found[item["Key"]] = (digest, answer["ContentType"], answer["Metadata"], tags)
-    return found
-
-
 def test_sources_are_only_ever_read(
     tmp_path: Path, moto_server: S3Server, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """doctor, plan, run and verify at both ends send the sources GET and HEAD, and nothing else (Invariants 1 and 8)."""
-    monkeypatch.setenv("MOTO_ACCESS_KEY_ID", moto_server.access_key)
-    monkeypatch.setenv("MOTO_SECRET_ACCESS_KEY", moto_server.secret_key)
+    for name, value in credentials(moto_server).items():
+        monkeypatch.setenv(name, value)
     world = build(tmp_path, users=USERS, per_user=0, odd=False, large=False)
-    buckets = on_s3(world, moto_server, proxy)
+    buckets = on_s3(world, moto_server, source_endpoint=proxy.endpoint)
     before = {name: look(moto_server, buckets[name]) for name in ("us", "singapore")}
     spec = str(world.root / "plans" / "small.toml")
     doctor = world.migrate("doctor", spec)
