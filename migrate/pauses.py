@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 from enum import StrEnum
 
 VARIABLE = "MIGRATE_PAUSE_AT"
@@ -71,4 +72,5 @@ _count = itertools.count(1)
 def pause_at(point: PausePoint) -> None:
     """Stop the process here, if that was asked for."""
     if point == _NAME and next(_count) == _TIMES:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # to this thread: sent to the process, another thread might take it, and this one would go on for a while
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
