@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
-.PHONY: help setup demo test check docs lock clean
+.PHONY: help setup demo test soak check docs lock clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -20,6 +20,9 @@ demo: $(READY) ## a whole migration of a synthetic world, killed and resumed, in
 
 test: $(READY) ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(READY) ## the long sweeps, seeded and bounded
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m soak --timeout 3600
 
 check: $(READY) ## format, lint, types and the fast tests
 	$(BIN)/ruff format --check .
