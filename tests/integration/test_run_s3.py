@@ -59,10 +59,10 @@ def test_a_store_that_changed_since_doctor_is_not_probed(
     tmp_path: Path, moto_server: S3Server, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planning says so, and what to do; with nothing changed it knows all five (the twin)."""
-    monkeypatch.setenv("MOTO_ACCESS_KEY_ID", moto_server.access_key)
-    monkeypatch.setenv("MOTO_SECRET_ACCESS_KEY", moto_server.secret_key)
+    for name, value in credentials(moto_server).items():
+        monkeypatch.setenv(name, value)
     world = build(tmp_path, users=2, per_user=0, odd=False, large=False)
-    buckets = on_s3(world, moto_server, proxy)
+    buckets = on_s3(world, moto_server, source_endpoint=proxy.endpoint)
     path = world.root / "plans" / "small.toml"
     assert world.migrate("doctor", str(path)).code == 0
     assert "not probed" not in world.migrate("plan", str(path), "--dry-run").err
