@@ -162,8 +162,14 @@ class ThrottledError(TransientStoreError):
         self.wait_seconds = wait_seconds
 
 
+class ExpiredError(TransientStoreError):
+    """The credentials have expired. They are asked for at each request, and may be new at the next one."""
+
+    code = "expired"
+
+
 class CorruptBodyError(TransientStoreError):
-    """The bytes that arrived are not those that were promised (length, MD5). Read again; never write them."""
+    """The bytes that arrived are not those that were promised (length, MD5, syntax). Read again; never write them."""
 
     code = "corrupt_body"
 

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from migrate.errors import (
     CorruptBodyError,
     DeniedError,
+    ExpiredError,
     NotFoundError,
     PermanentStoreError,
     PreconditionError,
@@ -33,7 +34,8 @@ _CORRUPT = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzConte
 _GONE = frozenset(
     {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchTagSet", "ObjectLockConfigurationNotFoundError"}
 )
-_DENIED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"})
+_EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+_DENIED = frozenset({"InvalidToken", "InvalidAccessKeyId"})
 _PRECONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _WRONG_REGION = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -54,7 +56,7 @@ def parse_error(content: bytes) -> tuple[str, str]:
         return "", ""
     found = {element.tag.rpartition("}")[2]: element.text or "" for element in root.iter()}
     code = found.get("Code", "")
-    return (code if re.fullmatch(r"[A-Za-z.]{1,64}", code) else ""), _region(found.get("Region", ""))
+    return (code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else ""), _region(found.get("Region", ""))
 
 
 def error_of(
@@ -93,6 +95,8 @@ def _plain_error(store: str, operation: str, key: str | None, status: int, code:
         return CorruptBodyError(store, operation, detail, key=key)
     if code == "RequestTimeTooSkewed":
         return DeniedError(store, operation, detail, key=key, remedy="The clock of this machine is off: set it.")
+    if code in _EXPIRED:
+        return ExpiredError(store, operation, detail, key=key, remedy="Renew the store's credentials.")
     if code in _DENIED or status in (401, 403):
         return DeniedError(store, operation, detail, key=key)
     if code in _UNSUPPORTED or status in (405, 501):

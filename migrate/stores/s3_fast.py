@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store as Obstore
 
-from migrate.errors import StoreError, TransientStoreError
+from migrate.errors import ExpiredError, StoreError, TransientStoreError
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Body, PutResult
 from migrate.stores.keys import is_odd
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 2**20
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})\b")
-_CODE = re.compile(r"<Code>([A-Za-z.]{1,64})</Code>")
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _NAMES = {
     "content_type": "Content-Type",
     "content_encoding": "Content-Encoding",
@@ -139,7 +139,10 @@ class FastWriter:
                 use_multipart=False,
             )
         except (BaseError, OSError) as error:
-            raise self._error(key, error) from None
+            refusal = self._error(key, error)
+            if isinstance(refusal, ExpiredError):
+                self._store = None  # it keeps credentials for a minute: the next one asks for them
+            raise refusal from None
         return PutResult((result["e_tag"] or "").strip('"'), result["version"])
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from migrate.stores.s3_xml import Page
 
 Item = TypeVar("Item")
 _MALFORMED = "not S3's answer"
+PAGE_KEYS = 1_000  # S3 API reference, ListObjectsV2, max-keys: the most
 _URL_KEYS = ("encoding-type", "url")
 
 
@@ -69,7 +70,7 @@ class S3Reader:
         self._client = client
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[Sequence[ObjectInfo]]:
-        query = [("list-type", "2"), ("max-keys", "1000"), _URL_KEYS, ("prefix", self._prefix + prefix)]
+        query = [("list-type", "2"), ("max-keys", str(PAGE_KEYS)), _URL_KEYS, ("prefix", self._prefix + prefix)]
         if start_after:
             query.append(("start-after", self._prefix + start_after))
         last = start_after
@@ -82,7 +83,7 @@ class S3Reader:
             yield page
 
     def list_versions(self, prefix: str = "") -> Iterator[Sequence[ObjectInfo]]:
-        query = [("versions", ""), ("max-keys", "1000"), _URL_KEYS, ("prefix", self._prefix + prefix)]
+        query = [("versions", ""), ("max-keys", str(PAGE_KEYS)), _URL_KEYS, ("prefix", self._prefix + prefix)]
         return self._pages("list versions", query, lambda content: s3_xml.parse_versions(content, self._prefix))
 
     def list_uploads(self, prefix: str = "") -> Sequence[UploadInfo]:
@@ -117,10 +118,10 @@ class S3Reader:
         try:
             headers, _ = self._client.call("head", "HEAD", self._possible("head", key), query)
         except StoreError as error:
-            if not error.detail.startswith(("301", "400", "404")):
+            if not error.detail.startswith(("301", "400", "403", "404")):
                 raise
-            # An answer to HEAD has no body, and with it no code: whether object or bucket is missing, or the region
-            # wrong, only GET tells. Its body is not read.
+            # An answer to HEAD has no body, and with it no code: whether object or bucket is missing, the region wrong, or
+            # the credentials expired, only GET tells. Its body is not read.
             with self.get(key, version_id=version_id) as download:
                 return download.info
         return self._info("head", key, headers)
@@ -204,7 +205,7 @@ class S3Reader:
         try:
             return parse(content)
         except ValueError as error:
-            raise StoreError(self.name, operation, f"{_MALFORMED}: {_words(error)}") from None
+            raise CorruptBodyError(self.name, operation, f"{_MALFORMED}: {_words(error)}") from None
 
     def _pages(
         self,
