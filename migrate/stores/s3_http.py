@@ -49,6 +49,7 @@ _REARM_SECONDS = 0.25  # how far a socket's time-out may be off before it is set
 _SLICE_BYTES = 2**20
 _ERROR_BYTES = 64 * 1024
 _ANSWER_BYTES = 64 * 2**20
+_PAGE_BYTES = 4 * 2**20  # more than a page of 1,000 keys of 1,024 bytes each, all of them encoded
 
 
 # A server that sends headers and body apart, with Nagle's algorithm on, holds the body back until the headers are
@@ -76,6 +77,7 @@ class _BoundedSocket:
         self._inner = inner
         self._armed = -1.0
         self.deadline = _moment.deadline
+        self.in_headers = True
 
     def arm(self) -> None:
         """Let the next wait last no longer than to the deadline. TimeoutError where that has passed."""
@@ -125,7 +127,11 @@ class _BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._bounded.arm()
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        if count == 0 and self._bounded.in_headers:
+            # http.client takes an end for the blank line after the headers, and those that were to come are lost
+            raise ConnectionResetError("the headers end early")
+        return count
 
     def close(self) -> None:
         self._raw.close()
@@ -144,6 +150,7 @@ class _Bounded:
     def request(self, *arguments: Any, **options: Any) -> None:
         if self.sock is not None:
             self.sock.deadline = _moment.deadline
+            self.sock.in_headers = True
         super().request(*arguments, **options)  # type: ignore[misc]
         _moment.socket = self.sock
 
@@ -289,6 +296,7 @@ class S3Client:
             self.fail(operation, key, error)
         bounded, _moment.socket = _moment.socket, None
         assert bounded is not None  # there is no answer without a request
+        bounded.in_headers = False
         answer = Answer(self, operation, key, response, bounded)
         if 200 <= answer.status < 300:
             return answer
@@ -305,8 +313,10 @@ class S3Client:
     ) -> tuple[Mapping[str, str], bytes]:
         """One request, and its whole (small) answer: headers and body."""
         answer = self.send(operation, method, key, query, headers, body)
+        announced = answer.headers.get("content-length", "")
+        expected = int(announced) if announced.isascii() and announced.isdigit() else _PAGE_BYTES
         try:
-            content = answer.read(_ANSWER_BYTES, expect_bytes=_ANSWER_BYTES)
+            content = answer.read(_ANSWER_BYTES, expect_bytes=min(expected, _ANSWER_BYTES))
             if len(content) == _ANSWER_BYTES or answer.read(1):
                 raise StoreError(self.name, operation, "the answer is too large to be one", key=key)
         finally:
