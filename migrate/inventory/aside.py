@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import stamina
 
-from migrate.errors import InterruptedRun, ThrottledError, TransientStoreError
+from migrate.errors import InterruptedRun, NotFoundError, ThrottledError, TransientStoreError
 
 T = TypeVar("T")
 Stopping = Callable[[], bool]
@@ -101,9 +101,12 @@ def aside(function: Callable[[], T], is_stopping: Stopping) -> T:
 
 
 def ask(request: Callable[[], T]) -> T:
-    """One request to a store, tried again where another try can help: 8 times within five minutes, then its error."""
+    """One request to a store, tried again where another try can help: 8 times within five minutes, then its error.
+
+    That something is not there is believed when the store says so twice.
+    """
     for attempt in stamina.retry_context(
-        on=_again,
+        on=_Again(),
         attempts=_ATTEMPTS,
         timeout=_RETRY_SECONDS,
         wait_initial=RETRY_WAIT_SECONDS,
@@ -115,7 +118,16 @@ def ask(request: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
-def _again(error: Exception) -> bool | float:
-    if isinstance(error, ThrottledError) and error.wait_seconds is not None:
-        return min(error.wait_seconds, _WAIT_SECONDS_MAX)
-    return isinstance(error, TransientStoreError)
+class _Again:
+    """Whether one request is tried once more; a number is the wait that the store asked for, bounded."""
+
+    def __init__(self) -> None:
+        self._absences = 0
+
+    def __call__(self, error: Exception) -> bool | float:
+        if isinstance(error, ThrottledError) and error.wait_seconds is not None:
+            return min(error.wait_seconds, _WAIT_SECONDS_MAX)
+        if isinstance(error, NotFoundError):
+            self._absences += 1
+            return self._absences == 1
+        return isinstance(error, TransientStoreError)

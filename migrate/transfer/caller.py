@@ -3,7 +3,8 @@
 What is retried is named (`TransientStoreError` and its kinds), and bounded in attempts and time. When the attempts are used
 up, or a store denies, the question is whether the store is down or this one object cannot be had. If it answers a harmless
 question now, the object is at fault and its error goes on; else `UnreachableError` stops the run. What succeeded earlier
-says nothing: it may have been the last answer before the outage. A store that asks for less is given time rather than a
+says nothing: it may have been the last answer before the outage. That something is not there is believed when the store says
+so twice: what would follow is final, and one such answer may be a mistake. A store that asks for less is given time rather than a
 number of attempts, and no object is ever blamed for it.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -149,10 +151,13 @@ class Caller:
             attempts=min(self._retry.attempts, _PROBE_ATTEMPTS),
             timeout_seconds=min(self._retry.timeout_seconds, _PROBE_TIMEOUT_SECONDS),
         )
+
+        def answers(store: Store) -> None:
+            with suppress(NotFoundError):
+                store.head(_PROBE_KEY)
+
         try:
-            self._tried(line, lambda store: store.head(_PROBE_KEY), policy)
-        except NotFoundError:
-            return
+            self._tried(line, answers, policy)
         except StoreError:
             raise UnreachableError(
                 str(error), remedy=f"Ask `migrate doctor` about {line.store.name}, then run again."
@@ -175,9 +180,14 @@ class _Patience:
     def __init__(self, attempts: int) -> None:
         self._attempts = attempts
         self._failures = 0
+        self._absent: set[str] = set()  # the operations that were answered so
 
     def __call__(self, error: Exception) -> bool | float:
         if isinstance(error, ThrottledError):
             return True if error.wait_seconds is None else min(error.wait_seconds, 30.0)
+        if isinstance(error, NotFoundError):
+            said_before = error.operation in self._absent
+            self._absent.add(error.operation)
+            return not said_before
         self._failures += 1
         return isinstance(error, TransientStoreError) and self._failures < self._attempts

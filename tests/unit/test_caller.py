@@ -9,7 +9,14 @@ import pytest
 from moving import QUICK
 from structlog.testing import capture_logs
 
-from migrate.errors import NotFoundError, StoreError, ThrottledError, TransientStoreError, UnreachableError
+from migrate.errors import (
+    NotFoundError,
+    PermanentStoreError,
+    StoreError,
+    ThrottledError,
+    TransientStoreError,
+    UnreachableError,
+)
 from migrate.stores.memory import MemoryPlace, MemoryStore
 from migrate.transfer.caller import Caller
 
@@ -41,10 +48,41 @@ def test_a_permanent_error_is_not_tried_again() -> None:
     """One request, one answer."""
     place = MemoryPlace()
     asked: list[str] = []
+
+    def refuse(operation: str, key: str) -> None:
+        asked.append(operation)
+        raise PermanentStoreError("us", operation)
+
+    place.fault = refuse
+    with pytest.raises(PermanentStoreError):
+        make(place).call("us", lambda store: store.head("none"))
+    assert asked == ["head"]
+
+
+def test_an_absence_is_believed_when_the_store_says_so_twice() -> None:
+    """What follows is final: a drift, a MISSING, a quarantine (Invariant 4)."""
+    place = MemoryPlace()
+    asked: list[str] = []
     place.fault = lambda operation, key: asked.append(operation)
     with pytest.raises(NotFoundError):
         make(place).call("us", lambda store: store.head("none"))
-    assert asked == ["head"]
+    assert asked == ["head", "head"]
+
+
+def test_an_absence_that_is_wrong_once_is_no_absence() -> None:
+    """The twin: the second answer counts, for each operation of a request."""
+    place = MemoryPlace()
+    place.seed("k", b"x", tags={"a": "b"})
+    wrong = {"head", "get_tags"}
+
+    def deny_once(operation: str, key: str) -> None:
+        if operation in wrong:
+            wrong.remove(operation)
+            raise NotFoundError("us", operation)
+
+    place.fault = deny_once
+    found = make(place).call("us", lambda store: (store.head("k").key, dict(store.get_tags("k"))))
+    assert found == ("k", {"a": "b"})
 
 
 def test_tries_are_bounded() -> None:
