@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -72,6 +73,7 @@ class S3Store(S3Reader):
             name, base, prefix, region=region, credentials=credentials, timeout_s=timeout, concurrency=concurrency
         )
         super().__init__(name, prefix, client, capabilities)
+        self.guarded = base.startswith("https:")
         self._writable = writable
         self._kms_key = kms_key
         self._fast = FastWriter(
@@ -107,7 +109,7 @@ class S3Store(S3Reader):
             and fits(self._prefix + key, body, attributes, tags)
         ):
             result = self._fast.put(key, body, attributes=attributes, create_only=create_only)
-            self._confirm("put", key, result, md5, encryption=None)
+            self._confirm_put(key, result, md5, encryption=None)
             self._confirm_attributes(key, attributes, result)
             return result
         headers = self._headers("put", key, attributes)
@@ -126,7 +128,7 @@ class S3Store(S3Reader):
         except UnsupportedError:
             self.delete(key, version_id=result.version_id)  # it lies there in the clear
             raise
-        self._confirm("put", key, result, md5, encryption=encryption)
+        self._confirm_put(key, result, md5, encryption=encryption)
         self._confirm_attributes(key, attributes, result)
         return result
 
@@ -152,11 +154,8 @@ class S3Store(S3Reader):
         headers = {"content-md5": base64.b64encode(md5)}
         answer, _ = self._client.call("put part", "PUT", key, query, headers, body)
         etag = answer.get("etag", "").strip('"')
-        if etag == md5.hex():
-            return etag
-        if etag and self.capabilities.refuses_wrong_md5 and (self._kms_key or not self.capabilities.etag_is_md5):
-            return etag
-        raise CorruptBodyError(self.name, "put part", "the store's ETag is not the MD5 of what was sent", key=key)
+        self._confirm_part(key, etag, md5)
+        return etag
 
     def complete_upload(self, key: str, upload_id: str, parts: Sequence[PartInfo], *, tags: Tags) -> PutResult:
         self._check_writable("complete upload")
@@ -231,12 +230,22 @@ class S3Store(S3Reader):
         if self._kms_key is not None and not (encryption or "").startswith("aws:kms"):
             raise UnsupportedError(self.name, operation, "the store did not encrypt with the KMS key", key=key)
 
-    def _confirm(self, operation: str, key: str, result: PutResult, md5: bytes, *, encryption: str | None) -> None:
-        """The store holds these bytes (`base.Store.put`), or CorruptBodyError."""
+    def _confirm_put(self, key: str, result: PutResult, md5: bytes, *, encryption: str | None) -> None:
+        """The store holds these bytes (`base.Store.put`), or CorruptBodyError: then what came of them is taken away again, since
+        it would stand in the way of the next try as somebody else's object does."""
+        try:
+            self._confirm(key, result, md5, encryption=encryption)
+        except CorruptBodyError:
+            with suppress(StoreError):
+                if self.head(key, version_id=result.version_id).etag == result.etag:  # still ours
+                    self.delete(key, version_id=result.version_id)
+            raise
+
+    def _confirm(self, key: str, result: PutResult, md5: bytes, *, encryption: str | None) -> None:
         if result.etag == md5.hex():
             return
         if self.capabilities.etag_is_md5 and encryption in (None, "AES256"):
-            raise CorruptBodyError(self.name, operation, "the store's ETag is not the MD5 of what was sent", key=key)
+            raise CorruptBodyError(self.name, "put", "the store's ETag is not the MD5 of what was sent", key=key)
         if self.capabilities.refuses_wrong_md5:
             return
         seen = hashlib.md5(usedforsecurity=False)
@@ -244,7 +253,7 @@ class S3Store(S3Reader):
             for piece in download.chunks():
                 seen.update(piece)
         if seen.digest() != md5:
-            raise CorruptBodyError(self.name, operation, "a second look shows other bytes than were sent", key=key)
+            raise CorruptBodyError(self.name, "put", "a second look shows other bytes than were sent", key=key)
 
     def _confirm_attributes(self, key: str, attributes: Attributes, result: PutResult) -> None:
         """A second look where the probe has not shown that all of this is kept; what was bent is taken away again.
@@ -259,6 +268,14 @@ class S3Store(S3Reader):
         if found.etag == result.etag:  # still ours
             self.delete(key, version_id=result.version_id)
         raise UnsupportedError(self.name, "put", KEEPS_OTHER_ATTRIBUTES, key=key)
+
+    def _confirm_part(self, key: str, etag: str, md5: bytes) -> None:
+        """The store holds this part, or CorruptBodyError. A part cannot be looked at a second time."""
+        if etag == md5.hex():
+            return
+        if etag and self.capabilities.refuses_wrong_md5 and (self._kms_key or not self.capabilities.etag_is_md5):
+            return
+        raise CorruptBodyError(self.name, "put part", "the store's ETag is not the MD5 of what was sent", key=key)
 
     def _confirm_joined(self, key: str, etag: str, size: int, parts: Sequence[PartInfo]) -> None:
         """The joined object has the size of its parts, and, where its ETag is S3's composite of MD5s, that one."""
