@@ -27,7 +27,7 @@ from migrate.model import (
 )
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.integrity import digest_of, part_ranges
+from migrate.transfer.integrity import demand_same, digest_of, part_ranges
 from migrate.transfer.whole import DriftedError, as_drift, check_source, kept_attributes, read_tags
 
 
@@ -42,11 +42,15 @@ class Extra:
 
 
 class _Ends(Protocol):
-    """How the ends of one object are read: headers, and the content's digest in the form of a receipt."""
+    """How the ends of one object are read: headers, and the content's digest in the form of a receipt.
 
-    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]: ...
+    What a network bends is not the same again: a digest that is not the expected one is had twice. For that alone the source's
+    is compared with the receipt's.
+    """
 
-    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]: ...
+    def source(self, receipt: Receipt) -> tuple[ObjectInfo, bytes]: ...
+
+    def target(self, copy: PlannedCopy, receipt: Receipt, expected: bytes) -> tuple[ObjectInfo, bytes]: ...
 
 
 def check_object(
@@ -70,7 +74,7 @@ def _verdicts(
         receipt = receipts[copy.ordinal]
         try:
             if receipt.part_bytes not in sources:
-                sources[receipt.part_bytes] = _source_digests(planned, receipt.part_bytes, caller, ends)
+                sources[receipt.part_bytes] = _source_digests(planned, receipt, caller, ends)
         except DriftedError as drift:
             results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{drift.reason}"))
         except StoreError as error:
@@ -84,13 +88,13 @@ def _expected(receipt: Receipt) -> tuple[bytes, bytes]:
     return receipt.sha256, receipt.attributes
 
 
-def _source_digests(planned: PlannedObject, part_bytes: int, caller: Caller, ends: _Ends) -> tuple[bytes, bytes]:
+def _source_digests(planned: PlannedObject, receipt: Receipt, caller: Caller, ends: _Ends) -> tuple[bytes, bytes]:
     """The source's digests of content, and of attributes and tags, in the receipt's form."""
     try:
-        info, sha256 = ends.source(part_bytes)
+        info, sha256 = ends.source(receipt)
         tags = read_tags(planned.store, info, caller, always=True)
     except (NotFoundError, PreconditionError) as error:
-        raise as_drift(planned, caller, error) from error
+        raise as_drift(error) from error
     return sha256, attributes_digest(kept_attributes(info), tags)
 
 
@@ -106,7 +110,7 @@ def _compare(
     """The verdict on one copy. `always`: its tags are asked for even where its headers count none."""
     sha256, attributes = expected
     try:
-        info, digest = ends.target(copy, receipt.part_bytes)
+        info, digest = ends.target(copy, receipt, sha256)
         if digest != sha256:
             return CheckResult(copy.ordinal, Verdict.MISMATCH, "content", info.etag)
         if _has_attributes(copy.store, info, attributes, caller, always=always):
@@ -135,23 +139,34 @@ class _Whole:
         self._planned = planned
         self._caller = caller
 
-    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+    def source(self, receipt: Receipt) -> tuple[ObjectInfo, bytes]:
         planned = self._planned
         self._caller.rate.wait(planned.size)
 
         def read(store: Store) -> tuple[ObjectInfo, bytes]:
             with store.get(planned.key, if_match=planned.etag) as download:
                 check_source(planned, download.info)
-                return download.info, digest_of(download, part_bytes)
+                return download.info, digest_of(download, receipt.part_bytes)
 
-        return self._caller.call(planned.store, read)
+        return self._read(planned.store, read, receipt.sha256)
 
-    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+    def target(self, copy: PlannedCopy, receipt: Receipt, expected: bytes) -> tuple[ObjectInfo, bytes]:
         def read(store: Store) -> tuple[ObjectInfo, bytes]:
             with store.get(self._planned.target_key) as download:
-                return download.info, digest_of(download, part_bytes)
+                return download.info, digest_of(download, receipt.part_bytes)
 
-        return self._caller.call(copy.store, read)
+        return self._read(copy.store, read, expected)
+
+    def _read(
+        self, name: str, read: Callable[[Store], tuple[ObjectInfo, bytes]], expected: bytes
+    ) -> tuple[ObjectInfo, bytes]:
+        def agreed(store: Store) -> tuple[ObjectInfo, bytes]:
+            info, digest = read(store)
+            if digest != expected:
+                demand_same(digest, read(store)[1], store.name)
+            return info, digest
+
+        return self._caller.call(name, agreed)
 
 
 # in parts
@@ -238,11 +253,11 @@ class PartedCheck:
         """The last job: a verdict a copy."""
         return _verdicts(self.planned, self.receipts, self._level, self._caller, self)
 
-    def source(self, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+    def source(self, receipt: Receipt) -> tuple[ObjectInfo, bytes]:
         assert self._source is not None, "only at both ends"
         return self._source.seen()
 
-    def target(self, copy: PlannedCopy, part_bytes: int) -> tuple[ObjectInfo, bytes]:
+    def target(self, copy: PlannedCopy, receipt: Receipt, expected: bytes) -> tuple[ObjectInfo, bytes]:
         return self._targets[copy.ordinal].seen()
 
     def _ends(self) -> list[_PartedEnd]:
@@ -261,8 +276,14 @@ class PartedCheck:
             with store.get(end.key, if_match=etag, start=start, length=length) as download:
                 return digest_of(download, 0)
 
+        def agreed(store: Store) -> bytes:
+            digest = read(store)
+            if not store.guarded:  # nothing says what one part should be
+                demand_same(digest, read(store), store.name)
+            return digest
+
         try:
-            end.digests[index] = self._caller.call(end.store, read)
+            end.digests[index] = self._caller.call(end.store, agreed)
         except StoreError as error:
             end.error = error
 

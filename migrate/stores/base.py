@@ -86,6 +86,8 @@ class Store(Protocol):
 
     name: str
     capabilities: Capabilities
+    guarded: bool
+    """Whether nothing between here and the store can change bytes unseen: TLS is spoken, or there is no network."""
 
     # reading
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[Sequence[ObjectInfo]]:

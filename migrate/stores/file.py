@@ -75,6 +75,7 @@ class FileStore:
     ) -> None:
         self.name = name
         self.capabilities = capabilities
+        self.guarded = True
         self._writable = writable
         self._tree = Tree(name, root)
         self._reserve = Reserve(name, self._tree)

@@ -86,6 +86,7 @@ class MemoryStore:
         self.name = name
         self.capabilities = capabilities
         self.place = place
+        self.guarded = True
         self._writable = writable
 
     # reading

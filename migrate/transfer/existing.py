@@ -13,7 +13,7 @@ from typing import NoReturn
 from migrate.errors import StoreError, UnsupportedError
 from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
 from migrate.stores.base import Store
-from migrate.transfer.integrity import composite_etag, digest_of
+from migrate.transfer.integrity import composite_etag, digest_of, has_digest
 from migrate.transfer.parts import PartSent, whole_digest
 from migrate.transfer.whole import kept_attributes
 
@@ -78,5 +78,9 @@ def holds_parts(
             return True
         if store.capabilities.etag_is_md5:
             return False
-    with store.get(key, if_match=found.etag) as download:
-        return digest_of(download, part_bytes) == whole_digest(parts)
+
+    def read() -> bytes:
+        with store.get(key, if_match=found.etag) as download:
+            return digest_of(download, part_bytes)
+
+    return has_digest(read, whole_digest(parts), store.name)

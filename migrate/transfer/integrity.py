@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from migrate.errors import CorruptBodyError
 from migrate.model import Evidence, ObjectInfo, composite_sha256
@@ -66,6 +66,31 @@ def check_whole(info: ObjectInfo, body: bytes, md5: bytes, planned_size: int, st
         if composite_etag(md5s) == info.etag:
             return Evidence.COMPOSITE
     return Evidence.LENGTH
+
+
+def is_same(download: Download, body: bytes) -> bool:
+    """Whether what is read is `body`, looked at in pieces."""
+    view, at = memoryview(body), 0
+    for chunk in download.chunks():
+        if view[at : at + len(chunk)] != chunk:
+            return False
+        at += len(chunk)
+    return at == len(view)
+
+
+def demand_same(first: bytes, second: bytes, store: str) -> None:
+    """CorruptBodyError where the digests of two reads differ: then the way here changes bytes, and nothing is known of them."""
+    if first != second:
+        raise CorruptBodyError(store, "GET", "two reads of the same bytes differ")
+
+
+def has_digest(read: Callable[[], bytes], expected: bytes, store: str) -> bool:
+    """Whether `read` gives the `expected` digest. It is called a second time before that is denied."""
+    digest = read()
+    if digest == expected:
+        return True
+    demand_same(digest, read(), store)
+    return False
 
 
 def looks_like_md5(etag: str) -> bytes | None:

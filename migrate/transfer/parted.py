@@ -32,7 +32,7 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
 from migrate.transfer.existing import Wanted, holds_parts
-from migrate.transfer.integrity import composite_etag, part_bytes_for, part_ranges
+from migrate.transfer.integrity import composite_etag, is_same, part_bytes_for, part_ranges
 from migrate.transfer.parts import (
     Begun,
     Finished,
@@ -45,7 +45,15 @@ from migrate.transfer.parts import (
     new_part,
     whole_digest,
 )
-from migrate.transfer.whole import DriftedError, as_drift, check_source, failed, kept_attributes, read_tags
+from migrate.transfer.whole import (
+    DriftedError,
+    as_drift,
+    check_source,
+    check_unguarded,
+    failed,
+    kept_attributes,
+    read_tags,
+)
 
 
 @dataclass(slots=True)
@@ -146,7 +154,7 @@ class PartedCopy:
         except DriftedError as drift:
             return self._nothing(self._source_results(drift))
         except StoreError as error:
-            return self._nothing(self._source_results(as_drift(self.planned, self._caller, error)))
+            return self._nothing(self._source_results(as_drift(error)))
         wanted = Wanted(self.planned.target_key, kept_attributes(info), tags, info.etag_md5)
         settled: list[CopyResult] = []
         started: list[UploadStarted] = []
@@ -183,12 +191,16 @@ class PartedCopy:
             kept = self._kept_parts(store, known) if known.started.attributes == wanted.digest else None
             if kept is not None:
                 return Upload(known.started, kept)
-        for upload in store.list_uploads(key):
-            if upload.key == key:  # ours, from a life whose ledger entry was lost: parts in the wrong hands
-                store.abort_upload(key, upload.upload_id)
+        self._drop_uploads(store)  # from a life whose ledger entry was lost: parts in the wrong hands
         upload_id = store.create_upload(key, attributes=wanted.attributes)
         pause_at(PausePoint.UPLOAD_CREATED)
         return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, wanted.digest), {})
+
+    def _drop_uploads(self, store: Store) -> None:
+        """Abort every upload for the target key."""
+        for upload in store.list_uploads(self.planned.target_key):
+            if upload.key == self.planned.target_key:
+                store.abort_upload(upload.key, upload.upload_id)
 
     def _kept_parts(self, store: Store, known: Upload) -> dict[int, PartSent] | None:
         """The parts in the ledger that the store has as well; None where it does not know the upload."""
@@ -248,11 +260,10 @@ class PartedCopy:
         """Read both ends, part by part; the parts if they are equal."""
         parts: list[PartSent] = []
         whole = hashlib.md5(usedforsecurity=False)
-        for number, (start, length) in enumerate(self._ranges, 1):
+        for number, (start, _) in enumerate(self._ranges, 1):
             body = self._read(number)
-            with store.get(self.planned.target_key, if_match=found.etag, start=start, length=length) as download:
-                if download.read() != body:
-                    return None, Evidence.LENGTH
+            if not self._holds(store, found, start, body) and not self._holds(store, found, start, body):
+                return None, Evidence.LENGTH
             whole.update(body)
             parts.append(new_part(copy.ordinal, number, body))
         if wanted.etag_md5 is not None and wanted.etag_md5 != whole.digest():
@@ -260,6 +271,11 @@ class PartedCopy:
                 self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
             )
         return parts, Evidence.MD5 if wanted.etag_md5 is not None else self._evidence(parts)
+
+    def _holds(self, store: Store, found: ObjectInfo, start: int, body: bytes) -> bool:
+        key = self.planned.target_key
+        with store.get(key, if_match=found.etag, start=start, length=len(body)) as download:
+            return is_same(download, body)
 
     def _part_job(self, number: int) -> Job:
         return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
@@ -305,12 +321,13 @@ class PartedCopy:
                 raise CorruptBodyError(
                     store.name, "GET", f"{len(body)} bytes came instead of {length}", key=self.planned.key
                 )
+            check_unguarded(self.planned, store, body, self._caller.rate, start=start)
             return body
 
         try:
             return self._caller.call(self.planned.store, read)
         except StoreError as error:
-            raise as_drift(self.planned, self._caller, error) from error
+            raise as_drift(error) from error
 
     def _put_part(self, copy: _Open, number: int, body: bytes) -> PartSent:
         part = new_part(copy.copy.ordinal, number, body)
@@ -366,6 +383,7 @@ class PartedCopy:
         ):
             raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
         wanted.demand_kept(store, found)
+        self._drop_uploads(store)  # of a request to begin one that reached the store twice
         return self._receipt(Outcome.COPIED, copy.copy.ordinal, parts, wanted.digest, found, evidence)
 
     def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from migrate.errors import (
+    CorruptBodyError,
     DeniedError,
     NotFoundError,
     PermanentStoreError,
@@ -38,7 +39,8 @@ from migrate.model import (
 from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.integrity import check_whole
+from migrate.transfer.integrity import check_whole, digest_of, has_digest, is_same
+from migrate.transfer.limits import RateLimit
 
 DEFAULT_CONTENT_TYPE = "binary/octet-stream"  # S3 API reference, PutObject: what an object without one is served as
 
@@ -109,18 +111,15 @@ def check_source(planned: PlannedObject, info: ObjectInfo) -> None:
         raise DriftedError("changed")
 
 
-def as_drift(planned: PlannedObject, caller: Caller, error: StoreError) -> Exception:
-    """What an error at the source means: DriftedError if the object changed or is gone, after a second look; else the error."""
+def as_drift(error: StoreError) -> Exception:
+    """What an error at the source means: DriftedError if the object changed or is gone; else the error.
+
+    `Caller` has looked twice before it says that something is not there.
+    """
     if isinstance(error, PreconditionError):
         return DriftedError("changed")
     if isinstance(error, NotFoundError):
-        try:
-            check_source(planned, caller.call(planned.store, lambda store: store.head(planned.key)))
-        except NotFoundError:
-            return DriftedError("gone")
-        except DriftedError as drift:
-            return drift
-        return TransientStoreError(planned.store, "GET", "not found, then found again", key=planned.key)
+        return DriftedError("gone")
     return error
 
 
@@ -133,15 +132,31 @@ def read_source(planned: PlannedObject, caller: Caller) -> Body:
             check_source(planned, download.info)
             data = download.read()
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        return download.info, data, md5, check_whole(download.info, data, md5, planned.size, store.name)
+        evidence = check_whole(download.info, data, md5, planned.size, store.name)
+        if evidence is Evidence.LENGTH:
+            check_unguarded(planned, store, data, caller.rate)
+        return download.info, data, md5, evidence
 
     try:
         info, data, md5, evidence = caller.call(planned.store, read)
         tags = read_tags(planned.store, info, caller)
     except (PreconditionError, NotFoundError) as error:
-        raise as_drift(planned, caller, error) from error
+        raise as_drift(error) from error
     sha256 = hashlib.sha256(data).digest()
     return Body(data, md5, sha256, kept_attributes(info), tags, evidence)
+
+
+def check_unguarded(
+    planned: PlannedObject, store: Store, body: bytes, rate: RateLimit, *, start: int | None = None
+) -> None:
+    """Read once more what no ETag proves, where nothing guards the way here. CorruptBodyError where the two differ."""
+    if store.guarded:
+        return
+    rate.wait(len(body))
+    length = None if start is None else len(body)
+    with store.get(planned.key, if_match=planned.etag, start=start, length=length) as download:
+        if not is_same(download, body):
+            raise CorruptBodyError(store.name, "GET", "two reads of the same bytes differ", key=planned.key)
 
 
 def read_tags(name: str, info: ObjectInfo, caller: Caller, *, always: bool = False) -> Tags:
@@ -209,7 +224,7 @@ def _copy_to(
 
     def once(store: Store) -> CopyResult:
         conditional = store.capabilities.conditional_put
-        if not conditional or copy.ordinal in repairs:
+        if not conditional or copy.ordinal in repairs or maybe_written:
             found = _head(store, planned.target_key)
             if found is None:
                 return receipt(Outcome.COPIED, *put(store, create_only=conditional))
@@ -256,11 +271,12 @@ def is_equal(store: Store, key: str, found: ObjectInfo, body: Body, *, trust_eta
     if found.etag_md5 != body.md5 or not trust_etag:
         if found.etag_md5 is not None and store.capabilities.etag_is_md5:
             return False
-        digest = hashlib.sha256()
-        with store.get(key, if_match=found.etag) as download:
-            for chunk in download.chunks():
-                digest.update(chunk)
-        if digest.digest() != body.sha256:
+
+        def read() -> bytes:
+            with store.get(key, if_match=found.etag) as download:
+                return digest_of(download, 0)
+
+        if not has_digest(read, body.sha256, store.name):
             return False
     try:
         # the count in the headers is hidden from who may not read tags

@@ -349,3 +349,38 @@ def test_tags_that_nobody_counts_do_not_make_a_copy_present() -> None:
     hide_tag_count(world, "home", "k")
     (result,) = copy(world, planned)
     assert (result.outcome, result.reason) == (Outcome.QUARANTINED, "occupied")
+
+
+def test_a_lost_answer_is_looked_for_before_the_bytes_are_sent_again() -> None:
+    """The PUT was done and its answer lost, each time: a HEAD finds the object, and the copy is made by one PUT (Invariant 2)."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"hello"), copies=1)
+    puts: list[str] = []
+
+    def lose(operation: str, key: str) -> None:
+        if operation == "put":
+            puts.append(key)
+            raise TransientStoreError("home", operation)
+
+    world.places["home"].after = lose
+    [result] = copy_whole(planned, planned.copies, {}, world.caller, now)
+    assert (result.outcome, puts) == (Outcome.COPIED, ["k"])
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_what_no_etag_proves_is_read_twice_where_nothing_guards_the_way(guarded: bool) -> None:
+    """An ETag that is no MD5 says nothing of the bytes: over plain HTTP two reads must agree, over TLS one is enough."""
+    world = World()
+    planned = world.plan(world.places["us"].seed("k", b"hello", etag="opaque"), copies=1)
+    reads: list[str] = []
+    world.places["us"].fault = lambda operation, key: reads.append(operation) if operation == "get" else None
+
+    def open_so(name: str) -> MemoryStore:
+        store = world.open(name)
+        store.guarded = guarded
+        return store
+
+    caller = Caller(open_so, concurrency=lambda name: 4, retry=QUICK)
+    [result] = copy_whole(planned, planned.copies, {}, caller, now)
+    assert result.outcome is Outcome.COPIED
+    assert len(reads) == (1 if guarded else 2)
