@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -33,16 +33,12 @@ class RecordingProxy:
     `wants_md5`: a PUT of an object without Content-MD5 is refused, as S3 does where a bucket gives each a retention period.
     """
 
-    def __init__(self, upstream: str, *, wants_md5: bool = False) -> None:
+    def __init__(self, upstream: str, kind: type[ForwardHandler] | None = None, *, wants_md5: bool = False) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.wants_md5 = wants_md5
         self.seen: list[Seen] = []
-        proxy = self
-
-        class Handler(_Handler):
-            owner = proxy
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (kind or ForwardHandler,), {"owner": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -53,6 +49,10 @@ class RecordingProxy:
     @property
     def methods(self) -> set[str]:
         return {request.method for request in self.seen}
+
+    def note(self, request: BaseHTTPRequestHandler, status: int) -> None:
+        """Write down a request and how it was answered."""
+        self.seen.append(Seen(request.command, request.path, dict(request.headers.items()), status))
 
     def start(self) -> None:
         self._thread.start()
@@ -74,7 +74,9 @@ def recording(upstream: str, *, wants_md5: bool = False) -> Iterator[RecordingPr
         proxy.stop()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class ForwardHandler(BaseHTTPRequestHandler):
+    """Forwards one request after the other of a connection."""
+
     owner: RecordingProxy
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -89,17 +91,26 @@ class _Handler(BaseHTTPRequestHandler):
             return
         connection = http.client.HTTPConnection(self.owner.upstream, timeout=60)
         with contextlib.closing(connection):
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                connection.putheader(name, value.encode("latin-1"))
-            connection.endheaders()
+            self.send_head(connection)
             self._send_body(connection)
             answer = connection.getresponse()
-            self.owner.seen.append(Seen(self.command, self.path, dict(self.headers.items()), answer.status))
+            self.owner.note(self, answer.status)
             self._send_answer(answer)
 
+    def send_head(self, connection: http.client.HTTPConnection) -> None:
+        """Forward the request's line and headers as they are."""
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            connection.putheader(name, value.encode("latin-1"))
+        connection.endheaders()
+
+    @staticmethod
+    def kept_headers(headers: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        """Those of an answer that are not about one connection."""
+        return ((name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP)
+
     def _refuse(self, document: bytes) -> None:
-        self.owner.seen.append(Seen(self.command, self.path, dict(self.headers.items()), 400))
+        self.owner.note(self, 400)
         self.send_response_only(400)
         self.send_header("Content-Length", str(len(document)))
         self.end_headers()
@@ -116,9 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_answer(self, answer: http.client.HTTPResponse) -> None:
         self.send_response_only(answer.status, answer.reason)
-        for name, value in answer.getheaders():
-            if name.lower() not in _HOP_BY_HOP:
-                self.send_header(name, value)
+        for name, value in self.kept_headers(answer.getheaders()):
+            self.send_header(name, value)
         bodiless = self.command == "HEAD" or answer.status in (204, 304)
         if answer.length is None and not bodiless:
             body = answer.read()
@@ -130,4 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         while not bodiless and (block := answer.read(_BLOCK_BYTES)):
             self.wfile.write(block)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+    def _any(self) -> None:
+        self.handle_any()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any  # noqa: N815

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import ipaddress
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -130,6 +134,61 @@ def test_a_short_body_is_corrupt_over_tls(trusted: Path) -> None:
         opened(server).get("k") as download,
     ):
         download.read()
+
+
+@contextlib.contextmanager
+def bending(server: S3Server, answering: threading.Event) -> Iterator[S3Server]:
+    """A relay before `server`, for one connection, that flips a bit of the first bytes that come once it is answering."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    inner = socket.create_connection(("127.0.0.1", urlsplit(server.endpoint).port or 0))
+
+    def pass_on(source: socket.socket, sink: socket.socket, *, bends: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if bends and answering.is_set():
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def relay() -> None:
+        with contextlib.suppress(OSError):
+            outer = listener.accept()[0]
+            threading.Thread(target=pass_on, args=(outer, inner), kwargs={"bends": False}, daemon=True).start()
+            pass_on(inner, outer, bends=True)
+            outer.close()
+
+    threading.Thread(target=relay, daemon=True).start()
+    try:
+        place = urlsplit(server.endpoint)._replace(netloc=f"127.0.0.1:{listener.getsockname()[1]}").geturl()
+        yield replace(server, endpoint=place)
+    finally:
+        for each in (listener, inner):
+            each.close()
+
+
+def read_bent(certificate: Path | None) -> tuple[bool, bytes]:
+    """What a GET through such a relay brings, and whether the store says that its way is guarded."""
+    answering = threading.Event()
+
+    def behave(connection: socket.socket, request: bytes) -> None:
+        answering.set()
+        connection.sendall(http("200 OK", b"hello", **OBJECT))
+
+    with lying(behave, certificate=certificate) as server, bending(server, answering) as bent:
+        store = opened(bent)
+        with store.get("k") as download:
+            return store.guarded, download.read()
+
+
+def test_tls_finds_a_bit_that_was_flipped_on_the_way(trusted: Path) -> None:
+    """So nothing has to be read twice over it (`Store.guarded`)."""
+    with pytest.raises(TransientStoreError):
+        read_bent(trusted)
+
+
+def test_without_tls_the_bit_arrives() -> None:
+    """The twin: over plain HTTP it is left to whoever reads to find it."""
+    assert read_bent(None) == (False, b"helln")
 
 
 def test_a_large_body_goes_out_in_slices(trusted: Path) -> None:

@@ -19,6 +19,7 @@ from servers import S3Server
 from migrate.errors import (
     CorruptBodyError,
     DeniedError,
+    ExpiredError,
     NotFoundError,
     PermanentStoreError,
     PreconditionError,
@@ -65,7 +66,8 @@ REFUSALS: list[tuple[bytes, type[StoreError]]] = [
     (refusal("409 Conflict", "OperationAborted"), TransientStoreError),
     (refusal("403 Forbidden", "AccessDenied"), DeniedError),
     (refusal("403 Forbidden", "RequestTimeTooSkewed"), DeniedError),
-    (refusal("400 Bad Request", "ExpiredToken"), DeniedError),
+    (refusal("400 Bad Request", "ExpiredToken"), ExpiredError),
+    (refusal("403 Forbidden", "TokenRefreshRequired"), ExpiredError),
     (refusal("403 Forbidden", "InvalidObjectState"), UnreadableError),
     (refusal("503 Slow Down", "SlowDown"), ThrottledError),
     (http("429 Too Many Requests"), ThrottledError),
@@ -74,6 +76,7 @@ REFUSALS: list[tuple[bytes, type[StoreError]]] = [
     (http("502 Bad Gateway"), TransientStoreError),
     (refusal("501 Not Implemented", "NotImplemented"), UnsupportedError),
     (refusal("400 Bad Request", "BadDigest"), CorruptBodyError),
+    (refusal("400 Bad Request", "XAmzContentSHA256Mismatch"), CorruptBodyError),
     (refusal("400 Bad Request", "KeyTooLongError"), PermanentStoreError),
     (refusal("301 Moved Permanently", "PermanentRedirect", x_amz_bucket_region="eu-west-1"), StoreError),
 ]
@@ -124,7 +127,10 @@ def test_a_wrong_region_is_named() -> None:
                 ask(opened(server))
 
 
-@pytest.mark.parametrize("answer", [http("404 Not Found"), http("400 Bad Request"), http("301 Moved Permanently")])
+@pytest.mark.parametrize(
+    "answer",
+    [http("404 Not Found"), http("400 Bad Request"), http("301 Moved Permanently"), http("403 Forbidden")],
+)
 def test_a_head_without_a_reason_is_asked_again_as_a_get(answer: bytes) -> None:
     """Invariant 4: a HEAD's 404 may be the bucket's; only what the store says of the key counts as not found."""
 
@@ -172,6 +178,36 @@ def test_another_etag_is_seen_where_if_match_is_ignored() -> None:
     """Source identity does not hang on the server's honesty."""
     with lying(says(http("200 OK", b"hello", **OBJECT))) as server, pytest.raises(PreconditionError):
         opened(server).get(KEY, if_match="another")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_an_answer_whose_headers_end_early_is_none(cut: int) -> None:
+    """http.client takes the end of a connection for the end of the headers: metadata would be lost without a word."""
+    whole = http("200 OK", b"", **OBJECT, x_amz_meta_camera="kodak", x_amz_meta_place="attic")
+    with lying(says(whole[: len(whole) - 2 - cut])) as server, pytest.raises(TransientStoreError):
+        opened(server).head(KEY)
+
+
+def test_an_answer_with_all_its_headers_is_one() -> None:
+    """The twin that must pass."""
+    with lying(says(http("200 OK", b"", **OBJECT, x_amz_meta_camera="kodak"))) as server:
+        assert opened(server).head(KEY).attributes.metadata == (("camera", "kodak"),)
+
+
+def test_a_small_answer_that_stops_ends_in_time() -> None:
+    """A listing gets the time of its announced length, not that of the largest answer that is taken (Invariant 11)."""
+    over = threading.Event()
+
+    def stop(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(http("200 OK", GOOD[:40], length=len(GOOD)))
+        over.wait(30)
+
+    with lying(stop) as server:
+        begun = time.monotonic()
+        with pytest.raises(TransientStoreError):
+            list(opened(server, timeout=0.3).list())
+        assert time.monotonic() - begun < 5
+        over.set()
 
 
 # time
@@ -268,6 +304,14 @@ def test_a_bad_listing_raises(body: bytes) -> None:
     assert not isinstance(caught.value, NotFoundError)
 
 
+def test_an_answer_that_is_no_xml_is_asked_for_again() -> None:
+    """What a network cut may come whole the next time; what a server means by an order of its own stays as it is."""
+    for name, kind in (("ended early", CorruptBodyError), ("out of order", StoreError)):
+        with lying(says(http("200 OK", BAD_LISTINGS[name]))) as server, pytest.raises(StoreError) as caught:
+            list(opened(server).list())
+        assert type(caught.value) is kind
+
+
 def test_a_good_listing_does_not() -> None:
     """The twin that must pass."""
     with lying(says(http("200 OK", GOOD))) as server:
@@ -333,6 +377,35 @@ def test_a_failed_completion_behind_a_200_is_seen() -> None:
     answer = http("200 OK", b"  <Error><Code>InternalError</Code></Error>")
     with lying(says(answer)) as server, pytest.raises(TransientStoreError):
         opened(server).complete_upload(KEY, "u", [PartInfo(1, "e", 1)], tags={})
+
+
+def test_what_was_written_wrong_is_taken_away_again() -> None:
+    """The store took other bytes than were sent, and says so by its ETag: left there, they would look like somebody else's."""
+    requests: list[bytes] = []
+
+    def behave(connection: socket.socket, request: bytes) -> None:
+        requests.append(request.split(b" ")[0])
+        connection.sendall(http("200 OK", ETag='"00000000000000000000000000000000"', Last_Modified=WHEN))
+
+    for attributes in (FAST, SIGNED):
+        requests.clear()
+        with lying(behave) as server, pytest.raises(CorruptBodyError):
+            put(opened(server), attributes)
+        assert requests == [b"PUT", b"HEAD", b"DELETE"]
+
+
+def test_what_somebody_else_wrote_since_is_not_taken_away() -> None:
+    """The twin: under the key is another object by now."""
+    requests: list[bytes] = []
+
+    def behave(connection: socket.socket, request: bytes) -> None:
+        requests.append(request.split(b" ")[0])
+        etag = "0" * 32 if request.startswith(b"PUT") else "1" * 32
+        connection.sendall(http("200 OK", ETag=f'"{etag}"', Last_Modified=WHEN))
+
+    with lying(behave) as server, pytest.raises(CorruptBodyError):
+        put(opened(server))
+    assert requests == [b"PUT", b"HEAD"]
 
 
 # what is sent
