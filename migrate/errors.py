@@ -180,6 +180,13 @@ class PermanentStoreError(StoreError):
     code = "failed"
 
 
+class ElsewhereError(StoreError):
+    """The bucket is elsewhere than the spec says: a redirect, or a region that is not its own. Never followed (invariant 7)."""
+
+    exit_code = ExitCode.REFUSED
+    code = "elsewhere"
+
+
 class NotFoundError(PermanentStoreError):
     """The store answered that the object, version or upload is not there. Never raised for a failed listing."""
 

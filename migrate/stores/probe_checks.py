@@ -148,8 +148,7 @@ class Checks:
         """Around what must work: an error inside ends the block, and fails the check."""
 
         def fail(error: MigrateError) -> None:
-            code = ExitCode.UNREACHABLE if isinstance(error, StoreError) else error.exit_code
-            self.fail(name, str(error), error.remedy or fix, code)
+            self.fail(name, str(error), error.remedy or fix, error.exit_code)
 
         return Guard(MigrateError, fail)
 

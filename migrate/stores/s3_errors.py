@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 from migrate.errors import (
     CorruptBodyError,
     DeniedError,
+    ElsewhereError,
     ExpiredError,
     NotFoundError,
     PermanentStoreError,
@@ -66,8 +67,8 @@ def error_of(
     code, region = parse_error(content)
     region = _region(headers.get("x-amz-bucket-region", "")) or region
     detail = f"{status} {code}".rstrip()
-    if code in _WRONG_REGION or status in (301, 302, 307, 308):
-        return StoreError(
+    if code in _WRONG_REGION or (300 <= status < 400 and status != 304):
+        return ElsewhereError(
             store,
             operation,
             f"{detail}: the bucket is in region {region}" if region else f"{detail}: the bucket is in another region",

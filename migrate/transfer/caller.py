@@ -21,8 +21,10 @@ import stamina.instrumentation
 
 from migrate.errors import (
     DeniedError,
+    ElsewhereError,
     NotFoundError,
     PermanentStoreError,
+    RefusedError,
     StoreError,
     ThrottledError,
     TransientStoreError,
@@ -99,8 +101,8 @@ class Caller:
     def call(self, name: str, request: Callable[[Store], T]) -> T:
         """Send `request` to the store `name`; its answer.
 
-        Raises PermanentStoreError at once, TransientStoreError when it stays that way though the store is up, and
-        UnreachableError when the store itself cannot be used.
+        Raises PermanentStoreError at once, TransientStoreError when it stays that way though the store is up,
+        UnreachableError when the store itself cannot be used, and RefusedError where it says that it is elsewhere.
         """
         line = self._line(name)
         try:
@@ -115,6 +117,8 @@ class Caller:
             raise
         except PermanentStoreError:
             raise
+        except ElsewhereError as error:
+            raise RefusedError(str(error), remedy=error.remedy) from error
         except StoreError as error:
             raise UnreachableError(str(error), remedy=error.remedy or f"Ask `migrate doctor` about {name}.") from error
 

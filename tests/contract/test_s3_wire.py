@@ -19,6 +19,7 @@ from servers import S3Server
 from migrate.errors import (
     CorruptBodyError,
     DeniedError,
+    ElsewhereError,
     ExpiredError,
     NotFoundError,
     PermanentStoreError,
@@ -78,7 +79,7 @@ REFUSALS: list[tuple[bytes, type[StoreError]]] = [
     (refusal("400 Bad Request", "BadDigest"), CorruptBodyError),
     (refusal("400 Bad Request", "XAmzContentSHA256Mismatch"), CorruptBodyError),
     (refusal("400 Bad Request", "KeyTooLongError"), PermanentStoreError),
-    (refusal("301 Moved Permanently", "PermanentRedirect", x_amz_bucket_region="eu-west-1"), StoreError),
+    (refusal("301 Moved Permanently", "PermanentRedirect", x_amz_bucket_region="eu-west-1"), ElsewhereError),
 ]
 
 
