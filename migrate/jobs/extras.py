@@ -104,6 +104,7 @@ def _extras(
         WHERE u.first_batch IS NOT NULL {waves}
         ORDER BY c.key
     """
+    plan.check_users()  # one who was taken out of them would have no strays
     connection = open_reader(spill=spill)
     try:
         connection.execute(query)

@@ -51,7 +51,9 @@ class PlanDiff:
 
 
 def diff(before: Plan, after: Plan) -> PlanDiff:
-    """Compare two plans, out of core on one thread. IntegrityError where one cannot be read."""
+    """Compare two plans, out of core on one thread. IntegrityError where one cannot be read or its users were changed."""
+    before.check_users()
+    after.check_users()
     connection = open_reader(spill=after.folder.parent)
     try:
         users = _users(connection, before, after)

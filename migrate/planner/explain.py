@@ -15,7 +15,7 @@ from migrate.errors import IntegrityError, UsageError
 from migrate.model import UserInfo
 from migrate.placement import Alternative, PlacementDecision, place
 from migrate.planner.digest import USERS
-from migrate.planner.folder import Plan, open_reader
+from migrate.planner.folder import Plan, PlanReader, open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,12 @@ class Explanation:
 
 
 def explain(plan: Plan, user_id: str) -> Explanation:
-    """Explain one user of the directory, whether it moves or not. UsageError where that directory does not have it."""
+    """Explain one user of the directory, whether it moves or not.
+
+    UsageError where that directory does not have it, IntegrityError where users, findings or the user's copies were changed.
+    """
+    plan.check_users()
+    plan.check_findings()
     connection = open_reader()
     try:
         return _explain(connection, plan, user_id)
@@ -133,6 +138,12 @@ def _wave_reason(plan: Plan, user: UserInfo) -> str | None:
 def _copies(connection: duckdb.DuckDBPyConnection, plan: Plan, user: UserInfo) -> tuple[CopiesShare, ...]:
     if user.first_batch is None or user.last_batch is None:
         return ()
+    reader = PlanReader(plan)
+    try:
+        for batch in filter(None, map(reader.batch, range(user.first_batch, user.last_batch + 1))):
+            reader.objects(batch)  # for their digest
+    finally:
+        reader.close()
     rows = connection.execute(
         f"SELECT category, target_role, target_store, count(*), CAST(sum(size) AS BIGINT) "
         f"FROM {plan.relation('copies', first=user.first_batch, last=user.last_batch)} "

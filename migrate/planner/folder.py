@@ -22,7 +22,7 @@ import duckdb
 from migrate.errors import IntegrityError, MigrateError, UsageError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
-from migrate.planner.digest import BATCHES, COPIES, USERS, plan_digest, stream_digest
+from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
 from migrate.spec import Spec, spec_from_data
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
@@ -86,11 +86,23 @@ class Plan:
                 for row in rows:
                     yield BatchInfo(*row)
 
+    def check_users(self) -> None:
+        """IntegrityError where a row of the users was changed. For who reads them by `relation`; reads them all."""
+        self._check("users", USERS)
+
+    def check_findings(self) -> None:
+        """The same for the findings."""
+        self._check("findings", FINDINGS)
+
+    def _check(self, kind: str, table: Table) -> None:
+        with _reading(self.folder) as connection:
+            if stream_digest(connection, self.relation(kind), table) != self.document["digests"][kind]:
+                raise IntegrityError(f"the {kind} of the plan in {self.folder} were changed", remedy=_REBUILD)
+
     def users(self) -> Iterator[UserInfo]:
         """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed."""
+        self.check_users()
         with _reading(self.folder) as connection:
-            if stream_digest(connection, self.relation("users"), USERS) != self.document["digests"]["users"]:
-                raise IntegrityError(f"the users of the plan in {self.folder} were changed", remedy=_REBUILD)
             connection.execute(f"SELECT {USERS.names} FROM {self.relation('users')}")
             while rows := connection.fetchmany(_FETCH_ROWS):
                 for row in rows:
@@ -132,8 +144,17 @@ class PlanReader:
         self._connection = open_reader()
 
     def objects(self, batch: BatchInfo) -> list[PlannedObject]:
-        """The objects of a batch, with their copies, by ordinal. IntegrityError where their digest is not the batch's."""
+        """The objects of a batch, with their copies, by ordinal.
+
+        IntegrityError where `batch`, which may come from a ledger, is not the plan's own, or where their digest is not the
+        batch's: plan and ledger would have to be edited as one, and the plan's table of batches with them.
+        """
         path = self._plan.copies_file(batch.number)
+        if batch != self.batch(batch.number):
+            raise IntegrityError(
+                f"the ledger's batch {batch.number} is not the plan's",
+                remedy="Compare the ledger with its last backup.",
+            )
         try:
             rows = self._connection.execute(
                 f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?, hive_partitioning = false) "
@@ -148,6 +169,18 @@ class PlanReader:
         if digest.digest() != batch.digest:
             raise IntegrityError(f"batch {batch.number} in {path} is not what its digest covers", remedy=_REBUILD)
         return [_object(list(group)) for _, group in groupby(rows, key=lambda row: (row[2], row[3], row[4]))]
+
+    def batch(self, number: int) -> BatchInfo | None:
+        """What the plan says of a batch; None where it has none of this number."""
+        try:
+            row = self._connection.execute(
+                f"SELECT {BATCHES.names} FROM {self._plan.relation('batches')} WHERE number = ?", [number]
+            ).fetchone()
+        except duckdb.Error as error:
+            raise IntegrityError(
+                f"the batches of the plan in {self._plan.folder} cannot be read", remedy=_REBUILD
+            ) from error
+        return None if row is None else BatchInfo(*row)
 
     def close(self) -> None:
         self._connection.close()

@@ -22,7 +22,8 @@ class Listed:
 
 
 def list_findings(plan: Plan, kind: str, *, limit: int) -> list[Listed]:
-    """The first `limit` findings of a kind, by store, user and key. IntegrityError where the plan cannot be read."""
+    """The first `limit` findings of a kind, by store, user and key. IntegrityError where one was changed."""
+    plan.check_findings()
     connection = open_reader()
     try:
         rows = connection.execute(
