@@ -1,17 +1,21 @@
-"""Pseudonyms: what stands for a user or a key in logs and other output that nobody asked for by name (design, invariant 10).
+"""Pseudonyms, which stand for a user or a key in output that nobody asked for by name, and tracebacks that name no person
+(design, invariant 10).
 
-HMAC-SHA256 under a key that the spec names by reference: the same for all workers and runs, and without the key not to be
-reversed by trying out ids. 64 bits are enough to tell a hundred million users apart in a log, and not for more than that.
+A pseudonym is HMAC-SHA256 under a key that the spec names by reference: the same for all workers and runs, and without the
+key not to be reversed by trying out ids. 64 bits are enough to tell a hundred million users apart in a log, and not for more.
 """
 
 from __future__ import annotations
 
+import errno
 import hmac
 import os
 import secrets
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
-from migrate.errors import UsageError
+from migrate.errors import MigrateError, UsageError
 
 PSEUDONYM_HEX_DIGITS = 16
 
@@ -48,3 +52,44 @@ def make_key(path: Path) -> None:
         file.write(secrets.token_hex(32) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+class WorkerBugError(Exception):
+    """A bug in a worker process: its type's name, and the lines of its bare traceback there."""
+
+    def __init__(self, kind: str, lines: Sequence[str]) -> None:
+        super().__init__(f"{kind} in a worker process")
+        self.lines = tuple(lines)
+
+
+def bare_traceback(error: BaseException) -> list[str]:
+    """The lines of a traceback and of the chain before it, with the texts of our own errors alone (design, invariant 10).
+
+    The text of any other may hold a key or a user id: DuckDB quotes the value that it cannot convert, an OSError names its path.
+    It is named by its type, and by its error number where it has one. Notes are left out: they are texts too.
+    """
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.append(found)
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    lines: list[str] = []
+    for link in reversed(chain):
+        if isinstance(link, WorkerBugError):
+            lines += ["In the worker process:", *link.lines]
+        lines += ["", "That led to:", ""] if lines else []
+        lines.append("Traceback (most recent call last):")
+        lines += [line for text in traceback.format_tb(link.__traceback__) for line in text.splitlines()]
+        lines.append(_named(link))
+    return lines
+
+
+def _named(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, MigrateError):
+        return f"{name}: {error.what}"
+    if isinstance(error, WorkerBugError):
+        return f"{name}: {error}"
+    number = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{name} [{number}]" if number else name

@@ -1,19 +1,17 @@
 """The one error boundary: every way that a command can end becomes words on stderr and an exit code (design, section 7).
 
 With `--json` an error is one JSON document on stderr, and stdout stays empty. An error that nobody raised on purpose is a bug:
-its traceback goes to a private file, because its message may hold a key or a user id (design, invariant 10), and the code is
-5, since nothing is to be trusted before a person has looked.
+its traceback goes to a private file, without the texts of other libraries, which may hold a key or a user id (design,
+invariant 10), and the code is 5, since nothing is to be trusted before a person has looked.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,11 +26,10 @@ from migrate.cli.app import app
 from migrate.cli.context import Context
 from migrate.cli.output import Output
 from migrate.errors import ExitCode, MigrateError, SpecError
+from migrate.privacy import WorkerBugError, bare_traceback
 from migrate.workspace import private_umask
 
-_ISSUE = (
-    "This is a bug in migrate. Report it with that file's last line, after you have looked that it names no person."
-)
+_ISSUE = "This is a bug in migrate. Report it with that file: it names no person, no key and no secret."
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,7 +89,8 @@ class _Ending:
     def _bug(self, error: BaseException) -> int:
         path = crash_report(error, self._crash_folder())
         where = f"the traceback is in {path}" if path else "--debug shows the traceback"
-        self._say(f"unexpected {type(error).__name__}: {where}", remedy=_ISSUE, code=ExitCode.INTEGRITY)
+        what = str(error) if isinstance(error, WorkerBugError) else type(error).__name__
+        self._say(f"unexpected {what}: {where}", remedy=_ISSUE, code=ExitCode.INTEGRITY)
         return ExitCode.INTEGRITY
 
     def _crash_folder(self) -> Path:
@@ -117,41 +115,12 @@ class _Ending:
         self._output.note_error(what, problems, remedy)
 
 
-def bare_traceback(error: BaseException) -> list[str]:
-    """The lines of a traceback and of the chain before it, with the texts of our own errors alone (design, invariant 10).
-
-    The text of any other may hold a key or a user id: DuckDB quotes the value that it cannot convert, an OSError names its path.
-    It is named by its type, and by its error number where it has one. Notes are left out: they are texts too.
-    """
-    chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        chain.append(found)
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
-    lines: list[str] = []
-    for link in reversed(chain):
-        lines += ["", "That led to:", ""] if lines else []
-        lines.append("Traceback (most recent call last):")
-        lines += [line for text in traceback.format_tb(link.__traceback__) for line in text.splitlines()]
-        lines.append(_named(link))
-    return lines
-
-
-def _named(error: BaseException) -> str:
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(error, MigrateError):
-        return f"{name}: {error.what}"
-    number = errno.errorcode.get(error.errno or 0) if isinstance(error, OSError) else None
-    return f"{name} [{number}]" if number else name
-
-
 def crash_report(error: BaseException, folder: Path) -> Path | None:
-    """Write the traceback, without local variables, to a file that its owner alone can read. None where it cannot be."""
+    """Write the bare traceback to a file that its owner alone can read. None where it cannot be."""
     at = datetime.now(UTC)
     path = folder / f"crash-{at:%Y%m%dT%H%M%S}-{os.getpid()}.txt"
     text = f"migrate {__version__}, Python {sys.version.split()[0]}, {at:%Y-%m-%dT%H:%M:%SZ}\n\n"
-    text += "".join(traceback.format_exception(error))
+    text += "\n".join(bare_traceback(error)) + "\n"
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import structlog
 
 from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work_on
 from migrate.errors import MigrateError
+from migrate.privacy import bare_traceback
 from migrate.worker.loop import Stop
 from migrate.workspace import private_umask
 
@@ -98,10 +98,9 @@ class _Speaker:
 
 
 def _error(error: BaseException | None) -> dict[str, Any]:
-    """What stopped the worker. A bug's traceback goes to the parent, whose boundary keeps it private (invariant 10)."""
+    """What stopped the worker. A bug's traceback goes to the parent without the texts of other libraries (invariant 10)."""
     if error is None:
         return {"error": None}
     if isinstance(error, MigrateError):
         return {"error": {"what": error.what, "remedy": error.remedy, "exit_code": int(error.exit_code)}}
-    text = "".join(traceback.format_exception(error))
-    return {"error": {"bug": type(error).__name__, "traceback": text}}
+    return {"error": {"bug": type(error).__name__, "traceback": bare_traceback(error)}}

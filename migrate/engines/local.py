@@ -17,6 +17,7 @@ from typing import Any
 
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, waves_from_json, work_on
 from migrate.errors import ExitCode, MigrateError
+from migrate.privacy import WorkerBugError
 from migrate.worker.loop import Stop, StopReason
 from migrate.worker.work import Tally
 
@@ -190,14 +191,7 @@ class _Parent:
             add_waves(report.waves, waves_from_json(child.result["waves"]))
             error = child.result["error"]
             if error is not None and "bug" in error:
-                raise _bug(error)
+                raise WorkerBugError(error["bug"], error["traceback"])
             if error is not None:
                 report.problems.append(Problem(error["what"], error["remedy"], ExitCode(error["exit_code"])))
         return report
-
-
-def _bug(error: dict[str, str]) -> RuntimeError:
-    """A worker's bug, with the worker's own traceback as a note."""
-    raised = RuntimeError(f"{error['bug']} in a worker process")
-    raised.add_note(error["traceback"])
-    return raised

@@ -182,12 +182,12 @@ class LeakError(Exception):
 def test_a_bug_leaves_a_private_report_and_shows_nothing_of_it(
     run: Run, command: Callable[..., None], tmp_path: Path
 ) -> None:
-    """Invariant 10: terminal and cron's mail see the type alone; the traceback, without local variables, is in a 0600 file."""
+    """Invariant 10: terminal and cron's mail see the type alone; a 0600 file has the traceback, without texts."""
     (tmp_path / ".migrate").mkdir()
 
     def body() -> None:
-        local = "-".join(("value", "of", "a", "variable"))
-        raise LeakError("user-anna") from ValueError(len(local))
+        local = "-".join(("user", "anna"))
+        raise LeakError(local) from ValueError(len(local))
 
     command(body)
     done = run("try")
@@ -198,9 +198,10 @@ def test_a_bug_leaves_a_private_report_and_shows_nothing_of_it(
     assert str(report) in done.err
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     text = report.read_text()
-    assert "LeakError: user-anna" in text
-    assert "ValueError" in text
-    assert "value-of-a-variable" not in text
+    assert text.splitlines()[-1].endswith(".LeakError")
+    assert "ValueError\n" in text
+    assert "line " in text
+    assert "user-anna" not in text
 
 
 def test_debug_shows_the_traceback(run: Run, command: Callable[..., None]) -> None:
