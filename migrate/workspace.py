@@ -48,10 +48,11 @@ class Workspace:
         return self.private / f"capabilities-{spec_name}.json"
 
     def ensure(self, folder: Path) -> Path:
-        """Make `folder` (and `.migrate/` above it), readable by the owner alone."""
+        """Make `folder` (and `.migrate/` above it), readable by the owner alone, those that were there among them."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.private.exists():
-            self.private.chmod(0o700)
+        for each in (self.private, folder):
+            if each.exists() and each.stat().st_mode & 0o077:
+                each.chmod(0o700)
         return folder
 
 

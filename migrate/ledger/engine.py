@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -107,6 +107,9 @@ class Database:
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             except OSError as error:
                 raise UnreachableError(f"the ledger {self.path} cannot be made: {error.strerror}") from error
+        elif self.path.stat().st_mode & 0o077:
+            with suppress(PermissionError):  # another's: not ours to change
+                self.path.chmod(0o600)
         with self.errors(), self.engine.connect() as connection:
             wanted = safe_journal_mode()
             driver = connection.connection.driver_connection
