@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
 
 import typer
 from typer.core import TyperGroup
 
 from migrate import __version__
 from migrate.cli.context import make_context
+from migrate.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,20 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _without_password(ledger: str) -> None:
+    """UsageError for a URL on the command line that holds a password: every user of the machine sees the arguments of all
+    processes (design, invariant 10)."""
+    try:
+        parts = urlsplit(ledger)
+    except ValueError:
+        return  # no URL: opening it says so
+    if parts.password or "password" in dict(parse_qsl(parts.query)):
+        raise UsageError(
+            "--ledger holds a password, which the list of processes shows to everybody",
+            remedy="Put the URL into MIGRATE_LEDGER, or the password into PGPASSWORD or ~/.pgpass.",
+        )
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
@@ -115,7 +131,7 @@ def root(
         typer.Option(
             envvar="MIGRATE_LEDGER",
             metavar="URL",
-            help="sqlite:///PATH or postgresql://… Default: .migrate/ledger.sqlite.",
+            help="sqlite:///PATH or postgresql://… without a password. Default: .migrate/ledger.sqlite.",
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="More logs, and tracebacks.")] = False,
@@ -127,4 +143,7 @@ def root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
+    source = context.get_parameter_source("ledger")
+    if ledger is not None and source is not None and source.name == "COMMANDLINE":
+        _without_password(ledger)
     context.obj = make_context(workspace=workspace, ledger=ledger, debug=debug)

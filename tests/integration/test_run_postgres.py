@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from smallworld import build, planned
 from test_run_verify import finish, has_begun, sums, wait_for
 
@@ -47,11 +48,11 @@ def test_an_overlapping_run_is_turned_away_on_postgresql(tmp_path: Path, postgre
     world.assert_all_there()
 
 
-def test_the_password_of_the_ledger_is_shown_nowhere(tmp_path: Path, postgres_url: str) -> None:
+def test_the_password_of_the_ledger_is_shown_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable ledger ends with 69, and the URL in the error has no password (Invariant 10)."""
     world = build(tmp_path, users=2, per_user=1, odd=False, large=False)
     planned(world)
-    world.ledger = "postgresql://somebody:the-secret-word@127.0.0.1:9/none"
+    monkeypatch.setenv("MIGRATE_LEDGER", "postgresql://somebody:the-secret-word@127.0.0.1:9/none")
     answer = world.migrate("run")
     assert answer.code == 69
     assert "the-secret-word" not in answer.out + answer.err
