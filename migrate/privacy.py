@@ -12,10 +12,11 @@ import hmac
 import os
 import secrets
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from migrate.errors import MigrateError, UsageError
+from migrate.errors import MigrateError, SpecError, UsageError
+from migrate.secrets import raw_key
 
 PSEUDONYM_HEX_DIGITS = 16
 
@@ -38,6 +39,17 @@ class Pseudonyms:
         parts = [kind, *(text.encode("utf-8", "surrogatepass") for text in texts)]
         message = b"".join(b"%d:%s," % (len(part), part) for part in parts)
         return hmac.digest(self._key, message, "sha256").hex()[:PSEUDONYM_HEX_DIGITS]
+
+
+def pseudonyms_of(reference: str, environment: Mapping[str, str], root: Path) -> Pseudonyms | None:
+    """Those of the key that a spec references; None where there is no such key: logs cannot speak of anybody then.
+
+    RefusedError where others than its owner can read it.
+    """
+    try:
+        return Pseudonyms(raw_key(reference, environment, root))
+    except SpecError:
+        return None
 
 
 def make_key(path: Path) -> None:

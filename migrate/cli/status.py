@@ -16,6 +16,7 @@ from migrate.errors import UsageError
 from migrate.jobs.common import check_sums
 from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, Ledger, Pass, UserRow
 from migrate.planner.folder import Plan, PlanReader, find_plan
+from migrate.privacy import pseudonyms_of
 from migrate.report.standing import pass_document, wave_document
 from migrate.spec import spec_time
 from migrate.states import UserState
@@ -50,7 +51,7 @@ def status(
         if plan_id is None:
             _not_begun(context, found)
         elif user is not None:
-            _show_user(context, ledger, plan_id, user_given(user))
+            _show_user(context, found, ledger, plan_id, user_given(user))
         elif failures:
             _show_failures(context, found, ledger, plan_id, limit)
         else:
@@ -132,18 +133,22 @@ def _verification_line(document: dict[str, Any]) -> str:
     return f"last verification: {waves}, level {document['level']}, {state}: {counts}"
 
 
-def _show_user(context: Context, ledger: Ledger, plan_id: int, user_id: str) -> None:
+def _show_user(context: Context, plan: Plan, ledger: Ledger, plan_id: int, user_id: str) -> None:
     row: UserRow | None = ledger.user(user_id)
     if row is None or row.plan_id != plan_id:
         raise UsageError(
             "the ledger knows no such user in this plan", remedy="`migrate explain USER` says what the plan decided."
         )
+    names = pseudonyms_of(plan.spec.privacy.pseudonym_key, context.environment, context.workspace.root)
+    pseudonym = None if names is None else names.user(row.user_id)
     if context.as_json:
-        context.output.document(asdict(row))
+        context.output.document(asdict(row) | {"pseudonym": pseudonym})
         return
     output = context.output
     output.line(f"user {row.user_id} ({row.country}): {row.state.value}", style="bold")
     output.line(f"  home {row.home or '–'}, backup {row.backup or '–'}, wave {'–' if row.wave is None else row.wave}")
+    if pseudonym is not None:
+        output.line(f"  {pseudonym} in logs")
     left = row.copies - row.settled
     output.line(
         f"  {row.copies:,} copies = {row.good:,} copied or present + {row.quarantined:,} quarantined"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -9,11 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from migrate.errors import IntegrityError, UsageError
 from migrate.layout import compile_rules
 from migrate.ledger import Lease, LeaseWatch, Ledger, ProcessIdentity
 from migrate.model import Level, Purpose
 from migrate.planner.folder import Plan, PlanReader
+from migrate.privacy import pseudonyms_of
 from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller
 from migrate.transfer.limits import RateLimit
@@ -146,7 +150,9 @@ def _leaser(
         return ledger.lease(plan_id, worker_id, purpose, waves=assignment.waves, pass_id=assignment.pass_id)
 
     if purpose is Purpose.COPY:
-        copy_tools = CopyTools(ledger, caller, seals, plan.spec.copying, assignment.run_id, utc_now)
+        pseudonyms = pseudonyms_of(plan.spec.privacy.pseudonym_key, os.environ, Path(assignment.workspace))
+        log = structlog.get_logger()
+        copy_tools = CopyTools(ledger, caller, seals, plan.spec.copying, assignment.run_id, utc_now, pseudonyms, log)
 
         def next_copy() -> Work | None:
             found = lease()

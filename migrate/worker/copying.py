@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from migrate.ledger import CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
 from migrate.model import CopyResult, Outcome, PlannedCopy, PlannedObject
 from migrate.pauses import PausePoint, pause_at
+from migrate.privacy import Pseudonyms
 from migrate.spec import Copying
 from migrate.transfer.caller import Caller
 from migrate.transfer.parted import PartedCopy
@@ -31,6 +33,8 @@ class CopyTools:
     copying: Copying
     run_id: int
     now: Callable[[], datetime]
+    pseudonyms: Pseudonyms | None
+    log: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,24 @@ class CopyWork:
             self._tally.copies += 1
             if result.outcome.has_receipt:
                 self._tally.size_bytes += self._sizes[result.ordinal] - self._counted.pop(result.ordinal, 0)
-            elif result.outcome is Outcome.QUARANTINED:
-                self._tally.failures += 1
+            else:
+                self._tally.failures += result.outcome is Outcome.QUARANTINED
+                self._say(result)
+
+    def _say(self, result: CopyResult) -> None:
+        """A line of log for a copy that came to nothing; `migrate status --failures` names user and key (invariant 10)."""
+        named = {}
+        if self._tools.pseudonyms is not None:
+            planned = next(found for found in self._objects if any(c.ordinal == result.ordinal for c in found.copies))
+            named["user"] = self._tools.pseudonyms.user(planned.user_id)
+            named["object"] = self._tools.pseudonyms.object_key(planned.store, planned.key)
+        self._tools.log.warning(
+            f"copy_{result.outcome.value}",
+            batch=self.lease.number,
+            ordinal=result.ordinal,
+            reason=result.reason,
+            **named,
+        )
 
     @property
     def buffered(self) -> int:
