@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from migrate.cli.boundary import run
+from migrate.cli.interrupts import end_on_signals
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    end_on_signals()
+    from migrate.cli.boundary import run  # here: it loads for a tenth of a second, in which signals are heard already
+
     code = run(sys.argv[1:])
     # Everything is flushed. Threads may be inside a store's call that nothing can break off, so they are not joined; and the
     # interpreter's own end waits for them, or has DuckDB complain on stderr about connections that they hold.

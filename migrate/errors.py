@@ -64,6 +64,16 @@ class UsageError(MigrateError):
     exit_code = ExitCode.USAGE
 
 
+class NoLedgerError(UsageError):
+    """There is no ledger where one is to be read."""
+
+
+class VersionError(MigrateError):
+    """A plan or a ledger of another format than this version reads (design, invariant 12)."""
+
+    exit_code = ExitCode.BAD_SPEC
+
+
 class SpecError(MigrateError):
     """A spec, or a file that it names, is wrong. `problems` holds one line each: place and what is wrong there."""
 
@@ -117,7 +127,7 @@ class UnreachableError(MigrateError):
 
 
 class LedgerError(MigrateError):
-    """The ledger refuses: wrong version, or a change that its constraints do not allow."""
+    """The ledger refuses a change that its constraints do not allow."""
 
     exit_code = ExitCode.INTEGRITY
 

@@ -49,6 +49,11 @@ def parse_percent(value: object) -> int:
     return int(Fraction(match[1]) * 10_000)
 
 
+def number_of(count: int, noun: str, plural: str = "") -> str:
+    """`1 user`, `1,200 users`, `2 copies`: for people."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def format_size(size_bytes: float) -> str:
     """`1.5 GiB`: for people; three significant digits."""
     number = float(size_bytes)

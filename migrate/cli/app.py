@@ -5,6 +5,7 @@ So the modules of commands import what they need at their top, and `migrate --he
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -70,10 +71,18 @@ class LazyGroup(TyperGroup):
             formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
+loading = threading.Event()
+"""Set while a command's module is loaded: an interrupt amid an import is not to be trusted to come out as one."""
+
+
 def load(name: str) -> Any:
     """The command `name`, with its module."""
     entry = COMMANDS[name]
-    module = import_module(entry.module)
+    loading.set()
+    try:
+        module = import_module(entry.module)
+    finally:
+        loading.clear()
     if entry.function is None:
         command = typer.main.get_command(module.app)
     else:

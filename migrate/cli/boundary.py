@@ -22,8 +22,9 @@ from typing import Any
 import typer
 
 from migrate import __version__
-from migrate.cli.app import app
+from migrate.cli.app import app, loading
 from migrate.cli.context import Context
+from migrate.cli.interrupts import NEXT, end_at_once
 from migrate.cli.output import Output
 from migrate.errors import ExitCode, MigrateError, SpecError
 from migrate.privacy import WorkerBugError, bare_traceback
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
     ending = _Ending(Output(as_json="--json" in words), debug="--debug" in words)
     command = typer.main.get_command(app)
     try:
-        with _termination():
+        with _termination(as_json="--json" in words):
             context = command.make_context("migrate", list(arguments))
             with context:
                 ending.context = context
@@ -66,7 +67,7 @@ class _Ending:
         if isinstance(error, typer.Exit):
             return error.exit_code
         if isinstance(error, KeyboardInterrupt | typer.Abort):
-            self._say("interrupted", code=ExitCode.INTERRUPTED)
+            self._say("interrupted", remedy=NEXT, code=ExitCode.INTERRUPTED)
             return ExitCode.INTERRUPTED
         if isinstance(error, typer.TyperException):
             return self._usage(error)
@@ -108,11 +109,7 @@ class _Ending:
                 self._output.note(line)
 
     def _say(self, what: str, *, remedy: str = "", problems: Sequence[str] = (), code: int) -> None:
-        if self._output.as_json:
-            error = {"what": what, "remedy": remedy, "exit_code": int(code), "problems": list(problems)}
-            self._output.problem({"error": error})
-            return
-        self._output.note_error(what, problems, remedy)
+        self._output.error(what, problems=problems, remedy=remedy, code=code)
 
 
 def crash_report(error: BaseException, folder: Path) -> Path | None:
@@ -131,20 +128,24 @@ def crash_report(error: BaseException, folder: Path) -> Path | None:
 
 
 @contextmanager
-def _termination() -> Iterator[None]:
-    """SIGTERM ends a command as SIGINT does, where the command has no handler of its own."""
+def _termination(*, as_json: bool) -> Iterator[None]:
+    """SIGINT and SIGTERM interrupt a command that has no handler of its own. While its module loads they end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if loading.is_set():
+            end_at_once(as_json=as_json)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _flush() -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from migrate.cli.output import Output
+from migrate.errors import UsageError
+from migrate.residency import check_code
 from migrate.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,7 +51,14 @@ class Context:
         return self.output.as_json
 
     def country(self, spec: Spec) -> str | None:
-        """The country that this process runs in, as declared."""
+        """The country that this process runs in, as declared. UsageError where the environment names none of ISO's."""
+        if self.country_given is not None:
+            try:
+                check_code(self.country_given)
+            except ValueError as error:
+                raise UsageError(
+                    f"MIGRATE_COUNTRY: {error}", remedy="It is two letters, such as IE: where this machine is."
+                ) from None
         return self.country_given or spec.run.country
 
 

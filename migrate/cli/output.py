@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from migrate.errors import UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -85,8 +88,9 @@ class Output:
         _write(sys.stdout, to_json(document) + "\n")
 
     def line(self, text: str = "", *, style: str = "") -> None:
-        """A line of the answer. The text is escaped here."""
-        self.show(_text(text, style))
+        """A line of the answer. The text is escaped here; a command in backticks is never broken into several lines."""
+        console = self._console(error=False)
+        self.show(_text(_folded(safe(text), console.width), style))
 
     def command(self, text: str) -> None:
         """A command to copy: never broken into several lines."""
@@ -94,10 +98,12 @@ class Output:
 
     def show(self, *parts: RenderableType) -> None:
         """Tables and other parts of the answer."""
+        from rich.text import Text
+
         console = self._console(error=False)
         with console.capture() as captured:
             for part in parts:
-                console.print(part)
+                console.print(part, soft_wrap=isinstance(part, Text))
         _write(sys.stdout, _trimmed(captured.get(), console.is_terminal))
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
@@ -111,25 +117,36 @@ class Output:
     def note(self, text: str, *, style: str = "") -> None:
         """A line on stderr, for a person: what is going on, what to do next. Escaped here. Not with `--json`."""
         if not self.as_json:
-            self.note_parts(_text(text, style))
+            self.note_parts(_text(_folded(safe(text), self._console(error=True).width), style))
 
     def note_parts(self, *parts: RenderableType) -> None:
         """Like `show`, on stderr."""
+        from rich.text import Text
+
         console = self._console(error=True)
         with console.capture() as captured:
             for part in parts:
-                console.print(part)
+                console.print(part, soft_wrap=isinstance(part, Text))
         _write(sys.stderr, _trimmed(captured.get(), console.is_terminal))
 
     def note_error(self, what: str, problems: Iterable[str] = (), remedy: str = "") -> None:
         """An error in words: what happened, each problem on a line, and what to do next."""
         from rich.text import Text
 
-        lines = [Text.assemble(("error: ", "bold red"), safe(what))]
-        lines += [Text(f"  {safe(problem)}") for problem in problems]
+        width = self._console(error=True).width
+        lines = [_labelled("error: ", "bold red", what, width)]
+        lines += [Text(_folded(f"  {safe(problem)}", width)) for problem in problems]
         if remedy:
-            lines.append(Text.assemble(("next: ", "bold"), safe(remedy)))
+            lines.append(_labelled("next: ", "bold", remedy, width))
         self.note_parts(*lines)
+
+    def error(self, what: str, *, problems: Iterable[str] = (), remedy: str = "", code: int) -> None:
+        """An error, in words, or as a line of JSON where that was asked for."""
+        if self.as_json:
+            error = {"what": what, "remedy": remedy, "exit_code": int(code), "problems": list(problems)}
+            self.problem({"error": error})
+        else:
+            self.note_error(what, problems, remedy)
 
     def problem(self, document: Mapping[str, Any]) -> None:
         """An error, as JSON on stderr."""
@@ -191,7 +208,24 @@ class Output:
 def _text(text: str, style: str) -> Text:
     from rich.text import Text
 
-    return Text(safe(text), style=style)
+    return Text(text, style=style)
+
+
+def _labelled(label: str, style: str, text: str, width: int) -> Text:
+    found = _text(_folded(f"{label}{safe(text)}", width), "")
+    found.stylize(style, 0, len(label))
+    return found
+
+
+def _folded(text: str, width: int) -> str:
+    """A line of words, folded to `width`. What stands in backticks is a command to copy: it is one word, however long."""
+    lines = [""]
+    for blanks, word in re.findall(r"(\s*)((?:`[^`]*`|[^\s`])+|`\S*)", text):
+        if lines[-1].strip() and len(lines[-1]) + len(blanks) + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] += blanks + word
+    return "\n".join(lines)
 
 
 def _trimmed(text: str, terminal: bool) -> str:
@@ -200,12 +234,27 @@ def _trimmed(text: str, terminal: bool) -> str:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write and flush. Where nobody reads any more (`migrate plans | head -1`), be quiet about this and all that follows."""
+    """Write and flush. Where nobody reads any more (`migrate plans | head -1`), be quiet about this and all that follows.
+
+    UnreachableError where an answer cannot be written. What is said on stderr is lost then, and no reason to end.
+    """
     try:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        _silence(stream)
+    except OSError as error:
+        _silence(stream)
+        if stream is sys.stdout:
+            raise UnreachableError(
+                f"standard output cannot be written: {error.strerror}",
+                remedy="The work is done and recorded, its answer is lost: `migrate status` shows where the plan stands.",
+            ) from error
+
+
+def _silence(stream: TextIO) -> None:
+    """Send a stream nowhere from here on, with what is still in its buffer."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -10,9 +10,12 @@ from migrate.cli.context import Context, JsonOption, SpecArgument, context_of
 from migrate.cli.doors import open_door
 from migrate.cli.logs import start_logs
 from migrate.cli.plan_progress import PlanProgress
-from migrate.cli.plan_tables import show_summary
+from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
 from migrate.cli.records import recorded_run
 from migrate.cli.working import stopping
+from migrate.errors import RefusedError
+from migrate.jobs.common import taken_elsewhere
+from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan
@@ -33,13 +36,14 @@ def plan(
     start_logs(context)
     loaded = load_spec(spec)
     if dry_run:
-        _plan(context, loaded, dry_run=True)
+        _plan(context, loaded, None)
         return
-    with recorded_run(context, "plan", {"spec": str(spec)}, country=context.country(loaded)):
-        _plan(context, loaded, dry_run=False)
+    with recorded_run(context, "plan", {"spec": str(spec)}, country=context.country(loaded)) as recorded:
+        _plan(context, loaded, recorded.ledger)
 
 
-def _plan(context: Context, spec: Spec, *, dry_run: bool) -> None:
+def _plan(context: Context, spec: Spec, ledger: Ledger | None) -> None:
+    """Without a ledger nothing is built."""
     capabilities = load_capabilities(context.workspace.capabilities(spec.name), spec.stores)
     unprobed = unprobed_stores(spec, capabilities)
     if unprobed:
@@ -58,21 +62,29 @@ def _plan(context: Context, spec: Spec, *, dry_run: bool) -> None:
                 now=context.now,
                 on_progress=progress.step,
                 is_stopping=stop.is_set,
-                dry_run=dry_run,
+                dry_run=ledger is None,
             )
     finally:
         door.close()
-    _tell(context, spec, built, unprobed)
+    taken = None
+    if ledger is not None and isinstance(built, Plan):
+        taken = taken_elsewhere(built, ledger, users_max=USERS_ASKED)
+    _tell(context, spec, built, unprobed, taken)
 
 
-def _tell(context: Context, spec: Spec, built: Plan | PlanSummary, unprobed: list[str]) -> None:
+def _tell(
+    context: Context, spec: Spec, built: Plan | PlanSummary, unprobed: list[str], taken: RefusedError | None
+) -> None:
     summary = summarise(built.document) if isinstance(built, Plan) else built
     if context.as_json:
         folder = {"folder": str(built.folder)} if isinstance(built, Plan) else {}
-        context.output.document(summary_document(summary, unprobed) | {"dry_run": not folder, **folder})
+        document = summary_document(summary, unprobed) | {"taken_elsewhere": None if taken is None else taken.what}
+        context.output.document(document | {"dry_run": not folder, **folder})
         return
     show_summary(context.output, summary, spec, unprobed=unprobed, built=isinstance(built, Plan))
     if not isinstance(built, Plan):
         context.output.note("nothing was built", style="dim")
+    elif taken is not None:
+        show_taken(context.output, taken)
     elif not summary.blockers:
         context.output.note(f"next: migrate run {summary.digest[:12]} --dry-run")

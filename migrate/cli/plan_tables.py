@@ -8,12 +8,15 @@ from datetime import datetime
 from rich.text import Text
 
 from migrate.cli.output import Column, Output, safe
+from migrate.errors import RefusedError
 from migrate.model import CensusClass
 from migrate.planner.summary import PlanSummary
 from migrate.report import plan_view
 from migrate.spec import Spec, spec_time
 
 _SHARE = (Column("users", number=True), Column("copies", number=True), Column("bytes", number=True))
+
+USERS_ASKED = 100_000  # how many of a plan's users are looked for in other plans, by who only looks
 
 
 def show_summary(
@@ -44,6 +47,13 @@ def show_summary(
         output.line(f"  {line}")
     _findings(output, summary, unprobed)
     _blockers(output, summary, built=built)
+
+
+def show_taken(output: Output, taken: RefusedError) -> None:
+    """That a run would be refused, since users of the plan are in another one."""
+    output.line()
+    output.line(taken.what, style="bold yellow")
+    output.line(f"next: {taken.remedy}")
 
 
 def _head(output: Output, summary: PlanSummary, spec: Spec, *, built: bool) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.output import Column, Output
-from migrate.cli.plan_tables import show_summary
+from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
+from migrate.cli.records import existing_ledger
 from migrate.errors import MigrateError, UsageError
+from migrate.jobs.common import taken_elsewhere
 from migrate.planner.diff import PlanDiff
 from migrate.planner.diff import diff as compare
 from migrate.planner.explain import Explanation
@@ -102,10 +105,16 @@ def show(
         return
     summary = summarise(found.document)
     unprobed = plan_view.unprobed_stores(found.spec, found.capabilities)
+    taken = None
+    with suppress(MigrateError), existing_ledger(context) as ledger:  # a plan can be shown whatever the ledger is like
+        taken = None if ledger is None else taken_elsewhere(found, ledger, users_max=USERS_ASKED)
     if context.as_json:
-        context.output.document(plan_view.summary_document(summary, unprobed) | {"folder": str(found.folder)})
-    else:
-        show_summary(context.output, summary, found.spec, unprobed=unprobed)
+        document = plan_view.summary_document(summary, unprobed) | {"folder": str(found.folder)}
+        context.output.document(document | {"taken_elsewhere": None if taken is None else taken.what})
+        return
+    show_summary(context.output, summary, found.spec, unprobed=unprobed)
+    if taken is not None:
+        show_taken(context.output, taken)
 
 
 def _show_findings(context: Context, plan: Plan, kind: str) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from migrate import __version__
 from migrate.cli.context import Context
-from migrate.errors import ExitCode, MigrateError
+from migrate.errors import ExitCode, MigrateError, NoLedgerError
 from migrate.ledger import Ledger
 
 
@@ -28,6 +28,20 @@ def open_ledger(context: Context, *, create: bool = True) -> Ledger:
     if create and context.ledger_url == context.workspace.ledger_url:
         context.workspace.ensure(context.workspace.private)
     return Ledger.open(context.ledger_url, create=create)
+
+
+@contextmanager
+def existing_ledger(context: Context) -> Iterator[Ledger | None]:
+    """The ledger, if there is one, open to the end of the block: who only looks makes none."""
+    try:
+        ledger = open_ledger(context, create=False)
+    except NoLedgerError:
+        yield None
+        return
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 @contextmanager

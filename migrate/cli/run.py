@@ -8,14 +8,18 @@ import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
-from migrate.cli.records import open_ledger, recorded_run
+from migrate.cli.output import Output
+from migrate.cli.records import existing_ledger, recorded_run
 from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
-from migrate.errors import ExitCode, LedgerError
+from migrate.errors import ExitCode, RefusedError
+from migrate.jobs.common import refuse_early, taken_elsewhere
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
 from migrate.ledger import Ledger
+from migrate.model import Purpose
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.standing import goals, run_document
-from migrate.units import format_duration, format_size
+from migrate.report.plan_view import accept_command
+from migrate.report.standing import goals, run_document, wave_words
+from migrate.units import format_duration, format_size, number_of
 
 
 def run(
@@ -109,54 +113,54 @@ def _tell(context: Context, plan: Plan, run_id: int, end: RunEnd) -> None:
     copies = sum(tally.copies for tally in end.report.waves.values())
     size_bytes = sum(tally.size_bytes for tally in end.report.waves.values())
     output.line(
-        f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: {copies:,} copies settled, {format_size(size_bytes)}"
+        f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: {number_of(copies, 'copy', 'copies')} settled,"
+        f" {format_size(size_bytes)}"
     )
     show_standing(output, end.progress)
     output.line(f"next: {end.next_step}")
 
 
 def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
-    ledger = _existing_ledger(context)
-    try:
+    """Say what a run would do, and end as it would: refused, waiting, or with work to do. Nothing is made or changed."""
+    refuse_early(plan, context.workspace, actor_of(context, plan), Purpose.PLAN)
+    with existing_ledger(context) as ledger:
         forecast = forecast_run(plan, ledger, request)
-    finally:
-        if ledger is not None:
-            ledger.close()
-    output = context.output
-    code = ExitCode.REFUSED if forecast.blockers else ExitCode.LATER if forecast.waits_for else ExitCode.DONE
-    if output.as_json:
-        output.document({"plan": plan.digest, "dry_run": True, "exit_code": int(code), **_forecast_document(forecast)})
-        return code
-    output.line(f"plan {plan.digest[:12]} ({plan.name}): a run would take wave {_names(forecast.waves)}", style="bold")
-    output.line(f"  {forecast.users:,} users, {forecast.copies:,} copies, {format_size(forecast.size_bytes)} to write")
-    output.line(f"  about {forecast.requests:,} requests, {format_duration(forecast.seconds)} with one worker")
-    for blocker in forecast.blockers:
-        output.line(
-            f"  blocked by {blocker.count:,} {blocker.kind} (--accept {blocker.kind}:{blocker.count}:{blocker.digest[:12]})"
-        )
-    if forecast.waits_for:
-        output.line(f"  {forecast.waits_for}")
-    output.note("nothing was changed", style="dim")
+        taken = None if ledger is None else taken_elsewhere(plan, ledger)
+    code = ExitCode.LATER if forecast.waits_for else ExitCode.DONE
+    if forecast.blockers or taken is not None:
+        code = ExitCode.REFUSED
+    if context.as_json:
+        document = _forecast_document(forecast) | {"taken_elsewhere": None if taken is None else taken.what}
+        context.output.document({"plan": plan.digest, "dry_run": True, "exit_code": int(code), **document})
+    else:
+        _tell_forecast(context.output, plan, request, forecast, taken)
     return code
 
 
-def _existing_ledger(context: Context) -> Ledger | None:
-    """The ledger, if there is one: a forecast makes none."""
-    if (
-        context.ledger_url == context.workspace.ledger_url
-        and not (context.workspace.private / "ledger.sqlite").exists()
-    ):
-        return None
-    try:
-        return open_ledger(context, create=False)
-    except LedgerError:
-        if context.ledger_url == context.workspace.ledger_url:
-            raise
-        return None
-
-
-def _names(waves: tuple[int, ...]) -> str:
-    return ", ".join(str(wave) for wave in waves) or "–"
+def _tell_forecast(
+    output: Output, plan: Plan, request: RunRequest, forecast: RunForecast, taken: RefusedError | None
+) -> None:
+    what = f"a run would take {wave_words(forecast.waves)}" if forecast.waves else "a run would take no wave"
+    output.line(f"plan {plan.digest[:12]} ({plan.name}): {what}", style="bold")
+    output.line(
+        f"  {number_of(forecast.users, 'user')}, {number_of(forecast.copies, 'copy', 'copies')},"
+        f" {format_size(forecast.size_bytes)} to write"
+    )
+    output.line(
+        f"  about {number_of(forecast.requests, 'request')}, {format_duration(forecast.seconds)} with one worker"
+    )
+    if forecast.blockers:
+        named = ", ".join(f"{blocker.count:,} {blocker.kind}" for blocker in forecast.blockers)
+        output.line(
+            f"  blocked by {named}; decide them in the spec and plan again, or accept just these:", style="yellow"
+        )
+        output.command(accept_command(plan.digest, forecast.blockers, given=request.accept))
+    if forecast.waits_for:
+        output.line(f"  {forecast.waits_for}", style="yellow")
+    if taken is not None:
+        output.line(f"  {taken.what}", style="yellow")
+        output.line(f"next: {taken.remedy}")
+    output.note("nothing was changed", style="dim")
 
 
 def _forecast_document(forecast: RunForecast) -> dict[str, object]:

@@ -10,18 +10,20 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
-from migrate.cli.records import open_ledger
+from migrate.cli.records import existing_ledger
 from migrate.cli.working import show_standing
-from migrate.errors import UsageError
+from migrate.errors import IntegrityError, UsageError
 from migrate.jobs.common import check_sums
 from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, Ledger, Pass, UserRow
+from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.privacy import pseudonyms_of
-from migrate.report.standing import pass_document, wave_document
+from migrate.report.standing import pass_document, wave_document, wave_words
 from migrate.spec import spec_time
 from migrate.states import UserState
-from migrate.units import format_size
+from migrate.units import format_size, number_of
 from migrate.worker.checking import EXTRA
+from migrate.worker.seals import Seals
 
 _SHOWN = 50
 _RUNS = 5
@@ -45,27 +47,35 @@ def status(
     context = context_of(typer_context, as_json=as_json)
     start_logs(context)
     found = find_plan(context.workspace, plan)
-    ledger = open_ledger(context, create=True)
-    try:
-        plan_id = ledger.plan_id(found.digest)
-        if plan_id is None:
-            _not_begun(context, found)
+    with existing_ledger(context) as ledger:
+        plan_id = None if ledger is None else ledger.plan_id(found.digest)
+        if ledger is None or plan_id is None:
+            _not_begun(context, found, user)
         elif user is not None:
             _show_user(context, found, ledger, plan_id, user_given(user))
         elif failures:
             _show_failures(context, found, ledger, plan_id, limit)
         else:
             _show_plan(context, found, ledger, plan_id)
-    finally:
-        ledger.close()
 
 
-def _not_begun(context: Context, plan: Plan) -> None:
+def _not_begun(context: Context, plan: Plan, user: str | None) -> None:
+    """Of a plan that the ledger does not know. IntegrityError where it was run all the same, UsageError for a user it has not."""
+    seals = Seals.folder_of(context.workspace.seals, plan.digest)
+    if any(seals.glob("*")):
+        raise IntegrityError(
+            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
+            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
+        )
+    state = "built" if user is None else explain(plan, user_given(user)).user.state
     step = f"migrate run {plan.digest[:12]}"
     if context.as_json:
-        context.output.document({"plan": plan.digest, "name": plan.name, "state": "built", "next": step})
+        context.output.document({"plan": plan.digest, "name": plan.name, "state": state, "next": step})
         return
-    context.output.line(f"plan {plan.digest[:12]} ({plan.name}) is built, and nothing of it was run yet")
+    if user is None:
+        context.output.line(f"plan {plan.digest[:12]} ({plan.name}) is built, and nothing of it was run yet")
+    else:
+        context.output.line(f"the user is {state} in plan {plan.digest[:12]}, and nothing of it was run yet")
     context.output.line(f"next: `{step}`")
 
 
@@ -97,7 +107,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
             states[state] = states.get(state, 0) + number
     output.line("users: " + ", ".join(f"{number:,} {state.value}" for state, number in sorted(states.items())))
     if leased:
-        output.line(f"at work: {leased} batches are leased")
+        output.line(f"at work: {number_of(leased, 'batch is', 'batches are')} leased")
     if verification is not None:
         output.line(_verification_line(verification))
     if runs:
@@ -127,8 +137,8 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
 
 def _verification_line(document: dict[str, Any]) -> str:
     verdicts, batches = document["verdicts"], document["batches"]
-    waves = "all waves" if document["waves"] is None else "waves " + ", ".join(str(wave) for wave in document["waves"])
-    state = "done" if document["ended_at"] else f"{batches['done']} of {sum(batches.values())} batches"
+    waves = "all waves" if document["waves"] is None else wave_words(document["waves"])
+    state = "done" if document["ended_at"] else f"not ended, {batches['done']} of {sum(batches.values())} batches"
     counts = ", ".join(f"{number:,} {name.upper()}" for name, number in verdicts.items() if number or name == "match")
     return f"last verification: {waves}, level {document['level']}, {state}: {counts}"
 

@@ -17,7 +17,7 @@ from migrate.jobs.checking import VerifyEnd, VerifyRequest, verify_plan
 from migrate.ledger import FULL_SAMPLE_PPM, CheckState, Ledger, Pass, PassProgress, WaveProgress
 from migrate.model import Level
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.standing import check_goals, verify_document
+from migrate.report.standing import check_goals, verify_document, wave_words
 from migrate.spec import spec_time
 from migrate.units import parse_percent
 
@@ -108,7 +108,7 @@ def _tell(context: Context, plan: Plan, run_id: int, end: VerifyEnd) -> None:
         output.document(verify_document(plan.digest, run_id, end))
         return
     counts, verification = end.found.counts, end.verification
-    waves = "all waves" if verification.waves is None else "wave " + ", ".join(str(wave) for wave in verification.waves)
+    waves = "all waves" if verification.waves is None else wave_words(verification.waves)
     part = "" if verification.sample_ppm >= FULL_SAMPLE_PPM else f", a sample of {verification.sample_ppm / 10_000:g} %"
     output.line(f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: {waves}, level {verification.level.value}{part}")
     titles = ("MATCH", "MISMATCH", "MISSING", "UNKNOWN", "EXTRA")

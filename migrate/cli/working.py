@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ from contextlib import contextmanager
 from rich.text import Text
 
 from migrate.cli.context import Context
+from migrate.cli.interrupts import end_at_once
 from migrate.cli.output import Column, Output
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, stop_on_signal
-from migrate.errors import ExitCode, UsageError
+from migrate.errors import UsageError
 from migrate.jobs.common import Actor, Limits, seconds_until
 from migrate.ledger import WaveProgress
 from migrate.model import Outcome
@@ -24,6 +26,7 @@ from migrate.spec import spec_time
 from migrate.units import format_size, parse_duration, parse_rate
 from migrate.worker.loop import Stop
 
+_STOPPING = "stopping: what is in flight has five seconds; once more to end at once"
 _OUTCOME_STYLES = {Outcome.QUARANTINED: "red", Outcome.DRIFTED: "yellow", Outcome.PENDING: "yellow"}
 
 
@@ -86,13 +89,17 @@ class Watch:
 @contextmanager
 def stopping(context: Context) -> Iterator[Stop]:
     """The event that a signal sets while work is under way. A second signal ends the process: that is as safe as kill -9."""
+    output = context.output
 
     def on_signal(count: int) -> None:
         if count > 1:
-            os._exit(ExitCode.INTERRUPTED)
-        if not context.as_json:
-            # straight to the descriptor: a handler must not enter a stream that the main thread may be in
-            os.write(2, b"stopping: what is in flight has five seconds; once more to end at once\n")
+            end_at_once(as_json=output.as_json, live=output.is_live)
+        if output.is_live:
+            # Above the moving bars, by who draws them; from a thread, since a handler must not enter a stream or wait for a lock
+            # that the main thread may be in. No threading.Thread: to start one takes locks too.
+            _thread.start_new_thread(output.progress_console.print, (_STOPPING,))
+        elif not output.as_json:
+            os.write(2, f"{_STOPPING}\n".encode())
 
     with stop_on_signal(on_signal) as stop:
         yield stop
@@ -115,7 +122,7 @@ def tell_problems(output: Output, problems: Sequence[Problem]) -> None:
     for problem in problems:
         if problem.what not in told:
             told.add(problem.what)
-            output.note_error(problem.what, (), problem.remedy)
+            output.error(problem.what, remedy=problem.remedy, code=problem.exit_code)
 
 
 def show_standing(output: Output, progress: Sequence[WaveProgress]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work_on
+from migrate.engines.local import JSON_LOGS
 from migrate.errors import MigrateError
 from migrate.privacy import bare_traceback
 from migrate.worker.loop import Stop
@@ -32,7 +33,7 @@ def main() -> None:
     """Do what standard input says; exit without waiting for threads."""
     private_umask()
     say = _channel()
-    _start_logs()
+    _start_logs(as_json=JSON_LOGS in sys.argv)
     stop = Stop()
     # a terminal sends SIGINT to all of a group: the parent hears it and closes our standard input
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -62,15 +63,17 @@ def _channel() -> Callable[[dict[str, Any]], None]:
     return say
 
 
-def _start_logs() -> None:
-    """Logs to stderr; on a terminal, where the parent shows what goes on, only warnings."""
+def _start_logs(*, as_json: bool) -> None:
+    """Logs to stderr, as the parent writes its own; on a terminal, where the parent shows what goes on, only warnings."""
+    keys = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], sort_keys=True)
+    level = logging.WARNING if sys.stderr.isatty() and not as_json else logging.INFO
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], sort_keys=True),
+            structlog.processors.JSONRenderer() if as_json else keys,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if sys.stderr.isatty() else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import structlog
+
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, waves_from_json, work_on
 from migrate.errors import ExitCode, MigrateError
 from migrate.privacy import WorkerBugError
@@ -23,6 +25,7 @@ from migrate.worker.work import Tally
 
 _KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
 
+JSON_LOGS = "--json-logs"
 _CHILD = "from migrate.engines.child import main; main()"
 
 OnProgress = Callable[[Snapshot], None]
@@ -101,7 +104,7 @@ class _Child:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", _CHILD, *_log_words()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -195,3 +198,9 @@ class _Parent:
             if error is not None:
                 report.problems.append(Problem(error["what"], error["remedy"], ExitCode(error["exit_code"])))
         return report
+
+
+def _log_words() -> list[str]:
+    """What tells a worker process to log as this one does: both write to one stderr."""
+    renderer = structlog.get_config()["processors"][-1]
+    return [JSON_LOGS] if isinstance(renderer, structlog.processors.JSONRenderer) else []

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
-from migrate.errors import ExitCode, IntegrityError, UsageError
+from migrate.errors import ExitCode, IntegrityError, RefusedError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
@@ -99,6 +100,17 @@ def plan_entry(plan: Plan) -> PlanEntry:
 def users_with_a_row(plan: Plan) -> Iterator[UserInfo]:
     """The users that the ledger keeps: all of the plan but those out of scope."""
     return (user for user in plan.users() if user.state != "out")
+
+
+def taken_elsewhere(plan: Plan, ledger: Ledger, *, users_max: int | None = None) -> RefusedError | None:
+    """What a run of this plan would be refused with where one of its users is in another plan of the ledger; else None.
+
+    `users_max` bounds the look: the users stand in the order of the SHA-256 of their ids, so the first are a fair sample.
+    """
+    if ledger.plan_id(plan.digest) is not None:
+        return None
+    users = (user.user_id for user in islice(users_with_a_row(plan), users_max))
+    return None if ledger.plan_that_has(users, besides=plan.digest) is None else ledger.taken_elsewhere(plan.digest)
 
 
 def assignments(

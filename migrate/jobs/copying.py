@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
@@ -29,6 +29,7 @@ from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
+from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
@@ -145,6 +146,9 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         size_bytes = sum(share.size_bytes for share in taken)
         return _forecast(plan, first, users, copies, size_bytes, open_blockers(plan, {}, request.accept), None)
     progress = ledger.progress(plan_id)
+    if request.retry_quarantined:
+        named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
+        progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
     blockers = open_blockers(plan, ledger.acceptances(plan_id), request.accept)
     waves: tuple[int, ...] = ()
     waits: str | None = None
@@ -156,6 +160,16 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
     users, copies = sum(sum(wave.users.values()) for wave in left), count(left, Outcome.PENDING)
     size_bytes = sum(wave.size_bytes - wave.done_bytes for wave in left)
     return _forecast(plan, waves, users, copies, size_bytes, blockers, waits)
+
+
+def _tried_again(wave: WaveProgress) -> WaveProgress:
+    """The wave as it would stand with its quarantined copies back to pending."""
+    again = wave.outcomes[Outcome.QUARANTINED]
+    if not again:
+        return wave
+    outcomes = {**wave.outcomes, Outcome.QUARANTINED: 0, Outcome.PENDING: wave.outcomes[Outcome.PENDING] + again}
+    batches = {**wave.batches, BatchState.PENDING: wave.batches.get(BatchState.PENDING, 0) + 1}  # one at least
+    return replace(wave, outcomes=outcomes, batches=batches)
 
 
 def _forecast(
@@ -216,10 +230,12 @@ def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now:
     blockers = open_blockers(plan, accepted, request.accept)
     if blockers:
         named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
-        words = " ".join(f"--accept {blocker.kind}:{blocker.count}:{blocker.digest[:12]}" for blocker in blockers)
+        missing = [f"{blocker.kind}:{blocker.count}:{blocker.digest[:12]}" for blocker in blockers]
+        # a run that is refused writes nothing down, so the words of this one are said again
+        words = " ".join(f"--accept {word}" for word in (*request.accept, *missing))
         raise RefusedError(
             f"the plan is blocked: {named}",
-            remedy=f"Decide them in the spec and plan again, or accept just these: migrate run {plan.digest[:12]} {words}",
+            remedy=f"Decide them in the spec and plan again, or accept just these: `migrate run {plan.digest[:12]} {words}`",
         )
     if plan_id is None:
         plan_id = ledger.register(plan_entry(plan), plan.batches(), users_with_a_row(plan), run_id, now())

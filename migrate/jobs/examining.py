@@ -65,7 +65,7 @@ def examine_ledger(open_ledger: Callable[[], Ledger]) -> Finding:
     try:
         ledger = open_ledger()
     except MigrateError as error:
-        return Finding(HERE, Check("ledger", CheckStatus.FAIL, error.what, error.remedy, ExitCode.UNREACHABLE))
+        return Finding(HERE, Check("ledger", CheckStatus.FAIL, error.what, error.remedy, error.exit_code))
     try:
         mode = ledger.journal_mode()
         how = "PostgreSQL" if mode is None else f"SQLite {sqlite3.sqlite_version}, journal mode {mode}"

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, Connection, Engine
 
-from migrate.errors import IntegrityError, LedgerError, MigrateError, UnreachableError, UsageError
+from migrate.errors import IntegrityError, LedgerError, MigrateError, NoLedgerError, UnreachableError, UsageError
 from migrate.ledger.patience import BUSY_TIMEOUT_SECONDS, Patience, PatientConnection
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def parse_url(url: str) -> URL:
     raise UsageError(f"a ledger cannot be kept in {parsed.drivername}", remedy=_URL_HELP)
 
 
-_URL_HELP = "name it as sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+_URL_HELP = "Name it as sqlite:///PATH or postgresql://USER@HOST/DATABASE."
+NO_LEDGER_REMEDY = (
+    "Name the right one with --ledger or MIGRATE_LEDGER; `migrate plan` and `migrate run` make a new one."
+)
 
 
 class Database:
@@ -100,9 +103,7 @@ class Database:
         _check_place(self.path)
         if not self.path.exists():
             if not create:
-                raise LedgerError(
-                    f"there is no ledger at {self.path}", remedy="`migrate plan` and `migrate run` make one"
-                )
+                raise NoLedgerError(f"there is no ledger at {self.path}", remedy=NO_LEDGER_REMEDY)
             try:
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             except OSError as error:

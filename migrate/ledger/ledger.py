@@ -11,10 +11,10 @@ from collections.abc import Callable
 from sqlalchemy import insert, inspect, select
 from sqlalchemy.engine import Connection
 
-from migrate.errors import LedgerError
+from migrate.errors import NoLedgerError, UsageError, VersionError
 from migrate.ledger import schema
 from migrate.ledger.copying import Copying
-from migrate.ledger.engine import Database
+from migrate.ledger.engine import NO_LEDGER_REMEDY, Database
 from migrate.ledger.leases import Leases
 from migrate.ledger.lock import Lock
 from migrate.ledger.plans import Plans
@@ -37,7 +37,8 @@ class Ledger(Runs, Plans, Leases, Copying, Seals, Verifying, Repairing, Reading,
     def open(url: str, *, create: bool = True) -> Ledger:
         """Open the ledger at `url`; make it where there is none and `create` is asked for.
 
-        LedgerError for a ledger of another version (invariant 12), UnreachableError where there is no way to it.
+        VersionError for a ledger of another version (invariant 12), NoLedgerError where there is none, UsageError where the
+        database is another's, UnreachableError where there is no way to it.
         """
         database = Database(url)
         try:
@@ -89,9 +90,9 @@ def _make(connection: Connection, display_url: str, *, create: bool) -> str:
     if found is not None:
         return found
     if not create:
-        raise LedgerError(f"there is no ledger in {display_url}", remedy="`migrate run` makes one")
+        raise NoLedgerError(f"there is no ledger in {display_url}", remedy=NO_LEDGER_REMEDY)
     if inspect(connection).get_table_names():
-        raise LedgerError(f"{display_url} is a database of something else", remedy="name an empty one with --ledger")
+        raise UsageError(f"{display_url} is a database of something else", remedy="Name an empty one with --ledger.")
     schema.metadata.create_all(connection)
     schema.version_metadata.create_all(connection)
     connection.execute(insert(schema.alembic_version).values(version_num=schema.REVISION))
@@ -100,18 +101,18 @@ def _make(connection: Connection, display_url: str, *, create: bool) -> str:
 
 
 def demand_known(found: str, display_url: str) -> None:
-    """LedgerError for a ledger that a newer migrate made (invariant 12)."""
+    """VersionError for a ledger that a newer migrate made (invariant 12)."""
     if found > schema.REVISION:  # revisions are numbers with leading zeros, so their texts are in order
-        raise LedgerError(
+        raise VersionError(
             f"the ledger {display_url} has version {found}, and this migrate knows versions up to {schema.REVISION}",
-            remedy="use a newer migrate: python3 -m pip install --upgrade migrate",
+            remedy="Use the newer migrate that made it, or name another ledger with --ledger.",
         )
 
 
 def _demand_revision(found: str, display_url: str) -> None:
     demand_known(found, display_url)
     if found != schema.REVISION:
-        raise LedgerError(
+        raise VersionError(
             f"the ledger {display_url} has version {found}, and this migrate needs {schema.REVISION}",
-            remedy="`migrate ledger backup`, then `migrate ledger upgrade`",
+            remedy="Back it up with `migrate ledger backup FILE`, then `migrate ledger upgrade`.",
         )

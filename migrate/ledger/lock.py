@@ -72,6 +72,6 @@ def _ask(connection: Connection, call: object) -> object:
 
 def _held(digest: str) -> LaterError:
     return LaterError(
-        f"another run works on plan {digest[:16]}",
-        remedy="run again when it has ended, or ask to share its work",
+        f"another run works on plan {digest[:12]}",
+        remedy="Run again when it has ended, or give --share to work beside it.",
     )

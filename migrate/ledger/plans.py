@@ -19,6 +19,8 @@ from migrate.model import BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import UserState
 
+_ASKED = 5_000  # user ids in one query
+
 
 class Plans(Core):
     """A plan is registered once, whole, and never changes."""
@@ -36,7 +38,10 @@ class Plans(Core):
                 return _plan_id(connection, plan.digest)
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
-            found_users = _insert_users(connection, plan_id, users)
+            try:
+                found_users = _insert_users(connection, plan_id, users)
+            except _TakenError:
+                raise self.taken_elsewhere(plan.digest) from None
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
             if found_batches + found_users != expected:
                 raise IntegrityError(
@@ -51,6 +56,38 @@ class Plans(Core):
         with self._read() as connection:
             found = connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar()
         return None if found is None else int(found)
+
+    def plan_that_has(self, user_ids: Iterable[str], *, besides: str) -> str | None:
+        """The digest of a plan, other than `besides`, that has one of these users; None where none has."""
+        users, plans = schema.users, schema.plans
+        with self._read() as connection:
+            if connection.execute(select(plans.c.id).where(plans.c.digest != besides).limit(1)).first() is None:
+                return None
+        for chunk in chunks(user_ids, _ASKED):
+            query = (
+                select(plans.c.digest)
+                .join(users, users.c.plan_id == plans.c.id)
+                .where(users.c.user_id.in_(chunk), plans.c.digest != besides)
+                .limit(1)
+            )
+            with self._read() as connection:
+                found: str | None = connection.execute(query).scalar()
+            if found is not None:
+                return found
+        return None
+
+    def taken_elsewhere(self, digest: str) -> RefusedError:
+        """Why a plan is refused some of whose users are in another plan here, and what there is to do."""
+        path = self._database.path
+        url = (
+            "postgresql://…/ANOTHER" if path is None else f"sqlite:///{path.with_name(f'ledger-{digest[:12]}.sqlite')}"
+        )
+        return RefusedError(
+            "users of this plan are already in another plan of this ledger (or stand twice in this one)",
+            remedy="A plan that takes another's place gets a ledger of its own, in the same workspace, for all of its "
+            f"commands (--ledger or MIGRATE_LEDGER): `migrate --ledger {url} run {digest[:12]}` "
+            "What is equal at the targets counts as present there, and is not copied again.",
+        )
 
     def plans(self) -> list[PlanRow]:
         """All registered plans, oldest first."""
@@ -149,6 +186,10 @@ def _insert_batches(connection: Connection, plan_id: int, batches: Iterable[Batc
     return count, copies, size_bytes
 
 
+class _TakenError(Exception):
+    """A user's row is there already."""
+
+
 def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo]) -> tuple[int, int, int]:
     count = copies = size_bytes = 0
     for chunk in chunks(users):
@@ -157,11 +198,7 @@ def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo
         except sa_exc.IntegrityError as error:
             if not is_key_taken(error, schema.users):
                 raise
-            # not chained: the cause may hold the user's id
-            raise RefusedError(
-                "users of this plan are already in another plan of this ledger (or stand twice in this one)",
-                remedy="finish the other plan first, or leave these users out with the spec's scope",
-            ) from None
+            raise _TakenError from None  # not chained: the cause may hold the user's id
         count += len(chunk)
         copies += sum(user.copies for user in chunk)
         size_bytes += sum(user.size_bytes for user in chunk)

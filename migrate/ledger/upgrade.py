@@ -10,10 +10,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 
-from migrate.errors import LedgerError, UnreachableError, UsageError
+from migrate.errors import NoLedgerError, UnreachableError, UsageError, VersionError
 from migrate.ledger import schema
-from migrate.ledger.engine import Database, parse_url
+from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
 from migrate.ledger.ledger import demand_known, revision
 from migrate.ledger.patience import BUSY_TIMEOUT_SECONDS
 from migrate.pauses import PausePoint, pause_at
@@ -25,7 +26,8 @@ _BACKUP_SECONDS = 24 * 3600  # of pg_dump: a ledger is gigabytes at most
 def upgrade(url: str) -> tuple[str, str]:
     """Bring the ledger at `url` to this version, all or nothing; the versions before and after.
 
-    LedgerError where there is no ledger, or a newer one. No other process may have it open.
+    NoLedgerError where there is no ledger, VersionError for one of a version that is not known here. No other process may have
+    it open.
     """
     database = Database(url)
     try:
@@ -33,13 +35,17 @@ def upgrade(url: str) -> tuple[str, str]:
         with database.write() as connection:
             before = revision(connection)
             if before is None:
-                raise LedgerError(
-                    f"there is no ledger in {database.display_url}", remedy="`migrate run` makes one of this version"
-                )
+                raise NoLedgerError(f"there is no ledger in {database.display_url}", remedy=NO_LEDGER_REMEDY)
             demand_known(before, database.display_url)
             config = alembic_config()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:  # before it changes anything: it does not find the way from there
+                raise VersionError(
+                    f"the ledger {database.display_url} has version {before}, which no migrate has made",
+                    remedy="Put a backup of it back, or name another ledger with --ledger.",
+                ) from error
             pause_at(PausePoint.LEDGER_UPGRADED)
             after = revision(connection)
     finally:
@@ -64,7 +70,7 @@ def backup(url: str, path: Path) -> None:
     if parsed.get_backend_name() == "sqlite":
         source = Path(parsed.database or "")
         if not source.exists():
-            raise LedgerError(f"there is no ledger at {source}", remedy="name it with --ledger")
+            raise NoLedgerError(f"there is no ledger at {source}", remedy=NO_LEDGER_REMEDY)
         _new_file(path)
         _backup_sqlite(source, path)
     else:

@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import IntegrityError, MigrateError, UsageError
+from migrate.errors import IntegrityError, MigrateError, UsageError, VersionError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
@@ -50,7 +50,7 @@ class Plan:
     def open(folder: Path) -> Plan:
         """Open the plan in `folder`.
 
-        IntegrityError where its content is not what its digest covers, or where its format is newer than this tool's;
+        IntegrityError where its content is not what its digest covers, VersionError where its format is not this tool's,
         UsageError where there is no plan.
         """
         document = _read_document(folder)
@@ -240,7 +240,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"{path} is not a plan's", remedy=_REBUILD) from error
     if version != PLAN_FORMAT:
-        raise IntegrityError(
+        raise VersionError(
             f"the plan in {folder} has format {version}, this tool reads {PLAN_FORMAT}",
             remedy="Use the version of `migrate` that built it (`tool_version` in plan.json), or build the plan again.",
         )

@@ -45,9 +45,9 @@ def accept_word(blocker: Blocker) -> str:
     return f"{blocker.kind}:{blocker.count}:{blocker.digest[:DIGEST_SHOWN]}"
 
 
-def accept_command(digest: str, blockers: Sequence[Blocker]) -> str:
-    """The command that runs the plan with all that blocks it accepted."""
-    words = " ".join(f"--accept {accept_word(blocker)}" for blocker in blockers)
+def accept_command(digest: str, blockers: Sequence[Blocker], *, given: Sequence[str] = ()) -> str:
+    """The command that runs the plan with all that blocks it accepted; `given` was accepted on the command line already."""
+    words = " ".join(f"--accept {word}" for word in (*given, *map(accept_word, blockers)))
     return f"migrate run {digest[:DIGEST_SHOWN]} {words}"
 
 

@@ -94,6 +94,11 @@ def _row(name: str, waves: Sequence[WaveProgress]) -> StandingRow:
     )
 
 
+def wave_words(waves: Sequence[int]) -> str:
+    """`wave 2`, `waves 0, 1, 2`."""
+    return f"wave{'s' if len(waves) != 1 else ''} {', '.join(str(wave) for wave in waves)}"
+
+
 def wave_document(progress: Sequence[WaveProgress]) -> list[dict[str, Any]]:
     """The waves as plain data; users without a wave are under `null`."""
     return [

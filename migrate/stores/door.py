@@ -3,7 +3,7 @@
 Nothing else constructs a store; a test reads the source for it. What is checked is policy (design, invariant 7), and each
 refusal is a RefusedError: a worker in a country that may not handle the data, a target in a country that may not hold it, an
 AWS region or KMS key that lies in another country than the spec says, folders that share their files. Only targets can be
-written to, and only by who copies or probes. Each opening is logged, without any key or secret.
+written to, and only by who copies or probes. Each opening is logged with --debug, without any key or secret.
 
 An S3 server that is not AWS's does not show by its name where it is: `migrate doctor` asks it (`probe`).
 """
@@ -103,7 +103,7 @@ class Door:
                 found = self._construct(name, store)
                 self._open[name] = found
                 plan = self._visitor.plan
-                self._log.info(
+                self._log.debug(
                     "store_opened",
                     store=name,
                     purpose=self._visitor.purpose.value,

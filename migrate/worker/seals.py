@@ -54,7 +54,12 @@ class Seals:
         self._connection = duckdb.connect(
             ":memory:", config={"threads": 1, "memory_limit": "128MB", "temp_directory": ""}
         )
-        (folder / self._plan).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder_of(folder, plan_digest).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @staticmethod
+    def folder_of(folder: Path, plan_digest: str) -> Path:
+        """Where the sealed files of a plan are."""
+        return folder / plan_digest[:16]
 
     def close(self) -> None:
         self._connection.close()

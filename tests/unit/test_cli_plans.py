@@ -74,7 +74,9 @@ def test_stdout_is_data_and_stderr_is_not(run: Run, spec: str) -> None:
     done = run("plan", spec, "--json")
     assert done.answer["users"]["planned"] == 2
     assert all(line.startswith("{") for line in done.err.splitlines())
-    assert "store_opened" in done.err
+    assert "planning" in done.err
+    assert "store_opened" not in done.err
+    assert "store_opened" in run("--debug", "plan", spec, "--json").err
 
 
 def test_no_log_line_names_a_user_or_a_key(run: Run, spec: str) -> None:

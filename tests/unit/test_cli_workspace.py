@@ -186,7 +186,7 @@ def test_a_ledger_of_another_version_is_told_with_the_rest(run: Run, tmp_path: P
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     done = run("doctor", str(spec), "--json")
-    assert done.code == ExitCode.UNREACHABLE
+    assert done.code == ExitCode.BAD_SPEC
     assert checks(done)["here", "ledger"] == "fail"
     assert checks(done)["hamar", "tags"] == "ok"
 

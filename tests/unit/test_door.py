@@ -32,7 +32,7 @@ class Log:
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict[str, Any]]] = []
 
-    def info(self, event: str, **values: Any) -> None:
+    def debug(self, event: str, **values: Any) -> None:
         self.lines.append((event, values))
 
 

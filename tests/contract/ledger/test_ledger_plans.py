@@ -84,9 +84,18 @@ def test_a_user_in_another_plan_is_refused_and_nothing_is_kept(world: World) -> 
     with pytest.raises(RefusedError, match="another plan") as refused:
         world.ledger.register(plan_entry(OTHER, batches, 2), batches, users, world.run_id, NOW)
     assert "anna" not in str(refused.value)
+    assert f"run {OTHER[:12]}" in refused.value.remedy
     assert world.ledger.plan_id(OTHER) is None
     assert world.ledger.user("new") is None
     assert world.ledger.register(plan_entry(OTHER, batches, 1), batches, users[:1], world.run_id, NOW) != world.plan_id
+
+
+def test_it_can_be_foreseen_that_a_user_is_in_another_plan(world: World) -> None:
+    """Before a plan is registered: the plan that has one of its users, or none; its own users are no matter."""
+    strangers = [f"stranger-{number}" for number in range(12_000)]
+    assert world.ledger.plan_that_has([*strangers, "anna"], besides=OTHER) == PLAN
+    assert world.ledger.plan_that_has(strangers, besides=OTHER) is None
+    assert world.ledger.plan_that_has(["anna"], besides=PLAN) is None
 
 
 def _one_more_user() -> Sequence[UserInfo]:
