@@ -77,7 +77,10 @@ def examine_ledger(open_ledger: Callable[[], Ledger]) -> Finding:
 def examine_stores(
     spec: Spec, door: Door, *, clock: Callable[[], datetime], is_stopping: Stopping
 ) -> tuple[list[Finding], dict[str, Capabilities]]:
-    """Probe every store; what was found, and what those can do of which no check failed. InterruptedRun when stopped."""
+    """Probe every store; what was found, and what those can do of which no check failed. InterruptedRun when stopped.
+
+    What the door says of a store and of each other one alike (nobody has said where this machine is) is `examine_here`'s finding.
+    """
 
     def look(name: str) -> tuple[str, ProbeReport | MigrateError]:
         store = spec.stores[name]

@@ -233,6 +233,7 @@ class Door:
             timeout=store.timeout,
             kms_key=store.kms_key,
             concurrency=store.concurrency_max,
+            credentials_named=f"the credentials {store.credentials}",
         )
         return opened, S3Questions(opened, is_aws=is_aws(store.endpoint))
 

@@ -49,7 +49,7 @@ class S3Store(S3Reader):
     `credentials` is asked at each signing for something with `access_key`, `secret_key` and `token`: an `S3Credentials`
     serves, and so does `get_frozen_credentials` of any botocore credentials, those that are refreshed included.
     `timeout` is what a small request may take, in seconds; bodies get time on top (`s3_http.MIN_BYTES_A_SECOND`).
-    `concurrency` is how many connections are kept. Nothing is sent, and no client built, before the first request.
+    `credentials_named` is how the spec names them, for errors. `concurrency` is how many connections are kept. Nothing is sent, and no client built, before the first request.
     """
 
     def __init__(
@@ -66,11 +66,19 @@ class S3Store(S3Reader):
         timeout: float = 60,
         kms_key: str | None = None,
         concurrency: int = 64,
+        credentials_named: str = "the credentials",
     ) -> None:
         region = region or "us-east-1"
         base = base_url(bucket, endpoint, region)
         client = S3Client(
-            name, base, prefix, region=region, credentials=credentials, timeout_s=timeout, concurrency=concurrency
+            name,
+            base,
+            prefix,
+            region=region,
+            credentials=credentials,
+            timeout_s=timeout,
+            concurrency=concurrency,
+            named=credentials_named,
         )
         super().__init__(name, prefix, client, capabilities)
         self.guarded = base.startswith("https:")

@@ -36,7 +36,14 @@ _GONE = frozenset(
     {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NoSuchTagSet", "ObjectLockConfigurationNotFoundError"}
 )
 _EXPIRED = frozenset({"ExpiredToken", "TokenRefreshRequired"})
-_DENIED = frozenset({"InvalidToken", "InvalidAccessKeyId"})
+# What is wrong with the credentials themselves, and what to do about it; `{}` is the reference that names them.
+_BAD_CREDENTIALS = {
+    "ExpiredToken": "They have expired: renew {}.",
+    "TokenRefreshRequired": "They have expired: renew {}.",
+    "InvalidToken": "Its session token is not valid: renew {}.",
+    "InvalidAccessKeyId": "The server does not know this access key: mend {}, or the store's `endpoint`.",
+    "SignatureDoesNotMatch": "The secret key is not that of the access key: mend {}.",
+}
 _PRECONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _WRONG_REGION = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -61,9 +68,20 @@ def parse_error(content: bytes) -> tuple[str, str]:
 
 
 def error_of(
-    store: str, operation: str, key: str | None, status: int, headers: Mapping[str, str], content: bytes
+    store: str,
+    operation: str,
+    key: str | None,
+    status: int,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    place: str = "the server",
+    credentials: str = "the credentials",
 ) -> StoreError:
-    """The error for an answer that is no success. `key` goes into its field, never into its text."""
+    """The error for an answer that is no success. `key` goes into its field, never into its text.
+
+    `place` is the bucket's URL, and `credentials` the reference that names them: for what is wrong with either.
+    """
     code, region = parse_error(content)
     region = _region(headers.get("x-amz-bucket-region", "")) or region
     detail = f"{status} {code}".rstrip()
@@ -77,7 +95,12 @@ def error_of(
     if code in _THROTTLED or status in (429, 503):
         return ThrottledError(store, operation, detail, key=key, wait_seconds=_wait_seconds(headers))
     if code == "NoSuchBucket":
-        return StoreError(store, operation, f"{detail}: the bucket is not there", remedy="Correct the store's `url`.")
+        said = f"{detail}: the bucket is not there: {place}"
+        return StoreError(store, operation, said, remedy="Correct the store's `url` or `endpoint`.")
+    if code in _BAD_CREDENTIALS:
+        said = f"{detail}: {place} does not take {credentials}"
+        kind = ExpiredError if code in _EXPIRED else DeniedError
+        return kind(store, operation, said, key=key, remedy=_BAD_CREDENTIALS[code].format(credentials))
     if code in _GONE or headers.get("x-amz-delete-marker") == "true":
         return NotFoundError(store, operation, detail, key=key)
     if code in _ARCHIVED:
@@ -85,10 +108,17 @@ def error_of(
     if status == 400 and operation == "get" and code in ("InvalidRequest", "InvalidArgument", ""):
         # what a GET of an object under a customer's own key is answered with, and nothing else that is asked here
         return UnreadableError(store, operation, f"{detail}: encrypted with a key that is not here (SSE-C)", key=key)
-    return _plain_error(store, operation, key, status, code, detail)
+    if status == 403 and key is None:
+        said = f"{detail}: {credentials} may not do this at {place}"
+        return DeniedError(
+            store, operation, said, remedy="Allow it to them; or correct the store's `url` or `credentials`."
+        )
+    return _plain_error(store, operation, key, status, code, detail, place)
 
 
-def _plain_error(store: str, operation: str, key: str | None, status: int, code: str, detail: str) -> StoreError:
+def _plain_error(
+    store: str, operation: str, key: str | None, status: int, code: str, detail: str, place: str
+) -> StoreError:
     """The error where status and code alone decide."""
     if code in _PRECONDITION or status == 412:
         return PreconditionError(store, operation, detail, key=key)
@@ -96,9 +126,7 @@ def _plain_error(store: str, operation: str, key: str | None, status: int, code:
         return CorruptBodyError(store, operation, detail, key=key)
     if code == "RequestTimeTooSkewed":
         return DeniedError(store, operation, detail, key=key, remedy="The clock of this machine is off: set it.")
-    if code in _EXPIRED:
-        return ExpiredError(store, operation, detail, key=key, remedy="Renew the store's credentials.")
-    if code in _DENIED or status in (401, 403):
+    if status in (401, 403):
         return DeniedError(store, operation, detail, key=key)
     if code in _UNSUPPORTED or status in (405, 501):
         return UnsupportedError(store, operation, detail, key=key)
@@ -106,7 +134,8 @@ def _plain_error(store: str, operation: str, key: str | None, status: int, code:
         return TransientStoreError(store, operation, detail, key=key)
     if status == 404:
         # not the store's own word: a proxy, or a wrong endpoint. It must not read as "the object is gone" (invariant 4).
-        return StoreError(store, operation, f"{detail}: no S3 answer", remedy="Correct the store's `endpoint`.")
+        said = f"{detail}: an answer without S3's own words, from {place}"
+        return StoreError(store, operation, said, remedy="Correct the store's `endpoint`.")
     if status < 400:
         return StoreError(store, operation, f"{detail}: not an answer to this request")
     return PermanentStoreError(store, operation, detail, key=key)

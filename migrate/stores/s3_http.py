@@ -27,6 +27,7 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     IncompleteRead,
+    NameResolutionError,
     NewConnectionError,
     ProtocolError,
     SSLError,
@@ -211,6 +212,7 @@ class S3Client:
 
     `base` is the URL under which keys hang: `https://HOST[:PORT]` for a virtual host, with `/BUCKET` for the path style.
     `prefix` goes before every key.
+    `named` is the reference to the credentials, for errors.
     `timeout_s` is what a request without a body may take; a body gets time on top by `MIN_BYTES_A_SECOND`.
     """
 
@@ -224,8 +226,11 @@ class S3Client:
         credentials: CredentialSource,
         timeout_s: float,
         concurrency: int,
+        named: str = "the credentials",
     ) -> None:
         parts = urlsplit(base)
+        self._place = base
+        self._named = named
         self._prefix = prefix
         self.name = name
         self.region = region
@@ -333,12 +338,18 @@ class S3Client:
                 key=key,
                 remedy="AWS_CA_BUNDLE names a file of the certificates to trust.",
             ) from None
-        if isinstance(error, NewConnectionError):
-            raise TransientStoreError(self.name, operation, "no connection", key=key) from None
-        if isinstance(error, ConnectTimeoutError):
-            raise TransientStoreError(self.name, operation, "no connection in time", key=key) from None
-        if isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
-            raise TransientStoreError(self.name, operation, "no answer in time", key=key) from None
+        remedy = "See that the store's `endpoint` is right, and that its server can be reached from here."
+        said = None
+        if isinstance(error, NameResolutionError):
+            said = f"no server has the name of {self._place}"
+        elif isinstance(error, NewConnectionError):
+            said = f"no connection to {self._place}"
+        elif isinstance(error, ConnectTimeoutError):
+            said = f"no connection in time to {self._place}"
+        elif isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)):
+            said = f"no answer in time from {self._place}"
+        if said is not None:
+            raise TransientStoreError(self.name, operation, said, key=key, remedy=remedy) from None
         if _ended_early(error):
             raise CorruptBodyError(self.name, operation, "the body ended early", key=key) from None
         raise TransientStoreError(self.name, operation, "the connection broke", key=key) from None
@@ -358,7 +369,16 @@ class S3Client:
         except StoreError:  # status and headers say enough
             content = b""
         answer.close()
-        return error_of(self.name, operation, key, answer.status, answer.headers, content)
+        return error_of(
+            self.name,
+            operation,
+            key,
+            answer.status,
+            answer.headers,
+            content,
+            place=self._place,
+            credentials=self._named,
+        )
 
 
 def _ended_early(error: Exception) -> bool:

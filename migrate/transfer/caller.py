@@ -163,9 +163,8 @@ class Caller:
         try:
             self._tried(line, answers, policy)
         except StoreError:
-            raise UnreachableError(
-                str(error), remedy=f"Ask `migrate doctor` about {line.store.name}, then run again."
-            ) from error
+            remedy = error.remedy or f"Ask `migrate doctor` about {line.store.name}, then run again."
+            raise UnreachableError(str(error), remedy=remedy) from error
 
     def _line(self, name: str) -> _Line:
         line = self._lines.get(name)

@@ -31,6 +31,7 @@ from migrate.errors import (
     UnsupportedError,
 )
 from migrate.model import Attributes
+from migrate.secrets import AccessKey
 from migrate.stores.base import Capabilities, PartInfo
 from migrate.stores.s3 import S3Store
 
@@ -110,6 +111,31 @@ def test_no_refusal_shows_key_or_secret(
             assert SECRET not in shown
     assert KEY not in caplog.text
     assert SECRET not in caplog.text
+
+
+BAD_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied")
+
+
+@pytest.mark.parametrize("code", [*BAD_CREDENTIALS, "NoSuchBucket"])
+def test_where_and_who_we_were_is_said(code: str) -> None:
+    """What is wrong with bucket or credentials is told with the bucket's URL and the reference, and with a next step."""
+    status = "404 Not Found" if code == "NoSuchBucket" else "403 Forbidden"
+    with lying(says(refusal(status, code))) as server:
+        store = S3Store(
+            "hamar",
+            "bucket",
+            endpoint=server.endpoint,
+            region="hamar",
+            credentials=lambda: AccessKey("key", SECRET),
+            capabilities=EVERYTHING,
+            credentials_named="the credentials env:HAMAR",
+        )
+        with pytest.raises(StoreError) as refused:
+            next(store.list())
+    assert f"{server.endpoint}/bucket" in str(refused.value)
+    assert ("env:HAMAR" in str(refused.value)) == (code in BAD_CREDENTIALS)
+    assert refused.value.remedy
+    assert SECRET not in str(refused.value) + refused.value.remedy
 
 
 def test_a_throttled_answer_says_how_long_to_wait() -> None:
@@ -248,8 +274,9 @@ def test_nobody_there_is_transient() -> None:
     """A store that restarts is there again in a minute."""
     with lying(says(b"")) as server:
         pass
-    with pytest.raises(TransientStoreError):
+    with pytest.raises(TransientStoreError, match=f"no connection to {server.endpoint}/bucket") as nobody:
         opened(server).get(KEY)
+    assert "endpoint" in nobody.value.remedy
     with pytest.raises(TransientStoreError):
         put(opened(server), FAST)
 
