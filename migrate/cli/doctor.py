@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,23 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column, Output, safe
 from migrate.cli.records import open_ledger, recorded_run
 from migrate.cli.working import stopping
-from migrate.errors import ExitCode
-from migrate.jobs.examining import Finding, examine_here, examine_ledger, examine_stores, exit_of
+from migrate.errors import ExitCode, InputError
+from migrate.jobs.examining import (
+    Examined,
+    Finding,
+    examine_here,
+    examine_ledger,
+    examine_stores,
+    exit_of,
+    may_open,
+    nobody_may,
+)
 from migrate.model import Purpose
 from migrate.spec import Spec, load_spec
 from migrate.stores.base import Capabilities
-from migrate.stores.capabilities import save_capabilities
+from migrate.stores.capabilities import load_capabilities, save_capabilities
 from migrate.stores.probe import CheckStatus
+from migrate.units import number_of
 
 _STYLES = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "bold red"}
 
@@ -48,16 +59,12 @@ def doctor(typer_context: typer.Context, spec: SpecArgument, as_json: JsonOption
 
 def _look(context: Context, spec: Spec, here: list[Finding]) -> None:
     """Look at the stores, write down what they can do, and tell all of it. Ends with typer.Exit where a check failed."""
-    door = open_door(context, spec, Purpose.DOCTOR, capabilities={})
-    try:
-        with stopping(context) as stop:
-            found, capabilities = examine_stores(spec, door, clock=context.now, is_stopping=stop.is_set)
-    finally:
-        door.close()
+    found = _ask(context, spec) if may_open(here) else nobody_may(spec)
     path = context.workspace.capabilities(spec.name)
     context.workspace.ensure(path.parent)
+    capabilities = {**_known_before(path, spec, found.unreached), **found.capabilities}
     save_capabilities(path, spec.stores, capabilities)
-    findings = [*here, *found]
+    findings = [*here, *found.findings]
     code = exit_of(findings)
     if context.as_json:
         context.output.document(_document(findings, capabilities, path, code))
@@ -66,6 +73,22 @@ def _look(context: Context, spec: Spec, here: list[Finding]) -> None:
         _conclude(context, spec, findings, capabilities, path)
     if code is not ExitCode.DONE:
         raise typer.Exit(code)
+
+
+def _ask(context: Context, spec: Spec) -> Examined:
+    door = open_door(context, spec, Purpose.DOCTOR, capabilities={})
+    try:
+        with stopping(context) as stop:
+            return examine_stores(spec, door, clock=context.now, is_stopping=stop.is_set)
+    finally:
+        door.close()
+
+
+def _known_before(path: Path, spec: Spec, names: frozenset[str]) -> dict[str, Capabilities]:
+    """What an earlier look found out about these stores: that they cannot be reached now says nothing of what they can do."""
+    with suppress(InputError):  # a file that cannot be read is written anew
+        return {name: able for name, able in load_capabilities(path, spec.stores).items() if name in names}
+    return {}
 
 
 def _show(output: Output, findings: Sequence[Finding]) -> None:
@@ -91,13 +114,16 @@ def _show(output: Output, findings: Sequence[Finding]) -> None:
 def _conclude(
     context: Context, spec: Spec, findings: Sequence[Finding], capabilities: dict[str, Capabilities], path: Path
 ) -> None:
-    failed = sum(found.check.status is CheckStatus.FAIL for found in findings)
+    failures = [found for found in findings if found.check.status is CheckStatus.FAIL]
     warned = sum(found.check.status is CheckStatus.WARN for found in findings)
     output = context.output
     output.line()
+    for found in failures:
+        output.line(f"failed: {found.where}, {found.check.name}: {found.check.finding}", style="bold red")
+        output.line(f"  fix: {found.check.fix}")
     output.line(
-        f"{len(findings)} checks: {failed} failed, {warned} to look at",
-        style="bold red" if failed else "bold green",
+        f"{number_of(len(findings), 'check')}: {len(failures)} failed, {warned} to look at",
+        style="bold red" if failures else "bold green",
     )
     output.note(
         f"what {len(capabilities)} of {len(spec.stores)} stores can do is in {path}; planning takes it as an input"

@@ -48,8 +48,9 @@ def _plan(context: Context, spec: Spec, ledger: Ledger | None) -> None:
     unprobed = unprobed_stores(spec, capabilities)
     if unprobed:
         context.output.note(
-            f"not probed, or changed since: {', '.join(unprobed)}. The least is assumed of them; run `migrate doctor` again.",
-            style="yellow",
+            f"not probed, or changed since: {', '.join(unprobed)}. The least is assumed of them; "
+            "run `migrate doctor` again, or a run is blocked by what is copied there.",
+            style="bold yellow",
         )
     door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)
     try:

@@ -78,7 +78,7 @@ def _findings(output: Output, summary: PlanSummary, unprobed: Sequence[str]) -> 
     rows: list[Sequence[object]] = [*plan_view.finding_rows(summary.findings)]
     if unprobed:
         rows.append(
-            ("unprobed", str(len(unprobed)), f"{', '.join(unprobed)}: the least is assumed; run `migrate doctor`")
+            ("not probed", len(unprobed), f"{', '.join(unprobed)}: the least is assumed; run `migrate doctor SPEC`")
         )
     if rows:
         output.line()

@@ -27,6 +27,7 @@ from migrate.stores.probe import Check, CheckStatus, ProbeReport, probe
 from migrate.units import format_duration, format_size
 from migrate.workspace import Workspace
 
+COUNTRY = "country"
 HERE = "here"  # the section of what is no store's
 FREE_BYTES_WANTED = 5 * 2**30
 # What was measured and tested; pyproject.toml pins the same, and a test holds them together.
@@ -74,13 +75,17 @@ def examine_ledger(open_ledger: Callable[[], Ledger]) -> Finding:
         ledger.close()
 
 
-def examine_stores(
-    spec: Spec, door: Door, *, clock: Callable[[], datetime], is_stopping: Stopping
-) -> tuple[list[Finding], dict[str, Capabilities]]:
-    """Probe every store; what was found, and what those can do of which no check failed. InterruptedRun when stopped.
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found at the stores; what those can do of which no check failed; and those of which nothing was heard."""
 
-    What the door says of a store and of each other one alike (nobody has said where this machine is) is `examine_here`'s finding.
-    """
+    findings: list[Finding]
+    capabilities: dict[str, Capabilities]
+    unreached: frozenset[str]
+
+
+def examine_stores(spec: Spec, door: Door, *, clock: Callable[[], datetime], is_stopping: Stopping) -> Examined:
+    """Probe every store. InterruptedRun when stopped."""
 
     def look(name: str) -> tuple[str, ProbeReport | MigrateError]:
         store = spec.stores[name]
@@ -93,15 +98,31 @@ def examine_stores(
     jobs = [lambda _halted, name=name: look(name) for name in spec.stores]
     found: list[Finding] = []
     capabilities = {}
+    unreached = set()
     for name, report in side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping):
         if isinstance(report, MigrateError):
             check = Check("open", CheckStatus.FAIL, report.what, report.remedy, report.exit_code)
             found.append(Finding(name, check))
+            unreached.add(name)
             continue
         found += [Finding(name, check) for check in report.checks]
         if report.exit is ExitCode.DONE:
             capabilities[name] = report.capabilities
-    return found, capabilities
+        elif not report.is_reached:
+            unreached.add(name)
+    return Examined(found, capabilities, frozenset(unreached))
+
+
+def nobody_may(spec: Spec) -> Examined:
+    """Where this machine may open no store at all: that stands once, and not for each store."""
+    fix = "Mend what is said of the country, then ask the stores."
+    finding = f"none of {len(spec.stores)} was asked: from this machine no store is opened"
+    return Examined([Finding(HERE, Check("stores", CheckStatus.WARN, finding, fix))], {}, frozenset(spec.stores))
+
+
+def may_open(findings: list[Finding]) -> bool:
+    """Whether the country of this machine is one that policy allows."""
+    return not any(found.check.name == COUNTRY and found.check.status is CheckStatus.FAIL for found in findings)
 
 
 def exit_of(findings: list[Finding]) -> ExitCode:
@@ -113,11 +134,11 @@ def _country(spec: Spec, country: str | None) -> Check:
     allowed = ", ".join(spec.residency.worker_countries)
     if country is None:
         fix = f"Set MIGRATE_COUNTRY, or run.country in the spec, to where this machine is (allowed: {allowed})."
-        return Check("country", CheckStatus.FAIL, "nobody has said where this machine is", fix, ExitCode.REFUSED)
+        return Check(COUNTRY, CheckStatus.FAIL, "nobody has said where this machine is", fix, ExitCode.REFUSED)
     if country not in spec.residency.worker_countries:
         finding = f"this machine is in {country}, and the bytes would pass through it"
-        return Check("country", CheckStatus.FAIL, finding, f"Work on a machine in: {allowed}.", ExitCode.REFUSED)
-    return Check("country", CheckStatus.OK, f"this machine is in {country}, as declared; allowed: {allowed}")
+        return Check(COUNTRY, CheckStatus.FAIL, finding, f"Work on a machine in: {allowed}.", ExitCode.REFUSED)
+    return Check(COUNTRY, CheckStatus.OK, f"this machine is in {country}, as declared; allowed: {allowed}")
 
 
 def _pseudonym_key(spec: Spec, workspace: Workspace, environment: Mapping[str, str]) -> Check:

@@ -35,6 +35,7 @@ _BLOCKING = (
     ("orphan", ("store", "user_id", "count")),
     ("review", ("user_id",)),
     ("backup_only", ("store", "key")),
+    ("unprobed", ("store", "count")),
 )
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # GLACIER_IR is read at once
 

@@ -159,7 +159,10 @@ def gather_findings(
         "SELECT store, CAST(sum(copies) AS BIGINT) FROM target_copies GROUP BY store ORDER BY store"
     )
     for store, count in written:
-        found = capabilities.get(store, Capabilities())
+        found = capabilities.get(store)
+        if found is None:  # that it keeps nothing is caution, and not a finding
+            rows.append(("unprobed", store, count))
+            continue
         rows += [
             (kind, store, count)
             for kind, kept in (("no_tags", found.tags), ("no_metadata", found.metadata))

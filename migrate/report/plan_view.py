@@ -21,6 +21,8 @@ FINDINGS: dict[str, str] = {
     "unclassified": "keys that no layout rule matches; they stay where they are",
     "review": "users whose country or status nobody has decided; they do not move",
     "backup_only": "keys that only a backup holds: deleted at the primary, or lost there",
+    "unprobed": "copies to a store that nobody has probed as it is: run `migrate doctor SPEC` and plan again, "
+    "or objects with tags, metadata or odd keys are quarantined there",
     "nothing_owned": "source stores without a key of anybody who moves: empty, another place, or another layout",
     "orphan": "keys of users whom the directory does not have; they stay where they are",
     "diverged": "keys that differ between primary and backup; the primary's are copied",

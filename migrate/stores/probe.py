@@ -40,6 +40,7 @@ __all__ = [
 SKEW_FAIL_SECONDS = 300  # S3 refuses requests from 15 minutes on (RequestTimeTooSkewed)
 SKEW_WARN_SECONDS = 60
 _FIRST_BYTES = 1024
+REACH = "reach"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class ProbeReport:
     store: str
     checks: tuple[Check, ...]
     capabilities: Capabilities
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the store gave an answer at all."""
+        return not any(check.name == REACH and check.status is CheckStatus.FAIL for check in self.checks)
 
     @property
     def exit(self) -> ExitCode:
@@ -94,9 +100,9 @@ def probe(
 
 def _reach(store: Store, checks: Checks) -> ObjectInfo | None:
     """List one page; its first object."""
-    with checks.needed("reach", "Look at the endpoint, the bucket or folder, and the credentials (ListBucket)."):
+    with checks.needed(REACH, "Look at the endpoint, the bucket or folder, and the credentials (ListBucket)."):
         page = next(store.list(), [])
-        checks.ok("reach", f"lists {len(page)} objects on its first page" if page else "can be listed, and is empty")
+        checks.ok(REACH, f"lists {len(page)} objects on its first page" if page else "can be listed, and is empty")
         return page[0] if page else None
     return None
 
@@ -148,7 +154,8 @@ def _read(store: Store, first: ObjectInfo | None, checks: Checks) -> Capabilitie
     """What can be found out about a store that is only read."""
     found = Capabilities()
     if first is None:
-        checks.warn("read", "there is no object to try it with", "Nothing, if the store is to be empty.")
+        fix = "Correct the store's `url`, unless it is to be empty: of an empty source nothing moves, and a run is blocked."
+        checks.warn("read", "it holds no object, so that nothing could be read", fix)
         return found
     with checks.needed("read", "Allow GetObject."):
         info = store.head(first.key)

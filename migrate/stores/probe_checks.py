@@ -144,6 +144,11 @@ class Checks:
             self.warn(name, otherwise, fix)
         return good
 
+    def tell(self, name: str, good: bool, finding: str, otherwise: str) -> bool:
+        """Like `judge`, of something that the tool makes up for by itself: nobody need do anything."""
+        self.ok(name, finding if good else otherwise)
+        return good
+
     def needed(self, name: str, fix: str) -> Guard:
         """Around what must work: an error inside ends the block, and fails the check."""
 

@@ -49,7 +49,8 @@ class S3Store(S3Reader):
     `credentials` is asked at each signing for something with `access_key`, `secret_key` and `token`: an `S3Credentials`
     serves, and so does `get_frozen_credentials` of any botocore credentials, those that are refreshed included.
     `timeout` is what a small request may take, in seconds; bodies get time on top (`s3_http.MIN_BYTES_A_SECOND`).
-    `credentials_named` is how the spec names them, for errors. `concurrency` is how many connections are kept. Nothing is sent, and no client built, before the first request.
+    `credentials_named` is how the spec names them, for errors.
+    `concurrency` is how many connections are kept. Nothing is sent, and no client built, before the first request.
     """
 
     def __init__(

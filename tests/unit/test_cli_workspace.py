@@ -147,6 +147,48 @@ def test_a_store_that_is_not_there_is_69_and_the_others_are_probed(run: Run, tmp
     assert runs_of(tmp_path)[0].exit_code == ExitCode.UNREACHABLE
 
 
+def test_a_store_that_cannot_be_reached_keeps_what_was_found_of_it(run: Run, tmp_path: Path) -> None:
+    """A later look at a store that is down says nothing of what it can do; what failed stands once more at the end."""
+    spec = build_workspace(tmp_path)
+    assert run("doctor", str(spec)).code == 0
+    path = Workspace(tmp_path).capabilities("small")
+    before = load_capabilities(path, load_spec(spec).stores)
+    (tmp_path / "stores/hamar").rename(tmp_path / "away")
+    done = run("doctor", str(spec))
+    assert done.code == ExitCode.UNREACHABLE
+    assert load_capabilities(path, load_spec(spec).stores) == before
+    last = done.out.splitlines()[-3:]
+    assert last[0].startswith("failed: hamar, ")
+    assert last[1].startswith("  fix: ")
+    assert "1 failed" in last[2]
+
+
+def test_no_country_is_said_once_and_not_for_each_store(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From where no store is opened none is asked, and what was found before stays."""
+    spec = build_workspace(tmp_path)
+    assert run("doctor", str(spec)).code == 0
+    monkeypatch.setenv("MIGRATE_COUNTRY", "US")
+    done = run("doctor", str(spec), "--json")
+    assert done.code == ExitCode.REFUSED
+    assert [where for (where, _), status in checks(done).items() if status == "fail"] == ["here"]
+    assert set(done.answer["capabilities"]) == {"us", "singapore", "dublin-1", "hamar"}
+
+
+def test_an_empty_source_is_a_warning_with_a_way_out(run: Run, tmp_path: Path) -> None:
+    """Nothing would move, and nothing could be tried: look at the url."""
+    spec = build_workspace(tmp_path, spec=SPEC.replace("file:stores/us", "file:stores/empty"))
+    (tmp_path / "stores/empty").mkdir()
+    (check,) = [
+        check
+        for check in run("doctor", str(spec), "--json").answer["checks"]
+        if (check["where"], check["check"]) == ("us", "read")
+    ]
+    assert check["status"] == "warn"
+    assert "url" in check["fix"]
+
+
 @pytest.mark.parametrize(("country", "code"), [("US", ExitCode.REFUSED), ("ie", ExitCode.DONE)])
 def test_the_country_of_the_environment_goes_before_the_specs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, country: str, code: ExitCode
@@ -157,6 +199,7 @@ def test_the_country_of_the_environment_goes_before_the_specs(
     assert done.code == code
     if code is ExitCode.REFUSED:
         assert done.answer["capabilities"] == {}
+        assert {where for where, _ in checks(done)} == {"here"}
 
 
 def test_a_bad_spec_is_78_with_all_its_problems(run: Run, tmp_path: Path) -> None:

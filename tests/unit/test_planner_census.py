@@ -335,7 +335,9 @@ def test_what_cannot_be_read_or_kept_is_a_finding_and_still_planned(tmp_path: Pa
         "too_large": 1,
     }
     assert (found["key_too_long"], found["odd_key"]) == (2, 2)
-    assert found["no_tags"] == found["no_metadata"] == 14
+    assert found["unprobed"] == 14
+    assert "no_tags" not in found  # nobody has asked, so nobody says that it keeps none
+    assert {blocker["kind"]: blocker["count"] for blocker in plan.document["blockers"]} == {"review": 2, "unprobed": 14}
     assert findings(plan, "archived") == [("us", "in", "mail/in/cold", "DEEP_ARCHIVE", 1)]
 
 
@@ -346,6 +348,15 @@ def test_a_capable_target_has_no_findings(tmp_path: Path) -> None:
     items = [Item("mail/in/a//b")]
     plan = make_world(tmp_path, PEOPLE[:1], us=items, singapore=items, capabilities=stores).plan(spec_with())
     assert plan.document["findings"] == {}
+    assert plan.document["blockers"] == []
+
+
+def test_what_a_probed_target_does_not_keep_is_a_finding_and_blocks_nothing(tmp_path: Path) -> None:
+    """What `doctor` found that a store lacks is known, and the objects that have it are quarantined one by one."""
+    stores = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(odd_keys=True))
+    items = [Item("mail/in/a")]
+    plan = make_world(tmp_path, PEOPLE[:1], us=items, singapore=items, capabilities=stores).plan(spec_with())
+    assert plan.document["findings"] == {"no_metadata": 2, "no_tags": 2}
     assert plan.document["blockers"] == []
 
 

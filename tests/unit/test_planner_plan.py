@@ -18,7 +18,7 @@ import duckdb
 import pytest
 from planning import NOW, Item, Person, World, make_world, spec_with
 
-from migrate.errors import IntegrityError, UsageError
+from migrate.errors import ExitCode, IntegrityError, UsageError, VersionError
 from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, stream_digest, table_digest
 from migrate.planner.folder import Plan, PlanReader, find_plan, plan_folders
 
@@ -272,9 +272,10 @@ def test_another_format_is_refused_with_what_helps(world: World, version: object
     plan = world.plan(spec_with())
     path = plan.folder / "plan.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": version}))
-    with pytest.raises(IntegrityError, match="format") as caught:
+    with pytest.raises(VersionError, match="format") as caught:
         Plan.open(plan.folder)
     assert caught.value.remedy
+    assert caught.value.exit_code == ExitCode.BAD_SPEC
 
 
 def test_plans_are_found_by_prefix_and_the_newest_by_none(world: World, tmp_path: Path) -> None:
