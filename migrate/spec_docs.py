@@ -16,13 +16,15 @@ from migrate.spec import COUNTRY, COUNTRY_OR_ALL, NAME, Spec
 _TITLE = "The spec"
 _INTRODUCTION = """\
 A spec is a TOML file in `plans/`: one migration, as an operator asks for it. `plans/clover.toml` is one with comments to start
-from, and `migrate doctor SPEC` checks one against the stores that it names. Unknown keys are refused, and all problems are
-reported together with their place. This page is made from the code by `make docs`.
+from, and `migrate doctor SPEC` checks one against the stores that it names. Unknown keys are refused. All problems of keys are
+reported together, each with its place; once there are none, so are all between sections. This page is made from the code by
+`make docs`.
 
 - **Sizes** are written as `512`, `16MiB` or `4GB` (B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB, PiB), **rates** as `200MB/s`,
   **durations** as `90s`, `15m`, `2h`, `14d` or `1h30m`, **shares** as `1%` or `0.5%`. **Times** have an offset:
   `2026-11-22T00:00:00Z`.
-- **References** name a secret and never hold it: `env:NAME`, `profile:NAME` (of the AWS configuration) or `file:PATH`.
+- **References** name a secret and never hold it: `env:NAME`, `profile:NAME` (of the AWS configuration) or `file:PATH`. What each
+  must hold stands at `credentials` and at `pseudonym_key`.
 - **Names** have lower-case letters, digits and hyphens.
 - What decides who, what and where is part of a plan's digest. `run`, `privacy`, `time_zone`, a store's `credentials`, `timeout`
   and `concurrency_max`, and each `max_age` are not: a plan that is planned again takes them on.

@@ -26,6 +26,8 @@ def parse_size(value: object) -> int:
 def parse_rate(value: object) -> int:
     """Bytes a second from `200MB/s`, `25MiB/s` or an int. ValueError otherwise."""
     if isinstance(value, str):
+        if not value.strip().endswith("/s"):
+            raise ValueError("a rate is a size a second, such as 200MB/s")
         value = value.strip().removesuffix("/s")
     return parse_size(value)
 

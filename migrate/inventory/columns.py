@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,25 @@ def open_table(connection: duckdb.DuckDBPyConnection, path: Path, label: str) ->
     return csv_table(path, names, header=True)
 
 
+def _there(table: Table) -> str:
+    """The columns that there are. A first line that names none may be a user's row: what holds a digit is not repeated."""
+    names = list(table.columns)
+    if len(names) == 1:
+        for mark, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if mark in names[0]:
+                return f"its fields are separated by {called}, and CSV's are by commas"
+    shown = [name for name in names if re.fullmatch(r"[A-Za-z_ -]{1,40}", name)]
+    more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+    return f"it has {', '.join(shown)}{more}" if shown else f"its first line names {len(names)} others"
+
+
 def typed_column(
     table: Table, name: str, to_sql: Callable[[tuple[str, str]], str | None], wants: str, label: str
 ) -> str:
     """The SQL of a required column in its type. InputError that names the file and the column."""
     if name not in table.columns:
         raise InputError(
-            f"{label}: no column {name!r}",
+            f"{label}: no column {name!r}; {_there(table)}",
             remedy="Name the columns as the spec does (exactly, separated by commas), or mend the spec.",
         )
     sql = to_sql(table.columns[name])

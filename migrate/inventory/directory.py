@@ -21,18 +21,22 @@ from migrate.inventory.columns import Table, boolean_sql, open_table, text_sql, 
 from migrate.inventory.files import DIRECTORY_COLUMNS, DirectoryFile, check_age
 from migrate.inventory.source import Fetcher, Opener, find_place
 from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
-from migrate.spec import Directory
+from migrate.spec import Directory, DirectoryColumns
 from migrate.sql import literal
 from migrate.workspace import Workspace
 
 _USER_BYTES_MAX = 1024
 
-_CHECKS = (
-    Check("user_id IS NULL", "the user id is empty"),
-    Check(f"strlen(user_id) > {_USER_BYTES_MAX}", f"the user id has more than {_USER_BYTES_MAX} bytes"),
-    Check("contains(user_id, chr(0)) OR contains(country_given, chr(0))", "a NUL character"),
-    Check("hold IS NULL", "the hold is neither true nor false"),
-)
+
+def _checks(columns: DirectoryColumns) -> tuple[Check, ...]:
+    user = f"column {columns.user!r}: the user id"
+    return (
+        Check("user_id IS NULL", f"{user} is empty"),
+        Check(f"strlen(user_id) > {_USER_BYTES_MAX}", f"{user} has more than {_USER_BYTES_MAX} bytes"),
+        Check("contains(user_id, chr(0))", f"{user} holds a NUL character"),
+        Check("contains(country_given, chr(0))", f"column {columns.country!r}: a NUL character"),
+        Check("hold IS NULL", f"column {columns.hold!r}: neither true nor false (nor yes, no, t, f, y, n, 1, 0)"),
+    )
 
 
 def read_directory(
@@ -67,7 +71,7 @@ def _read(
             staged = folder / "staged.parquet"
             _stage(connection, table, directory, staged, place.label)
             final = scratch / "directory.parquet"
-            rows = _write(connection, staged, place.label, final)
+            rows = _write(connection, staged, place.label, final, directory.columns)
             digest = fingerprint(connection, final, DIRECTORY_COLUMNS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,8 +91,10 @@ def _stage(connection: duckdb.DuckDBPyConnection, table: Table, directory: Direc
     )
 
 
-def _write(connection: duckdb.DuckDBPyConnection, staged: Path, label: str, final: Path) -> int:
-    check_rows(connection, staged, [label], _CHECKS, remedy="Mend these rows where the directory comes from.")
+def _write(
+    connection: duckdb.DuckDBPyConnection, staged: Path, label: str, final: Path, columns: DirectoryColumns
+) -> int:
+    check_rows(connection, staged, [label], _checks(columns), remedy="Mend these rows where the directory comes from.")
     rows = write_unique(
         connection,
         staged,
@@ -96,7 +102,7 @@ def _write(connection: duckdb.DuckDBPyConnection, staged: Path, label: str, fina
         final,
         columns=DIRECTORY_COLUMNS,
         where="true",
-        problem="the same user id stands in another row",
+        problem=f"column {columns.user!r}: the same user id stands in another row",
         remedy="Each user has one row, with one country. Mend these rows where the directory comes from.",
     )
     if rows == 0:

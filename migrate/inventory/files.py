@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from migrate.errors import InputError
+from migrate.units import format_duration
 
 Progress = Callable[[str, int], None]
 """Told the name of a store and how many of its objects were read so far. Called from other threads."""
@@ -114,7 +115,8 @@ def check_age(what: str, as_of: datetime, max_age_seconds: int, now: datetime, *
             remedy="Mend `as_of` in the spec, or this machine's clock.",
         )
     if as_of + timedelta(seconds=max_age_seconds) < now:
-        raise InputError(f"{what}: too old: it shows {_time(as_of)}, and now is {_time(now)}", remedy=remedy)
+        age, most = format_duration((now - as_of).total_seconds()), format_duration(max_age_seconds)
+        raise InputError(f"{what}: too old: it shows {_time(as_of)}, {age} ago, and max_age is {most}", remedy=remedy)
 
 
 def _time(value: datetime) -> str:

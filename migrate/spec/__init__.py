@@ -1,6 +1,7 @@
 """The spec: what an operator asks for, read from TOML once, into frozen values (`docs/spec.md` is generated from its sections).
 
-Unknown keys are refused, and all problems are reported together with their place. From low to high: `values` and `places` say how
+Unknown keys are refused. All problems of keys are reported together with their place; once there are none, all between sections.
+From low to high: `values` and `places` say how
 one value is written, `sections` what a spec holds, `checks` what must fit together, `loading` reads one.
 """
 
@@ -8,6 +9,7 @@ from migrate.spec.loading import load_spec, parse_spec, spec_from_data
 from migrate.spec.sections import (
     Copying,
     Directory,
+    DirectoryColumns,
     InventorySource,
     LayoutRule,
     PlacementRule,
@@ -23,6 +25,7 @@ __all__ = [
     "NAME",
     "Copying",
     "Directory",
+    "DirectoryColumns",
     "InventorySource",
     "LayoutRule",
     "PlacementRule",

@@ -26,7 +26,7 @@ def find_problems(spec: Spec) -> list[str]:
     for index, rule in enumerate(spec.layout.rules):
         for source in rule.stores or ():
             if source not in sources:
-                problems.append(f"layout.rules.{index}.stores: {source!r} is no source store")
+                problems.append(f"layout.rules.{index} ({rule.name}).stores: {source!r} is no source store")
     names = [rule.name for rule in spec.layout.rules]
     problems += [
         f"layout.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})
@@ -85,12 +85,12 @@ def _placement_problems(spec: Spec) -> list[str]:
     for index, rule in enumerate(spec.placement.rules):
         for key, sites in (("home", rule.home), ("backup", rule.backup)):
             problems += [
-                f"placement.rules.{index}.{key}: {site!r} has no target store"
+                f"placement.rules.{index} ({rule.name}).{key}: {site!r} has no target store"
                 for site in sites
                 if site not in target_sites
             ]
         if rule.backup and any(set(rule.backup) <= {home} for home in rule.home):
-            problems.append(f"placement.rules.{index}.backup: for some home no other site is left")
+            problems.append(f"placement.rules.{index} ({rule.name}).backup: for some home no other site is left")
     names = [rule.name for rule in spec.placement.rules]
     problems += [
         f"placement.rules: the name {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})

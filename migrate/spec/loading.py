@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from migrate.errors import SpecError
 from migrate.spec.checks import find_problems
 from migrate.spec.sections import Spec
+from migrate.spec.values import PATTERN_WORDS, PPM_MAX
+
+_TIME = "a time is written with its offset, such as 2026-11-22T00:00:00Z"
 
 
 def parse_spec(text: str, *, place: str) -> Spec:
@@ -20,7 +23,15 @@ def parse_spec(text: str, *, place: str) -> Spec:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{place} is not TOML", [f"{place}: {error}"], remedy="Mend the line that is named.") from error
+    _demand_percent(data)
     return spec_from_data(data, place=place)
+
+
+def _demand_percent(data: dict[str, Any]) -> None:
+    """A share without its % is no share to a person; in `plan.json` it is a number of millionths."""
+    waves = data.get("waves")
+    if isinstance(waves, dict) and isinstance(waves.get("canary"), int | float):
+        waves["canary"] = str(waves["canary"])
 
 
 def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
@@ -29,7 +40,7 @@ def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
         spec = Spec.model_validate(data)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
-        problems = [_line(item) for item in found if not _echoes(item, found)]
+        problems = [_line(item, data) for item in found if not _echoes(item, found)]
         raise _refusal(
             problems, place
         ) from None  # pydantic's error repeats the input, which may hold what should not be shown
@@ -55,10 +66,45 @@ def _echoes(item: Any, found: list[Any]) -> bool:
     )
 
 
-def _line(item: Any) -> str:
-    where = ".".join(str(step) for step in item["loc"] if step != "[key]")
-    message = "unknown key" if item["type"] == "extra_forbidden" else str(item["msg"]).removeprefix("Value error, ")
+def _line(item: Any, data: Any) -> str:
+    where = _where(item["loc"], data)
+    message = _words(item)
     return f"{where}: {message}" if where else message
+
+
+def _where(steps: tuple[str | int, ...], data: Any) -> str:
+    """The place in the file; of a list's members the name stands beside the number: `layout.rules.3 (messages).target`."""
+    shown = []
+    for step in steps:
+        if step == "[key]":
+            continue
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            data = None
+        name = data.get("name") if isinstance(step, int) and isinstance(data, dict) else None
+        shown.append(f"{step} ({name})" if isinstance(name, str) else str(step))
+    return ".".join(shown)
+
+
+# What pydantic says in its own words and people would not understand: by the kind of its error.
+_WORDS = {
+    "extra_forbidden": "unknown key",
+    "missing": "is required",
+    "timezone_aware": "a time has an offset, such as 2026-11-22T00:00:00Z",
+    "datetime_type": _TIME,
+    "datetime_parsing": _TIME,
+    "datetime_from_date_parsing": _TIME,
+}
+
+
+def _words(item: Any) -> str:
+    limits = item.get("ctx", {})
+    if item["type"] == "string_pattern_mismatch":
+        return PATTERN_WORDS[limits["pattern"]]
+    if item["type"] == "less_than_equal" and limits["le"] == PPM_MAX:
+        return "a share is at most 100%"
+    return _WORDS.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
 
 
 def load_spec(path: Path) -> Spec:

@@ -15,7 +15,18 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from migrate.model import Category, Level, Role
 from migrate.spec.places import check_endpoint, check_url
-from migrate.spec.values import Country, Name, PlacedCountry, Ppm, Rate, Reference, Seconds, Size
+from migrate.spec.values import (
+    DECIDED,
+    TIME_OF_DAY,
+    Country,
+    Name,
+    PlacedCountry,
+    Ppm,
+    Rate,
+    Reference,
+    Seconds,
+    Size,
+)
 
 
 class _Section(BaseModel):
@@ -72,7 +83,9 @@ class StoreSpec(_Section):
     region: str | None = None
     """The region to sign for. An AWS region in another country than the site's is refused."""
     credentials: Reference | None = None
-    """`profile:NAME`, `env:PREFIX` (PREFIX_ACCESS_KEY_ID, PREFIX_SECRET_ACCESS_KEY) or `file:PATH` (TOML)."""
+    """Who we are at this store. `profile:NAME` is a profile of the AWS configuration. `env:PREFIX` reads PREFIX_ACCESS_KEY_ID,
+    PREFIX_SECRET_ACCESS_KEY and, for temporary keys, PREFIX_SESSION_TOKEN. `file:PATH` (from the workspace) is TOML with
+    `access_key_id`, `secret_access_key` and, for temporary keys, `session_token`, readable by its owner alone (`chmod 600`)."""
     kms_key: str | None = None
     """The KMS key for what is written, by its ARN, in the bucket's region. Aliases and multi-region keys (`mrk-`) are refused."""
     backup_of: Name | None = None
@@ -112,7 +125,7 @@ class Directory(_Section):
     columns: DirectoryColumns = DirectoryColumns()
     """What its columns are called."""
     as_of: AwareDatetime
-    """The time that it shows."""
+    """The time that it shows: set it with each export."""
     max_age: Seconds = 48 * 3600
     """How old it may be when a plan is built."""
     checksummed: bool = False
@@ -188,7 +201,7 @@ class Scope(_Section):
 
     policy: Literal["eea-uk-1"] = "eea-uk-1"
     """The policy and its version: 38 codes of EU, EEA, the United Kingdom and EU territories."""
-    decisions: dict[Annotated[str, Field(pattern=r"^(CH|GI|JE|GG|IM|SJ)$")], Literal["in", "out", "review"]] = {}
+    decisions: dict[Annotated[str, Field(pattern=DECIDED)], Literal["in", "out", "review"]] = {}
     """CH, GI, JE, GG, IM and SJ are in no list: decide each that the directory holds, or planning stops."""
     statuses: tuple[str, ...] = ("active",)
     """The directory's statuses that move. A user with another goes to review."""
@@ -234,7 +247,7 @@ class Waves(_Section):
     """Users move in waves: a canary first, then the others by size, the small ones first."""
 
     canary: Ppm = 10_000
-    """Share of the users in wave 0, chosen by the SHA-256 of their ids."""
+    """Share of the users in wave 0, written with its `%`, chosen by the SHA-256 of their ids."""
     count: int = Field(default=4, ge=1, le=10_000)
     """How many waves follow, of about as many users each."""
 
@@ -280,7 +293,7 @@ class RunLimits(_Section):
     """Stop when so many copies were quarantined in this run."""
     time_limit: Seconds | None = None
     """How long a run or verification works before it leaves the rest for later; `--for` on the command line."""
-    until: str | None = Field(default=None, pattern=r"^([01]?\d|2[0-3]):[0-5]\d$")
+    until: str | None = Field(default=None, pattern=TIME_OF_DAY)
     """The time of day at which it stops, in `time_zone`; `--until` on the command line."""
     country: Country | None = None
     """Where the workers run. MIGRATE_COUNTRY in the environment goes before it."""
@@ -303,7 +316,8 @@ class Privacy(_Section):
     """How logs speak of persons."""
 
     pseudonym_key: Reference = "file:.migrate/pseudonym.key"
-    """The key of the HMAC that stands for users and keys in logs. `migrate init` makes one."""
+    """The key of the HMAC that stands for users and keys in logs: `file:PATH`, or `env:NAME`, the variable that holds it.
+    `migrate init` makes one."""
 
 
 class Spec(_Section):

@@ -13,6 +13,17 @@ from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 COUNTRY = r"^[A-Z]{2}$"
 COUNTRY_OR_ALL = r"^([A-Z]{2}|\*)$"
+TIME_OF_DAY = r"^([01]?\d|2[0-3]):[0-5]\d$"
+DECIDED = r"^(CH|GI|JE|GG|IM|SJ)$"
+# What each pattern asks for, in words.
+PATTERN_WORDS = {
+    NAME: "a name has lower-case letters, digits and hyphens, 63 at most, and no hyphen first",
+    COUNTRY: "a country is written as its code of ISO 3166-1: two capital letters, such as IE",
+    COUNTRY_OR_ALL: "a country is written as its code of ISO 3166-1, two capital letters such as IE; or * for all others",
+    TIME_OF_DAY: "a time of day is written HH:MM, such as 06:00",
+    DECIDED: "decisions are on CH, GG, GI, IM, JE and SJ; the policy decides all other codes itself",
+}
+PPM_MAX = 1_000_000
 
 Name = Annotated[str, Field(pattern=NAME)]
 Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 code."), AfterValidator(check_code)]
@@ -36,7 +47,7 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra
 Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra=_written("rate"))]
 Seconds = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra=_written("duration"))]
 # parts per million, so that nothing is decided by a float
-Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=1_000_000, json_schema_extra=_written("share"))]
+Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=PPM_MAX, json_schema_extra=_written("share"))]
 
 
 def _reference(value: str) -> str:

@@ -108,13 +108,16 @@ def test_file_names_with_odd_characters_are_no_patterns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (f"user_id,country\n{SECRET},IE\nb,IE\n{SECRET},IE\n", "rows 1, 3: the same user id"),
-        (f"user_id,country\n{SECRET},IE\n{SECRET},NO\n", "rows 1, 2: the same user id"),
-        (f"user_id,country\n{SECRET},IE\n,NO\n", "row 2: the user id is empty"),
-        (f"user_id,country\n{SECRET},IE\n{SECRET}{'x' * 1014},NO\n", "row 2: the user id has more than 1024 bytes"),
-        (f"user_id,land\n{SECRET},IE\n", "no column 'country'"),
+        (f"user_id,country\n{SECRET},IE\nb,IE\n{SECRET},IE\n", "rows 1, 3: column 'user_id': the same user id"),
+        (f"user_id,country\n{SECRET},IE\n{SECRET},NO\n", "rows 1, 2: column 'user_id': the same user id"),
+        (f"user_id,country\n{SECRET},IE\n,NO\n", "row 2: column 'user_id': the user id is empty"),
+        (
+            f"user_id,country\n{SECRET},IE\n{SECRET}{'x' * 1014},NO\n",
+            "row 2: column 'user_id': the user id has more than 1024 bytes",
+        ),
+        (f"user_id,land\n{SECRET},IE\n", "no column 'country'; it has user_id, land"),
         (f"user_id,country,country\n{SECRET},IE,NO\n", "line 1: a column name stands twice"),
-        (f"user_id;country\n{SECRET};IE\n", "no column 'user_id'"),
+        (f"user_id;country\n{SECRET};IE\n", "no column 'user_id'; its fields are separated by semicolons"),
         (f"user_id,country\n{SECRET},IE,more\n", "line 2: 3 columns instead of 2"),
         (f'user_id,country\n"{SECRET},IE\n', "line 2: a quote that does not end"),
         (f"user_id,country\r\n{SECRET},IE\nb,NO\r\n", "line ends or quotes that are mixed"),
@@ -150,15 +153,15 @@ def test_latin_1_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_hold_that_is_neither_true_nor_false_is_refused(tmp_path: Path, value: str) -> None:
     """No hold is never guessed: a row without one is refused where the spec names the column."""
     content = f"user_id,country,hold\na,IE,true\n{SECRET},IE,{value}\n".encode()
-    assert "row 2: the hold is neither true nor false" in refusal(tmp_path, content, columns={"hold": "hold"})
+    assert "row 2: column 'hold': neither true nor false" in refusal(tmp_path, content, columns={"hold": "hold"})
 
 
 def test_many_wrong_rows_are_counted_and_five_shown(tmp_path: Path) -> None:
     """All problems are reported together, each with its first rows and the number of the others."""
     lines = "".join(f",IE,x{number}\n" for number in range(12))
     text = refusal(tmp_path, f"user_id,country,hold\n{lines}".encode(), columns={"hold": "hold"})
-    assert "rows 1, 2, 3, 4, 5: the user id is empty (and 7 more)" in text
-    assert "rows 1, 2, 3, 4, 5: the hold is neither" in text
+    assert "rows 1, 2, 3, 4, 5: column 'user_id': the user id is empty (and 7 more)" in text
+    assert "rows 1, 2, 3, 4, 5: column 'hold': neither" in text
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -234,7 +235,13 @@ CASES: list[tuple[str, Change, str]] = [
     ("a time zone that leaves its folder", put("time_zone", "../etc/passwd"), "no such time zone"),
     ("a backup that can only be home", put("placement/rules/0/backup", ["dublin-1"]), "no other site is left"),
     ("a rule for an unknown store", put("layout/rules/0/stores", ["hamar"]), "'hamar' is no source store"),
-    ("a time without an offset", put("directory/as_of", "2026-11-01T00:00:00"), "timezone"),
+    ("a time without an offset", put("directory/as_of", "2026-11-01T00:00:00"), "a time has an offset"),
+    ("a time that is none", put("directory/as_of", "yesterday"), "such as 2026-11-22T00:00:00Z"),
+    ("a name in capitals", put("stores/us/site", "US"), "stores.us.site: a name has lower-case letters"),
+    ("a country in words", put("sites/us/country", "Ireland"), "two capital letters, such as IE"),
+    ("an hour that is none", put("run/until", "25:00"), "run.until: a time of day is written HH:MM"),
+    ("a rate without its time", put("run/limit_bytes", "200MB"), "run.limit_bytes: a rate is a size a second"),
+    ("a key left out", drop("directory/path"), "directory.path: is required"),
     ("a format of the future", put("format", 2), "format"),
     ("a live inventory with a path", put("stores/us/inventory/path", "x.csv"), "`path` goes with"),
     (
@@ -244,7 +251,7 @@ CASES: list[tuple[str, Change, str]] = [
     ),
     ("a listing without a time", put("stores/us/inventory", {"kind": "listing", "path": "x.csv"}), "`as_of` goes with"),
     ("a part below S3's least", put("copying/part_bytes", "4MiB"), "5MiB"),
-    ("a canary over all", put("waves/canary", "101%"), "1000000"),
+    ("a canary over all", put("waves/canary", "101%"), "at most 100%"),
     ("a country of three letters", put("sites/us/country", "USA"), "sites.us.country"),
     ("a country that is none", put("sites/us/country", "XX"), "sites.us.country: 'XX' is no country's code"),
     (
@@ -263,14 +270,14 @@ CASES: list[tuple[str, Change, str]] = [
         "worker_countries.0: UK is no code of ISO 3166-1: write GB",
     ),
     ("a run in a country that is none", put("run/country", "ZZ"), "run.country: 'ZZ' is no country's code"),
-    ("a rule for UK", put("placement/rules/0/countries", ["FR", "UK"]), "placement.rules.0.countries.1: UK is no code"),
+    ("a rule for UK", put("placement/rules/0/countries", ["FR", "UK"]), ").countries.1: UK is no code"),
     (
         "a rule for nobody",
         put("placement/rules/0/countries", ["US"]),
         "countries.0: US is in no list of the scope's policy",
     ),
     ("a decision that is none", put("scope/decisions", {"CH": "maybe"}), "scope.decisions.CH"),
-    ("a decision on a listed code", put("scope/decisions", {"IE": "out"}), "scope.decisions"),
+    ("a decision on a listed code", put("scope/decisions", {"IE": "out"}), "decisions are on CH, GG"),
     ("a wrong type", put("batches/copies_max", "many"), "batches.copies_max"),
     ("a truth value for a size", put("batches/bytes_max", True), "a size is a number"),
 ]
@@ -282,6 +289,24 @@ def test_a_spec_is_refused_for(change: Change, complaint: str) -> None:
     found = problems(change)
     assert any(complaint in line for line in found), found
     assert all(line.startswith("small.toml: ") for line in found)
+    assert "pattern '" not in "".join(found)  # no regular expression is shown to people
+
+
+def test_a_share_without_its_unit_is_refused() -> None:
+    """`canary = 1` is read as one in a hundred, and would be one in a million. In `plan.json` it is a number all the same."""
+    for number in ("1", "0.01"):
+        with pytest.raises(SpecError) as refused:
+            parse_spec(MINIMAL + f"[waves]\ncanary = {number}\n", place="small.toml")
+        assert refused.value.problems == ("small.toml: waves.canary: a share is a number with %, such as 1% or 0.5%",)
+    assert parse_spec(MINIMAL + '[waves]\ncanary = "1%"\n', place="small.toml").waves.canary == 10_000
+
+
+def test_a_rule_is_named_beside_its_number() -> None:
+    """Who counts from 0 in a long file? Both by what one section sees and by what stands between sections."""
+    (one,) = problems(more_rules({"name": "letters", "pattern": "{user}/{user}", "category": "restricted"}))
+    assert re.search(r"layout\.rules\.\d+ \(letters\): a placeholder stands in a pattern once", one)
+    (other,) = problems(put("layout/rules/0/stores", ["hamar"]))
+    assert re.search(r"layout\.rules\.0 \([a-z]+\)\.stores: 'hamar' is no source store", other)
 
 
 RULES: list[tuple[str, dict[str, Any], str]] = [
