@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from dataclasses import replace
 from importlib.resources import files
@@ -52,8 +53,11 @@ def init(
         written = _write(place, {path: text for path, text in texts.items() if path not in kept})
     except OSError as error:
         raise UsageError(f"{place.root} cannot be written: {error.strerror}") from error
+    ledger = place.private / "ledger.sqlite"
+    is_new = context.ledger_url == place.ledger_url and not ledger.exists()
     with recorded_run(context, "init", {"folder": str(place.root), "force": force}):
         pass
+    written += [ledger] if is_new else []
     if context.as_json:
         document = {"written": [str(path) for path in written], "kept": [str(path) for path in kept]}
         context.output.document({"workspace": str(place.root), **document})
@@ -62,7 +66,10 @@ def init(
         context.output.line(f"wrote  {path}")
     for path in kept:
         context.output.line(f"kept   {path} as it is (--force writes it anew, and what was filled in is lost)")
-    context.output.note(f"next: fill in {spec}, then `migrate doctor {spec}`")
+    context.output.note(
+        f"next: fill in {spec}, say in which country this machine is (run.country there, or MIGRATE_COUNTRY), "
+        f"then `migrate doctor {shlex.quote(str(spec))}`"
+    )
 
 
 def _moved(context: Context, place: Workspace) -> Context:

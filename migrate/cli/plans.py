@@ -175,6 +175,8 @@ def _show_explanation(output: Output, plan: Plan, explanation: Explanation) -> N
     output.line(f"  state      {user.state}")
     output.line(f"  residence  {user.country or 'unknown'}{given}")
     output.line(f"  scope      {user.scope_rule} (policy {explanation.policy})")
+    if reason := plan_view.state_words(user):
+        output.line(f"  reason     {reason}")
     if user.home is not None:
         output.line(f"  placement  rule {user.placement_rule}: home {user.home}, backup {user.backup or 'none'}")
     if user.wave is not None:
@@ -206,6 +208,8 @@ def _show_explanation(output: Output, plan: Plan, explanation: Explanation) -> N
             [Column("finding"), Column("store"), Column("detail", folds=True), Column("count", number=True)],
             [(found.kind, found.store, found.detail or "–", f"{found.count:,}") for found in explanation.findings],
         )
+    if user.state == "planned":
+        output.note("next: `migrate status --user -` says where the copies stand; it reads the id from stdin")
 
 
 def diff(
@@ -235,5 +239,8 @@ def _show_diff(output: Output, found: PlanDiff) -> None:
         output.line()
         output.table(
             [Column("spec", folds=True), Column("before", folds=True), Column("after", folds=True)],
-            [(change.key, change.before, change.after) for change in found.spec],
+            [
+                (change.key, plan_view.value_text(change.before), plan_view.value_text(change.after))
+                for change in found.spec
+            ],
         )

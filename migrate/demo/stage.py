@@ -33,9 +33,12 @@ class Stage:
     say: Callable[[RenderableType], None]
 
     def run(self, *arguments: str, expect: ExitCode = ExitCode.DONE) -> None:
-        """Show and run `migrate ARGUMENTS`; what it says goes where ours goes. IntegrityError for another exit code."""
+        """Show and run `migrate ARGUMENTS`; what it says goes where ours goes. IntegrityError for another exit code.
+
+        What is to be refused has no answer but its refusal, which then stands in the answer's place.
+        """
         self._prompt(arguments)
-        with self._process(arguments) as process:
+        with self._process(arguments, stderr=subprocess.STDOUT if expect is ExitCode.REFUSED else None) as process:
             code = process.wait()
         if code != expect:
             raise IntegrityError(f"`migrate {arguments[0]}` ended with {code}; the demo expected {expect.value}")
@@ -44,7 +47,7 @@ class Stage:
         """Like `run`, of a command whose answer is long: only its last `lines` lines are shown."""
         self._prompt(arguments)
         answer = self._answer(arguments).splitlines()
-        self.say(Text(f"… {max(0, len(answer) - lines)} lines", style="dim"))
+        self.say(Text("… a line for each check", style="dim"))
         for line in answer[-lines:]:
             self.say(Text(line))
 
@@ -73,13 +76,14 @@ class Stage:
         return done.stdout
 
     @contextmanager
-    def _process(self, arguments: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    def _process(self, arguments: tuple[str, ...], *, stderr: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
         """The command in a process group of its own. Whatever is left of it when the block ends is killed."""
         process = subprocess.Popen(
             [sys.executable, "-m", "migrate", *arguments],
             cwd=self.root,
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
+            stderr=stderr,
             process_group=0,
         )
         try:

@@ -5,6 +5,9 @@ What it says between the commands goes through `say`; the commands speak for the
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,12 +31,17 @@ Say = Callable[[RenderableType], None]
 SPEC_TEXT = Path(__file__).with_name("demo.toml")
 KILLED_AT_PARTS = 4
 WIDTH = 80
+COUNTS = """\
+What moves belongs to those who move. The rest of the world's objects and differences
+are of people who stay, are on hold or to be reviewed, or of nobody; and a key that
+nobody owns counts once for each store that has it."""
 
 
 def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
     """Build the world in `root` and migrate it, in front of whoever watches. IntegrityError if anything is not as claimed."""
     started = time.monotonic()
     heading(say, "A world", "people of many countries, their objects in the US, a backup of them in Singapore")
+    say(Text("writing some two thousand objects into folders: a moment, please …", style="dim"))
     world = build_world(root, SPEC_TEXT.read_text(encoding="utf-8"), SEED)
     describe(say, world)
     before = source_fingerprint(world)
@@ -48,6 +56,7 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
 
     heading(say, "Plan", "who moves, what, where to, in which order; named by the digest of its content")
     stage.run("plan", spec)
+    say(Text(f"\n{COUNTS}", style="dim"))
 
     heading(
         say, "Blocked", "what nobody has decided stops the run; an operator accepts just these, by count and digest"
@@ -128,10 +137,18 @@ def conclude(say: Say, world: DemoWorld, before: str, seconds: float) -> None:
         raise IntegrityError("the demo's world is not as it must be")
     say(
         Text(
-            f"\nAll of it in {format_duration(seconds)}. To look around: migrate --workspace {world.root} status",
+            f"\nAll of it in {format_duration(seconds)}. To look around:\n"
+            f"  {_program()} --workspace {shlex.quote(str(world.root))} status",
             style="dim",
-        )
+        ),
     )
+
+
+def _program() -> str:
+    """How the program is called from here: by its path, unless the shell finds it by its name."""
+    path = Path(sys.executable).with_name("migrate")
+    found = shutil.which("migrate")
+    return "migrate" if (found is not None and Path(found) == path) or not path.exists() else shlex.quote(str(path))
 
 
 def _word(blocker: Mapping[str, object]) -> str:

@@ -16,6 +16,7 @@ from migrate.planner.session import Session, pattern
 from migrate.residency import ISO_COUNTRIES
 from migrate.spec import PlacementRule, Spec
 from migrate.sql import literal
+from migrate.units import number_of
 
 _TICKETS = "STRUCT(form VARCHAR, site VARCHAR)[]"
 
@@ -65,9 +66,8 @@ def _tickets(spec: Spec, kind: str, rule: PlacementRule) -> list[dict[str, str]]
 def _refuse_if_any(session: Session, sql: str, what: str, remedy: str) -> None:
     rows = session.query(sql)
     if rows:
-        raise RefusedError(
-            f"{what}: {', '.join(f'{country} ({count} users)' for country, count in rows)}", remedy=remedy
-        )
+        countries = [f"{country} ({number_of(count, 'user')})" for country, count in rows]
+        raise RefusedError(f"{what}: {', '.join(countries)}", remedy=remedy)
 
 
 def _close_sites(session: Session, spec: Spec) -> dict[str, Closing]:

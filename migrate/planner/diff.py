@@ -124,7 +124,22 @@ def _copies(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) ->
     return Change(*numbers[0:2]), Change(*numbers[2:4]), Change(*numbers[4:6])
 
 
+def _named(value: Any) -> dict[str, Any] | None:
+    """A list of rules by their names, as one rule after the other; None for anything else."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return {str(item["name"]): item for item in value}
+    return None
+
+
 def _spec_changes(before: Any, after: Any, place: str) -> Iterator[SpecChange]:
+    """What differs, key by key; of two lists of rules, which rules do, and whether the others stand in another order."""
+    rules, others = _named(before), _named(after)
+    if rules is not None and others is not None:
+        yield from _spec_changes(rules, others, place)
+        kept, now = [name for name in rules if name in others], [name for name in others if name in rules]
+        if kept != now:
+            yield SpecChange(f"{place}: order", kept, now)
+        return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in sorted(before.keys() | after.keys()):
             yield from _spec_changes(before.get(key), after.get(key), f"{place}.{key}" if place else key)

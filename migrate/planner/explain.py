@@ -74,10 +74,10 @@ def _explain(connection: duckdb.DuckDBPyConnection, plan: Plan, user_id: str) ->
         f"SELECT {USERS.names} FROM {plan.relation('users')} WHERE user_id = ?", [user_id]
     ).fetchone()
     if row is None:
-        raise UsageError(
-            "the directory that the plan was built from has no such user",
-            remedy="Give the id as the directory has it. `migrate show --list orphan` names who has keys all the same.",
-        )
+        remedy = "Give the id as the directory has it."
+        if "orphan" in plan.document["findings"]:
+            remedy += f" `migrate show {plan.digest[:12]} --list orphan` names who has keys and is not in it."
+        raise UsageError("the directory that the plan was built from has no such user", remedy=remedy)
     user = UserInfo(*row)
     placement, closed = _placement(connection, plan, user)
     return Explanation(

@@ -252,17 +252,24 @@ def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
     folders = plan_folders(workspace)
     if prefix is None:
         if not folders:
-            raise UsageError("there is no plan here", remedy="`migrate plan SPEC` builds one.")
+            raise UsageError("there is no plan here", remedy=_first_step(workspace))
         return Plan.open(max(folders, key=lambda folder: (_built_at(folder), folder.name)))
     wanted = prefix.lower()
     found = [folder for folder in folders if folder.name.startswith(wanted[:PREFIX_DIGITS])] if wanted else []
     if len(found) != 1:
         how = "no plan has" if not found else f"{len(found)} plans have"
-        raise UsageError(f"{how} a digest that begins with {prefix!r}", remedy="`migrate plans` lists the plans.")
+        remedy = "`migrate plans` lists the plans." if folders else _first_step(workspace)
+        raise UsageError(f"{how} a digest that begins with {prefix!r}", remedy=remedy)
     plan = Plan.open(found[0])
     if not plan.digest.startswith(wanted):
         raise UsageError(f"no plan has a digest that begins with {prefix!r}", remedy="`migrate plans` lists the plans.")
     return plan
+
+
+def _first_step(workspace: Workspace) -> str:
+    if workspace.private.is_dir() or workspace.specs.is_dir():
+        return "`migrate plan SPEC` builds one."
+    return "This folder is no workspace: name one with --workspace, or make one with `migrate init`."
 
 
 def plan_folders(workspace: Workspace) -> list[Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from migrate.model import CensusClass, Role
+from migrate.model import CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Blocker, PlanSummary, Share
@@ -157,7 +158,27 @@ def alternative_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
     return sorted([*chosen, *lost], key=lambda row: (row[0] != "home", row[2] != "chosen"))
 
 
+def state_words(user: UserInfo) -> str:
+    """Why a user who is in scope by residence, or may be, does not move, and what would change it; empty for all others."""
+    if user.state == "held":
+        return "is on hold in the directory: moves with a later plan, when that is lifted"
+    if user.state != "review":
+        return ""
+    rule = user.scope_rule.rpartition("/")[2]
+    why = {
+        "scope.statuses": "has a status that is not among scope.statuses",
+        "unknown": "has a country of residence that is no code of ISO 3166-1",
+        "no-country": "has no country of residence",
+    }.get(rule, "lives where scope.decisions says review")
+    return f"{why}: mend the directory or the spec and plan again, or accept that they stay"
+
+
 # two plans
+
+
+def value_text(value: Any) -> str:
+    """A spec's value as a person reads it; a dash where there is none."""
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def diff_document(found: PlanDiff) -> dict[str, Any]:

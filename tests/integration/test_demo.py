@@ -35,6 +35,9 @@ def test_the_demo_migrates_its_world_and_proves_it(tmp_path: Path) -> None:
     assert done.stdout.count("✓") == 5
     assert "✗" not in done.stdout
     assert "kill -9" in done.stdout
+    assert "the plan is blocked" in done.stdout  # also where stdout is a file: it is the answer there
+    look = done.stdout.strip().splitlines()[-1].split()
+    assert subprocess.run(look, cwd=tmp_path, capture_output=True, check=False).returncode == 0  # the hint works
     assert not (tmp_path / "demo" / "left-over").exists()
 
 

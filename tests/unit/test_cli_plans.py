@@ -147,6 +147,26 @@ def test_a_user_who_stays_is_explained_too(run: Run, spec: str) -> None:
     assert run("explain", "carl", "--json").answer["user"]["state"] == "out"
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("anna,IE,active,true", "is on hold in the directory"),
+        ("anna,IE,leaving,false", "a status that is not among scope.statuses"),
+        ("anna,,active,false", "has no country of residence"),
+        ("anna,XX,active,false", "no code of ISO 3166-1"),
+        ("anna,SJ,active,false", "lives where scope.decisions says review"),
+    ],
+)
+def test_why_somebody_waits_is_said_in_words(run: Run, tmp_path: Path, row: str, words: str) -> None:
+    """On hold or in review: the reason, and what would change it; who moves has none."""
+    text = SPEC.replace("[[layout", '[directory.columns]\nhold = "hold"\nstatus = "status"\n[[layout', 1)
+    spec = build_workspace(tmp_path, spec=text + '[scope.decisions]\nSJ = "review"\n')
+    (tmp_path / "users.csv").write_text(f"user_id,country,status,hold\n{row}\nbert,IE,active,false\n", newline="")
+    run("plan", str(spec))
+    assert words in run("explain", "anna").out
+    assert "reason" not in run("explain", "bert").out
+
+
 def test_a_users_id_can_come_from_stdin(run: Run, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 10: so that it stands in no list of processes."""
     run("plan", spec)
@@ -173,6 +193,28 @@ def test_two_plans_are_compared(run: Run, spec: str, tmp_path: Path) -> None:
     assert "waves.count" in out
     assert run("diff", before[:12], after[:12], "--json").answer["copies_added"]["copies"] == 2
     assert "the same" in run("diff", after, after).out
+
+
+def test_a_changed_rule_is_told_by_its_name_and_no_list_is_repeated(run: Run, spec: str) -> None:
+    """Of two lists of rules: which rule, and which key of it; one that was added; and another order."""
+    more = '[[layout.rules]]\nname = "odd"\npattern = "odd/{rest}"\nshared = true\n'
+    text = SPEC.replace("[[placement.rules]]", f"{more}[[placement.rules]]")
+    Path(spec).write_text(text)
+    before = run("plan", spec, "--json").answer["digest"]
+    Path(spec).write_text(text.replace('category = "restricted"', 'category = "allowable"'))
+    after = run("plan", spec, "--json").answer["digest"]
+    changed = run("diff", before, after, "--json").answer["spec"]
+    assert [(one["key"], one["before"], one["after"]) for one in changed] == [
+        ("layout.rules.all.category", "restricted", "allowable")
+    ]
+    Path(spec).write_text(SPEC)
+    less = run("plan", spec, "--json").answer["digest"]
+    assert [one["key"] for one in run("diff", before, less, "--json").answer["spec"]] == ["layout.rules.odd"]
+    assert "layout.rules.odd" in run("diff", before, less).out
+    first = text.index("[[layout.rules]]")
+    Path(spec).write_text(text[:first] + more + text[first:].replace(more, ""))
+    turned = run("plan", spec, "--json").answer["digest"]
+    assert [one["key"] for one in run("diff", before, turned, "--json").answer["spec"]] == ["layout.rules: order"]
 
 
 def test_what_blocks_can_be_listed_by_name(run: Run, spec: str) -> None:

@@ -58,7 +58,10 @@ def test_init_writes_a_workspace(run: Run, tmp_path: Path) -> None:
     assert stat.S_IMODE((place / ".migrate").stat().st_mode) == 0o700
     assert stat.S_IMODE((place / ".migrate/pseudonym.key").stat().st_mode) == 0o600
     assert "next: fill in" in done.err
+    assert "MIGRATE_COUNTRY" in done.err
+    assert f"wrote  {place / '.migrate/ledger.sqlite'}" in done.out
     assert [(row.verb, row.exit_code) for row in runs_of(place)] == [("init", 0)]
+    assert "ledger" not in run("init", str(place)).out
 
 
 def test_init_keeps_what_is_there(run: Run, tmp_path: Path) -> None:
@@ -74,6 +77,15 @@ def test_init_keeps_what_is_there(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "plans/clover.toml").read_text() == "mine"
     assert (tmp_path / ".gitignore").read_text() == "*.pyc\n.migrate/\n"
     assert (tmp_path / ".migrate/pseudonym.key").read_bytes() == key
+
+
+@pytest.mark.parametrize("words", [("show",), ("diff", "a", "b"), ("run",), ("explain", "anna")])
+def test_where_no_workspace_is_the_way_to_one_is_told(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Often it is the wrong folder; nothing is made there."""
+    done = run(*words)
+    assert done.code == ExitCode.USAGE
+    assert "migrate init" in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_init_by_force_keeps_the_key(run: Run, tmp_path: Path) -> None:
