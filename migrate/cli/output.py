@@ -218,14 +218,17 @@ def _labelled(label: str, style: str, text: str, width: int) -> Text:
 
 
 def _folded(text: str, width: int) -> str:
-    """A line of words, folded to `width`. What stands in backticks is a command to copy: it is one word, however long."""
+    """A line of words, folded to `width`. What stands in backticks is a command to copy, and one word: one that is longer than a
+    line stands on a line of its own, as it is to be typed, and is left to the terminal to break."""
     lines = [""]
     for blanks, word in re.findall(r"(\s*)((?:`[^`]*`|[^\s`])+|`\S*)", text):
-        if lines[-1].strip() and len(lines[-1]) + len(blanks) + len(word) > width:
+        if len(word) > width and word[0] == "`":
+            lines += [f"  {word.strip('`.,;')}", ""]
+        elif lines[-1].strip() and len(lines[-1]) + len(blanks) + len(word) > width:
             lines.append(word)
         else:
-            lines[-1] += blanks + word
-    return "\n".join(lines)
+            lines[-1] += blanks + word if lines[-1] or len(lines) == 1 else word
+    return "\n".join(lines if lines[-1] else lines[:-1])
 
 
 def _trimmed(text: str, terminal: bool) -> str:

@@ -13,6 +13,7 @@ from migrate.model import CensusClass
 from migrate.planner.summary import PlanSummary
 from migrate.report import plan_view
 from migrate.spec import Spec, spec_time
+from migrate.units import number_of
 
 _SHARE = (Column("users", number=True), Column("copies", number=True), Column("bytes", number=True))
 
@@ -63,7 +64,8 @@ def _head(output: Output, summary: PlanSummary, spec: Spec, *, built: bool) -> N
     users = ", ".join(f"{count:,} {state}" for state, count in summary.users.items() if count)
     output.line(what, style="bold")
     output.line(f"  users     {users or 'none'}")
-    output.line(f"  moves     {summary.objects:,} objects as {summary.copies:,} copies, in {summary.batches:,} batches")
+    objects, copies = number_of(summary.objects, "object"), number_of(summary.copies, "copy", "copies")
+    output.line(f"  moves     {objects} as {copies}, in {number_of(summary.batches, 'batch', 'batches')}")
     requests, duration = plan_view.forecast_lines(summary)
     output.line(f"  requests  {requests}")
     output.line(f"  time      {duration}")

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from migrate.cli.context import make_context
 from migrate.cli.logs import start_logs
-from migrate.cli.output import Column, Output, safe, to_json
+from migrate.cli.output import Column, Output, _folded, safe, to_json
 from migrate.errors import DeniedError
 from migrate.model import Role
 
@@ -119,6 +119,27 @@ def test_a_styled_cell_keeps_its_text(capsys: pytest.CaptureFixture[str]) -> Non
     """Styles are for terminals."""
     Output().table([Column("a")], [(Text("b", style="red"),)])
     assert capsys.readouterr().out == "a\nb\n"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 10_000])
+def test_a_command_is_never_broken(width: int) -> None:
+    """Words are folded; what stands in backticks is one word, and where it is longer than a line it stands alone, unquoted."""
+    command = "migrate run abc --accept kind:1:0123456789ab"
+    lines = _folded(f"next: Decide them, or accept them: `{command}`; then look with `migrate show`.", width).split(
+        "\n"
+    )
+    assert any(command in line for line in lines)
+    assert any("`migrate show`." in line for line in lines)
+    if len(command) + 2 > width:
+        assert f"  {command}" in lines
+    assert all(len(line) <= width or line == f"  {command}" for line in lines)
+    assert " ".join(" ".join(lines).split()).startswith("next: Decide them, or accept them:")
+
+
+def test_an_empty_line_stays_and_blanks_before_it_do(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is shown as it is goes through the folding unchanged."""
+    for text in ("", "  indented  twice", "a `lonely mark"):
+        assert _folded(text, 80) == text
 
 
 def test_with_json_no_words_are_said(capsys: pytest.CaptureFixture[str]) -> None:

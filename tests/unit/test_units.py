@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.units import format_duration, format_size, parse_duration, parse_percent, parse_rate, parse_size
+from migrate.units import (
+    format_duration,
+    format_size,
+    number_of,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +112,9 @@ def test_a_size_is_shown_in_three_digits(size_bytes: int, text: str) -> None:
 def test_a_duration_is_shown_in_two_units(seconds: float, text: str) -> None:
     """The larger two that there are."""
     assert format_duration(seconds) == text
+
+
+def test_a_number_of_things_is_in_the_plural_unless_it_is_one() -> None:
+    """As English has it, with the plural of its own where there is one."""
+    assert [number_of(count, "user") for count in (0, 1, 1200)] == ["0 users", "1 user", "1,200 users"]
+    assert number_of(2, "copy", "copies") == "2 copies"
