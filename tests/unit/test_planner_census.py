@@ -261,7 +261,7 @@ def test_a_country_without_a_decision_stops_planning(tmp_path: Path) -> None:
 def test_a_country_without_a_rule_stops_planning(tmp_path: Path) -> None:
     """No user is left out of the placement in silence."""
     rules = {"rules": [{"name": "nordic", "countries": ["NO"], "home": ["hamar"]}]}
-    with pytest.raises(RefusedError, match=r"DE \(1 users\)"):
+    with pytest.raises(RefusedError, match=r"DE \(1 user\)"):
         make_world(tmp_path, PEOPLE, us=[], singapore=[]).plan(spec_with(placement=rules))
 
 
@@ -270,7 +270,7 @@ def test_no_site_with_room_stops_planning(tmp_path: Path) -> None:
     sites = spec_with().model_dump(mode="json")["sites"]
     for name in ("dublin-1", "dublin-2"):
         sites[name]["capacity"] = 5
-    with pytest.raises(RefusedError, match=r"capacity left.*DE \(1 users\)"):
+    with pytest.raises(RefusedError, match=r"capacity left.*DE \(1 user\)"):
         make_world(tmp_path, PEOPLE, us=[Item("mail/in/x")], singapore=[]).plan(spec_with(sites=sites))
 
 
