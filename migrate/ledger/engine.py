@@ -182,7 +182,7 @@ class Database:
             )
         if isinstance(error, sa_exc.IntegrityError):
             return LedgerError(f"the ledger's constraints do not allow this: {text}")
-        if "malformed" in text:
+        if "malformed" in text or "Could not decode" in text:
             return IntegrityError(
                 f"the ledger {name} is damaged: {text}", remedy="put a backup of it back (`migrate ledger backup`)"
             )
@@ -195,11 +195,12 @@ class Database:
 
 
 def _driver_text(error: sa_exc.DBAPIError) -> str:
-    """What the driver said, without the values of any row: the first line, and of PostgreSQL only the primary message."""
+    """What the driver said, without the values of any row: the first line, of PostgreSQL only the primary message, and of
+    SQLite no text that it could not decode."""
     original = error.orig
     primary = getattr(getattr(original, "diag", None), "message_primary", None)
     lines = str(primary or original).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].split(" with text ")[0] if lines else type(error).__name__
 
 
 def _check_place(path: Path) -> None:
