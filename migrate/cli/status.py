@@ -13,7 +13,7 @@ from migrate.cli.output import Column
 from migrate.cli.records import existing_ledger
 from migrate.cli.working import show_standing
 from migrate.errors import IntegrityError, UsageError
-from migrate.jobs.common import check_sums
+from migrate.jobs.common import check_sums, registered
 from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, Ledger, Pass, UserRow
 from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader, find_plan
@@ -48,7 +48,7 @@ def status(
     start_logs(context)
     found = find_plan(context.workspace, plan)
     with existing_ledger(context) as ledger:
-        plan_id = None if ledger is None else ledger.plan_id(found.digest)
+        plan_id = None if ledger is None else registered(found, ledger)
         if ledger is None or plan_id is None:
             _not_begun(context, found, user)
         elif user is not None:

@@ -20,6 +20,7 @@ from migrate.jobs.common import (
     free_dead_leases,
     parse_waves,
     refuse_early,
+    registered,
     unfinished,
 )
 from migrate.jobs.extras import find_loose_extras, forget_listings
@@ -73,7 +74,7 @@ class VerifyEnd:
 
 def plan_id_of(plan: Plan, ledger: Ledger) -> int:
     """The plan's id in the ledger. LaterError where nothing of it was run yet."""
-    plan_id = ledger.plan_id(plan.digest)
+    plan_id = registered(plan, ledger)
     if plan_id is None:
         raise LaterError("nothing of this plan was copied yet", remedy=f"`migrate run {plan.digest[:12]}` comes first.")
     return plan_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -97,6 +97,18 @@ def plan_entry(plan: Plan) -> PlanEntry:
     )
 
 
+def registered(plan: Plan, ledger: Ledger) -> int | None:
+    """The plan's id in the ledger; None where no run has registered it. IntegrityError where its row is not the plan's."""
+    row = next((row for row in ledger.plans() if row.entry.digest == plan.digest), None)
+    if row is None:
+        return None
+    if replace(row.entry, built_at=plan.built_at) != plan_entry(
+        plan
+    ):  # built again from the same inputs, it is the same
+        raise IntegrityError("the ledger's row of the plan is not what the plan says", remedy=ASK_A_PERSON)
+    return row.id
+
+
 def users_with_a_row(plan: Plan) -> Iterator[UserInfo]:
     """The users that the ledger keeps: all of the plan but those out of scope."""
     return (user for user in plan.users() if user.state != "out")
@@ -185,6 +197,8 @@ def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None
     for wave in waves:
         if sum(wave.outcomes.values()) != wave.copies or any(count < 0 for count in wave.outcomes.values()):
             raise IntegrityError(f"the outcomes of wave {wave.wave} do not add up to its copies", remedy=ASK_A_PERSON)
+        if _settled(wave)[0] == wave.copies and wave.done_bytes != wave.size_bytes:
+            raise IntegrityError(f"the bytes of wave {wave.wave} do not add up to its copies'", remedy=ASK_A_PERSON)
         if not unfinished([wave]) and wave.tallied != _settled(wave):
             raise IntegrityError(
                 f"the users of wave {wave.wave} do not count the copies that its batches count", remedy=ASK_A_PERSON

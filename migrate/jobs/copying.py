@@ -21,6 +21,7 @@ from migrate.jobs.common import (
     parse_waves,
     plan_entry,
     refuse_early,
+    registered,
     unfinished,
     users_with_a_row,
 )
@@ -225,7 +226,7 @@ def run_plan(
 
 
 def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now: Callable[[], datetime]) -> int:
-    plan_id = ledger.plan_id(plan.digest)
+    plan_id = registered(plan, ledger)
     accepted = {} if plan_id is None else ledger.acceptances(plan_id)
     blockers = open_blockers(plan, accepted, request.accept)
     if blockers:
