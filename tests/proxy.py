@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 _BLOCK_BYTES = 256 * 1024
@@ -31,11 +32,13 @@ class RecordingProxy:
     """Forwards to `upstream` (`http://HOST:PORT`) and keeps a list of what it forwarded, in `seen`.
 
     `wants_md5`: a PUT of an object without Content-MD5 is refused, as S3 does where a bucket gives each a retention period.
+    From when `redirect` is set, status and endpoint, every request is told to go there instead, to a bucket in another region.
     """
 
     def __init__(self, upstream: str, kind: type[ForwardHandler] | None = None, *, wants_md5: bool = False) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.wants_md5 = wants_md5
+        self.redirect: tuple[int, str] | None = None
         self.seen: list[Seen] = []
         handler = type("Handler", (kind or ForwardHandler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -89,6 +92,11 @@ class ForwardHandler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("content-length") or 0))
             self._refuse(b"<Error><Code>InvalidRequest</Code><Message>Content-MD5 is required</Message></Error>")
             return
+        if self.owner.redirect is not None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            status, there = self.owner.redirect
+            self._refuse(b"", status, {"Location": there + self.path, "x-amz-bucket-region": "ap-southeast-1"})
+            return
         connection = http.client.HTTPConnection(self.owner.upstream, timeout=60)
         with contextlib.closing(connection):
             self.send_head(connection)
@@ -109,9 +117,11 @@ class ForwardHandler(BaseHTTPRequestHandler):
         """Those of an answer that are not about one connection."""
         return ((name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP)
 
-    def _refuse(self, document: bytes) -> None:
-        self.owner.note(self, 400)
-        self.send_response_only(400)
+    def _refuse(self, document: bytes, status: int = 400, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.owner.note(self, status)
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(document)))
         self.end_headers()
         self.wfile.write(document)
