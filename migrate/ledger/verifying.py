@@ -287,14 +287,12 @@ def _move_users(connection: Connection, lease: Lease, users: Mapping[str, UserCh
     full = _moves_users_on(connection, found)
     table = schema.users
     back = {user_id for user_id, check in users.items() if check.wrong or (full and check.unknown)}
+    verified = table.c.state == UserState.VERIFIED.value
+    # what another pass had matched of them so far is void too: it may have looked before the copy went wrong
     statement = (
         update(table)
-        .where(
-            table.c.user_id == bindparam("of_user"),
-            table.c.plan_id == lease.plan_id,
-            table.c.state == UserState.VERIFIED.value,
-        )
-        .values(state=UserState.COPIED.value, matched=0, matched_pass=None)
+        .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
+        .values(state=case((verified, UserState.COPIED.value), else_=table.c.state), matched=0, matched_pass=None)
     )
     for chunk in chunks(sorted(back)):
         connection.execute(statement, [{"of_user": user_id} for user_id in chunk])

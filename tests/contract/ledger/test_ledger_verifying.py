@@ -105,6 +105,23 @@ def test_a_verified_user_with_something_wrong_goes_back(world: World, sample_ppm
     assert [world.state("anna"), world.state("bjorn")] == ["verified", "copied"]
 
 
+def test_what_is_known_to_be_wrong_voids_what_an_open_pass_had_matched(world: World) -> None:
+    """A copy goes missing after the pass looked at it, and another pass sees that: the first one verifies nobody by its sum
+    (invariant 9). A pass from the start does, once the copy is back."""
+    world.copy_all()
+    opened = world.start_pass()
+    world.check(must(world.lease_check(opened)))
+    world.check(must(world.lease_check(opened)))  # one of carla's two batches, all of it there
+    other = world.start_pass(Level.LISTING)
+    world.check(must(world.lease_check(other)))
+    world.check(must(world.lease_check(other)), {0: Verdict.MISSING})
+    world.check_all(opened)
+    world.ledger.end_pass(opened.id, NOW)
+    assert states(world) == ["verified", "verified", "copied", "verified", "verified"]
+    world.check_all(world.start_pass())
+    assert world.state("carla") == UserState.VERIFIED
+
+
 def test_a_verified_user_stays_so_while_verified_again(world: World) -> None:
     """The second pass has seen only half of a split user, which says nothing against the first."""
     world.copy_all()
