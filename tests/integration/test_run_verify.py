@@ -452,9 +452,11 @@ def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(tmp_path: P
         )
     spec.write_text(text)
     keys = {"TARGET_ACCESS_KEY_ID": "key", "TARGET_SECRET_ACCESS_KEY": "secret"}
-    code, _, err = finish(world.start("plan", str(spec), **keys))
+    code, out, err = finish(world.start("plan", str(spec), "--json", **keys))
     assert code == 0, err
-    process = world.start("run", "--wave", "all", **keys)
+    (blocker,) = json.loads(out)["blockers"]  # nobody could probe the silent targets
+    assert blocker["kind"] == "unprobed"
+    process = world.start("run", "--wave", "all", "--accept", blocker["accept"], **keys)
     waiting = []
     silent.settimeout(30)
     while len(waiting) < 32:
