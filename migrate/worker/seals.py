@@ -54,7 +54,10 @@ class Seals:
         self._connection = duckdb.connect(
             ":memory:", config={"threads": 1, "memory_limit": "128MB", "temp_directory": ""}
         )
-        self.folder_of(folder, plan_digest).mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = self.folder_of(folder, plan_digest)
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (folder, own):
+            each.chmod(0o700)  # what was there already, too
 
     @staticmethod
     def folder_of(folder: Path, plan_digest: str) -> Path:
