@@ -1,10 +1,12 @@
 """A store in memory, for tests: it behaves as a good S3 server does, or as a worse one where a test says so.
 
 A `MemoryPlace` holds the data, and what its "server" is able to do; `place(NAME)` is the one behind every `memory:NAME` URL of
-this process. A `MemoryStore` is one opening of a place. Two hooks of a place let a test break things at an exact moment:
-`fault(operation, key)` is called before an operation and may raise any StoreError or block; `after(operation, key)` is called
-when the effect is there and the answer is not: what it raises is a lost response. Neither is called under a lock. The
-operations are the methods' names, and `read` for the body of a GET; a listing calls them once a page, with its prefix as key.
+this process. A `MemoryStore` is one opening of a place. Three hooks of a place let a test break things at an exact moment:
+`fault(operation, key)` is called before an operation and may raise any StoreError or block; `deliver(operation, key, effect)` is
+handed what a writing request does, and may do it now, or keep it and raise: a request that stalled, which lands when the effect
+is called later, and is judged by what the store holds then; `after(operation, key)` is called when the effect is there and the
+answer is not: what it raises is a lost response. None is called under a lock. The operations are the methods' names, and `read`
+for the body of a GET; a listing calls them once a page, with its prefix as key.
 """
 
 from __future__ import annotations
@@ -185,10 +187,14 @@ class MemoryStore:
         able = self.place.able
         if found_md5 != md5 and able.refuses_wrong_md5:
             raise CorruptBodyError(self.name, "put", "the MD5 is another", key=key)
-        with self.place.lock:
-            if able.conditional_put:
-                self._check_condition("put", key, create_only, if_match)
-            info = self.place.lay(self._info(key, data, found_md5.hex(), attributes), data, tags)
+
+        def effect() -> ObjectInfo:
+            with self.place.lock:
+                if able.conditional_put:
+                    self._check_condition("put", key, create_only, if_match)
+                return self.place.lay(self._info(key, data, found_md5.hex(), attributes), data, tags)
+
+        info: ObjectInfo = self.place.deliver("put", key, effect)
         self.place.after("put", key)
         if found_md5 != md5:
             raise CorruptBodyError(self.name, "put", "what the store holds has another MD5", key=key)
@@ -199,8 +205,12 @@ class MemoryStore:
         if not self.place.able.multipart:
             raise UnsupportedError(self.name, "create_upload", "the store takes no object in parts", key=key)
         upload_id = secrets.token_hex(16)
-        with self.place.lock:
-            self.place.uploads[upload_id] = HeldUpload(key, attributes)
+
+        def effect() -> None:
+            with self.place.lock:
+                self.place.uploads[upload_id] = HeldUpload(key, attributes)
+
+        self.place.deliver("create_upload", key, effect)
         self.place.after("create_upload", key)
         return upload_id
 
@@ -211,9 +221,13 @@ class MemoryStore:
         if found_md5.digest() != md5:
             raise CorruptBodyError(self.name, "put_part", "the MD5 is another", key=key)
         etag = found_md5.hexdigest()
-        with self.place.lock:
-            upload = self._upload("put_part", key, upload_id)
-            upload.parts[number] = (PartInfo(number, etag, len(data)), data)
+
+        def effect() -> None:
+            with self.place.lock:
+                upload = self._upload("put_part", key, upload_id)
+                upload.parts[number] = (PartInfo(number, etag, len(data)), data)
+
+        self.place.deliver("put_part", key, effect)
         self.place.after("put_part", key)
         return etag
 
@@ -221,41 +235,38 @@ class MemoryStore:
         self._begin_writing("complete_upload", key, new=True)
         if tags:
             self._need_tags("complete_upload", key)
-        with self.place.lock:
-            upload = self._upload("complete_upload", key, upload_id)
-            there = [upload.parts.get(part.number) for part in parts]
-            if not parts or any(
-                held is None or held[0].etag != part.etag for held, part in zip(there, parts, strict=True)
-            ):
-                raise PermanentStoreError(self.name, "complete_upload", "a named part is not there", key=key)
-            data = b"".join(held[1] for held in there if held is not None)
-            md5s = b"".join(bytes.fromhex(part.etag) for part in parts)
-            etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
-            info = self.place.lay(self._info(key, data, etag, upload.attributes), data, tags)
-            del self.place.uploads[upload_id]
+        info: ObjectInfo = self.place.deliver("complete_upload", key, lambda: self._join(key, upload_id, parts, tags))
         self.place.after("complete_upload", key)
         return PutResult(info.etag, info.version_id)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         self._begin_writing("abort_upload", key)
-        with self.place.lock:
-            upload = self.place.uploads.get(upload_id)
-            if upload is not None and upload.key == key:
-                del self.place.uploads[upload_id]
+
+        def effect() -> None:
+            with self.place.lock:
+                upload = self.place.uploads.get(upload_id)
+                if upload is not None and upload.key == key:
+                    del self.place.uploads[upload_id]
+
+        self.place.deliver("abort_upload", key, effect)
         self.place.after("abort_upload", key)
 
     def put_tags(self, key: str, tags: Tags) -> None:
         self._begin_writing("put_tags", key)
         self._need_tags("put_tags", key)
-        with self.place.lock:
-            found = self._find("put_tags", key, None)
-            found.tags = dict(tags)
-            found.info = replace(found.info, tag_count=len(tags))
+
+        def effect() -> None:
+            with self.place.lock:
+                found = self._find("put_tags", key, None)
+                found.tags = dict(tags)
+                found.info = replace(found.info, tag_count=len(tags))
+
+        self.place.deliver("put_tags", key, effect)
         self.place.after("put_tags", key)
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
         self._begin_writing("delete", key)
-        self.place.remove(key, version_id)
+        self.place.deliver("delete", key, lambda: self.place.remove(key, version_id))
         self.place.after("delete", key)
 
     def close(self) -> None:
@@ -293,6 +304,21 @@ class MemoryStore:
         if upload is None or upload.key != key:
             raise NotFoundError(self.name, operation, "the upload is gone", key=key)
         return upload
+
+    def _join(self, key: str, upload_id: str, parts: Sequence[PartInfo], tags: Tags) -> ObjectInfo:
+        with self.place.lock:
+            upload = self._upload("complete_upload", key, upload_id)
+            there = [upload.parts.get(part.number) for part in parts]
+            if not parts or any(
+                held is None or held[0].etag != part.etag for held, part in zip(there, parts, strict=True)
+            ):
+                raise PermanentStoreError(self.name, "complete_upload", "a named part is not there", key=key)
+            data = b"".join(held[1] for held in there if held is not None)
+            md5s = b"".join(bytes.fromhex(part.etag) for part in parts)
+            etag = f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}"
+            info = self.place.lay(self._info(key, data, etag, upload.attributes), data, tags)
+            del self.place.uploads[upload_id]
+        return info
 
     def _check_condition(self, operation: str, key: str, create_only: bool, if_match: str | None) -> None:
         found = self.place.find(key)

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from migrate.model import Attributes, ObjectInfo, Tags
 from migrate.stores.base import Capabilities, PartInfo
@@ -30,10 +31,16 @@ ALL_CAPABILITIES = Capabilities(
 )
 
 Hook = Callable[[str, str], None]
+Delivery = Callable[[str, str, Callable[[], Any]], Any]
 
 
 def _nothing(operation: str, key: str) -> None:
     """The hook of a place that works."""
+
+
+def _at_once(_operation: str, _key: str, effect: Callable[[], Any]) -> Any:
+    """How a request arrives where nothing stalls."""
+    return effect()
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class MemoryPlace:
         self.now = now
         self.fault: Hook = _nothing
         self.after: Hook = _nothing
+        self.deliver: Delivery = _at_once
         self.lock = threading.RLock()
         self.uploads: dict[str, HeldUpload] = {}
         self._versions: dict[str, list[HeldVersion]] = {}
