@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from migrate.errors import StoreError, UnsupportedError
+from migrate.errors import NotFoundError, StoreError, UnsupportedError
 from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
 from migrate.stores.base import Store
 from migrate.transfer.integrity import composite_etag, digest_of, has_digest
-from migrate.transfer.parts import PartSent, whole_digest
+from migrate.transfer.parts import PartSent, Upload, whole_digest
 from migrate.transfer.whole import kept_attributes
 
 
@@ -84,3 +84,20 @@ def holds_parts(
             return digest_of(download, part_bytes)
 
     return has_digest(read, whole_digest(parts), store.name)
+
+
+def kept_parts(store: Store, key: str, known: Upload) -> dict[int, PartSent] | None:
+    """The parts in the ledger that the store has as well; None where it does not know the upload."""
+    try:
+        listed = store.list_parts(key, known.started.upload_id)
+    except NotFoundError:
+        return None
+    there = {(part.number, part.etag, part.size) for part in listed}
+    return {number: part for number, part in known.parts.items() if (number, part.etag, part.size) in there}
+
+
+def drop_uploads(store: Store, key: str) -> None:
+    """Abort every upload for the key."""
+    for upload in store.list_uploads(key):
+        if upload.key == key:
+            store.abort_upload(key, upload.upload_id)

@@ -31,7 +31,7 @@ from migrate.model import (
 from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.existing import Wanted, holds_parts
+from migrate.transfer.existing import Wanted, drop_uploads, holds_parts, kept_parts
 from migrate.transfer.integrity import composite_etag, is_same, part_bytes_for, part_ranges
 from migrate.transfer.parts import (
     Begun,
@@ -144,9 +144,28 @@ class PartedCopy:
         copies = tuple(self._open.values())
         return Job(0, lambda: Finished(tuple(self._finish(copy) for copy in copies)))
 
+    def give_up(self, started: Sequence[UploadStarted]) -> Job:
+        """Instead of `on_begun`, where nobody may go on: take away the uploads that were just begun, and no others."""
+        stores = {copy.ordinal: copy.store for copy in self._copies}
+
+        def abort() -> Finished:
+            for upload in started:
+                self._abort(stores[upload.ordinal], upload)
+            return Finished(())
+
+        return Job(0, abort)
+
     # in threads
 
     def _begin(self) -> Begun:
+        begun = self._look()
+        for copy in self._copies:
+            if copy.ordinal not in begun.uploads:
+                # it has its outcome, and the ledger forgets its upload with it: no part of it may stay at the target
+                self._quietly(copy.store, partial(drop_uploads, key=self.planned.target_key))
+        return begun
+
+    def _look(self) -> Begun:
         try:
             info = self._caller.call(self.planned.store, lambda store: store.head(self.planned.key))
             check_source(self.planned, info)
@@ -184,32 +203,15 @@ class PartedCopy:
         known = self._known.get(copy.ordinal)
         result = self._settle_existing(store, copy, wanted, self._complete(known))
         if result is not None:
-            if known is not None:
-                store.abort_upload(key, known.started.upload_id)
             return result
         if known is not None and known.started.part_bytes == self.part_bytes:
-            kept = self._kept_parts(store, known) if known.started.attributes == wanted.digest else None
+            kept = kept_parts(store, key, known) if known.started.attributes == wanted.digest else None
             if kept is not None:
                 return Upload(known.started, kept)
-        self._drop_uploads(store)  # from a life whose ledger entry was lost: parts in the wrong hands
+        drop_uploads(store, wanted.key)  # from a life whose ledger entry was lost: parts in the wrong hands
         upload_id = store.create_upload(key, attributes=wanted.attributes)
         pause_at(PausePoint.UPLOAD_CREATED)
         return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, wanted.digest), {})
-
-    def _drop_uploads(self, store: Store) -> None:
-        """Abort every upload for the target key."""
-        for upload in store.list_uploads(self.planned.target_key):
-            if upload.key == self.planned.target_key:
-                store.abort_upload(upload.key, upload.upload_id)
-
-    def _kept_parts(self, store: Store, known: Upload) -> dict[int, PartSent] | None:
-        """The parts in the ledger that the store has as well; None where it does not know the upload."""
-        try:
-            listed = store.list_parts(self.planned.target_key, known.started.upload_id)
-        except NotFoundError:
-            return None
-        there = {(part.number, part.etag, part.size) for part in listed}
-        return {number: part for number, part in known.parts.items() if (number, part.etag, part.size) in there}
 
     def _settle_existing(
         self,
@@ -291,7 +293,7 @@ class PartedCopy:
             if self._ordered is not None:
                 self._ordered.give_up()
             for copy in list(self._open.values()):
-                self._abort(copy)
+                self._abort(copy.copy.store, copy.upload)
             return PartDone(number, size, (), self._source_results(error))
         if self._ordered is not None:
             self._ordered.feed(number, body)
@@ -305,7 +307,7 @@ class PartedCopy:
             try:
                 sent.append(self._put_part(copy, number, body))
             except StoreError as error:
-                self._abort(copy)
+                self._abort(copy.copy.store, copy.upload)
                 gone.append(failed(copy.copy, error))
         return PartDone(number, size, tuple(sent), tuple(gone))
 
@@ -350,11 +352,9 @@ class PartedCopy:
         try:
             evidence = self._final_evidence(parts)
             return self._caller.call(copy.copy.store, lambda store: self._join(store, copy, wanted, parts, evidence))
-        except (DriftedError, CorruptBodyError) as error:
-            self._abort(copy)
+        except (DriftedError, StoreError) as error:
+            self._abort(copy.copy.store, copy.upload)
             return _ended(copy.copy, error)
-        except StoreError as error:
-            return failed(copy.copy, error)
 
     def _join(
         self, store: Store, copy: _Open, wanted: Wanted, parts: Sequence[PartSent], evidence: Evidence
@@ -383,7 +383,7 @@ class PartedCopy:
         ):
             raise CorruptBodyError(store.name, "complete", "the joined object is not what was sent", key=found.key)
         wanted.demand_kept(store, found)
-        self._drop_uploads(store)  # of a request to begin one that reached the store twice
+        drop_uploads(store, wanted.key)  # of a request to begin one that reached the store twice
         return self._receipt(Outcome.COPIED, copy.copy.ordinal, parts, wanted.digest, found, evidence)
 
     def _final_evidence(self, parts: Sequence[PartSent]) -> Evidence:
@@ -420,12 +420,13 @@ class PartedCopy:
         )
         return CopyResult(ordinal, outcome, receipt)
 
-    def _abort(self, copy: _Open) -> None:
-        """Take the parts away from the target; what cannot be taken away now is found by the next look for orphan uploads."""
+    def _abort(self, store_name: str, upload: UploadStarted) -> None:
+        self._quietly(store_name, lambda store: store.abort_upload(self.planned.target_key, upload.upload_id))
+
+    def _quietly(self, store_name: str, request: Callable[[Store], None]) -> None:
+        """Take parts away from a target; what cannot be taken away now is found by the next look for orphan uploads."""
         try:
-            self._caller.call(
-                copy.copy.store, lambda store: store.abort_upload(self.planned.target_key, copy.upload.upload_id)
-            )
+            self._caller.call(store_name, request)
         except StoreError:
             return
 

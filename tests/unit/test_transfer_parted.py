@@ -13,7 +13,7 @@ from migrate.errors import DeniedError, NotFoundError, TransientStoreError
 from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
 from migrate.stores.memory import ALL_CAPABILITIES
 from migrate.transfer.parted import PartedCopy
-from migrate.transfer.parts import Finished, OrderedMd5, Upload
+from migrate.transfer.parts import Begun, Finished, OrderedMd5, Upload
 
 BODY = b"".join(bytes([number]) * MIB for number in range(12))  # three parts of five, five and two MiB
 PARTS = [BODY[: 5 * MIB], BODY[5 * MIB : 10 * MIB], BODY[10 * MIB :]]
@@ -533,3 +533,48 @@ def test_a_part_that_was_read_wrong_in_an_earlier_life_is_sent_again() -> None:
     assert [result.receipt.evidence for result in results if result.receipt] == [Evidence.MD5] * 2
     assert [world.body(name, "big") == BODY for name in ("home", "backup")] == [True, True]
     assert [result.receipt.sha256 for result in results if result.receipt] == [SHA256] * 2
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_source_that_changed_before_a_resume_leaves_no_parts_behind(is_known: bool) -> None:
+    """The copy is drifted and the ledger forgets its upload, so that nobody would look for the parts again."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    run = PartedRun()
+    run.drive(parted(world, planned, run), stop_after_parts=2, finish=False)
+    assert len(world.places["home"].uploads) == 1
+    world.places["us"].seed("big", b"another")
+    results = PartedRun().drive(parted(world, planned, run if is_known else PartedRun()))
+    assert [result.outcome for result in results] == [Outcome.DRIFTED] * 2
+    assert not world.places["home"].uploads
+    assert not world.places["backup"].uploads
+
+
+def test_an_upload_is_aborted_where_the_join_fails_for_good() -> None:
+    """The copy is quarantined, and what was sent does not stay at the target."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+
+    def fault(operation: str, key: str) -> None:
+        if operation == "complete_upload":
+            raise TransientStoreError("home", operation, "500")
+
+    world.places["home"].fault = fault
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert {result.ordinal: result.outcome for result in results} == {0: Outcome.QUARANTINED, 1: Outcome.COPIED}
+    assert not world.places["home"].uploads
+
+
+def test_a_worker_without_its_lease_takes_away_what_it_began_and_nothing_else() -> None:
+    """Whoever has the batch now goes on with an upload of its own (design, invariant 5)."""
+    world = World()
+    planned = seed(world, etag=composite(BODY, 5 * MIB))
+    stale = parted(world, planned, PartedRun())
+    begun = stale.begin().run()
+    assert isinstance(begun, Begun)
+    others = [world.open(name).create_upload("big", attributes=Attributes()) for name in ("home", "backup")]
+    ended = stale.give_up(begun.started).run()
+    assert isinstance(ended, Finished)
+    assert not ended.settled
+    assert [list(world.places[name].uploads) for name in ("home", "backup")] == [[other] for other in others]
