@@ -9,7 +9,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from migrate.errors import StaleLeaseError
 from migrate.ledger import CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
 from migrate.model import CopyResult, Outcome, PlannedCopy, PlannedObject
 from migrate.pauses import PausePoint, pause_at
@@ -71,9 +70,7 @@ class CopyWork:
         self._parts: list[PartRow] = []
         self._counted: Counter[int] = Counter()  # bytes of copies under way that the tally has already
         self._tally = Tally()
-        self._stale: StaleLeaseError | None = (
-            None  # the batch is another's, and what we began is still to be taken away
-        )
+        self._recorded: set[str] = set()  # uploads that the ledger has from us
 
     def _open_ordinals(self, rows: Iterable[CopyRow]) -> set[int]:
         """The ordinals without an outcome. Once a batch was sealed, only what was put back is open."""
@@ -118,17 +115,19 @@ class CopyWork:
         assert isinstance(event, _Step), "a copying task returns one of these two"
         return self._take_step(event.parted, event.event)
 
+    def left_over(self, event: object) -> Iterable[Task]:
+        """Whoever has the batch now may have looked for uploads before these were begun: they are ours to take away."""
+        if not isinstance(event, _Step) or not isinstance(event.event, Begun):
+            return ()
+        unknown = [started for started in event.event.started if started.upload_id not in self._recorded]
+        return [self._step(event.parted, event.parted.give_up(unknown))] if unknown else ()
+
     def _take_step(self, parted: PartedCopy, event: object) -> Iterable[Task]:
         if isinstance(event, Begun):
             self._settle(event.settled)
-            try:
-                for started in event.started:
-                    # durable before its first part is sent, so that a killed run knows what it left behind
-                    self._start_upload(parted, started)
-            except StaleLeaseError as error:
-                # whoever has the batch now looked for uploads before these were begun, and need not look again
-                self._stale = error
-                return [self._step(parted, parted.give_up(event.started))]
+            for started in event.started:
+                # durable before its first part is sent, so that a killed run knows what it left behind
+                self._start_upload(parted, started)
             jobs = list(parted.on_begun(event))
             if not jobs and parted.is_open:  # every part was there already
                 jobs = [parted.finish()]
@@ -159,6 +158,7 @@ class CopyWork:
             attributes=started.attributes,
             run_id=self._tools.run_id,
         )
+        self._recorded.add(started.upload_id)
         pause_at(PausePoint.UPLOAD_RECORDED)
 
     def _settle(self, results: Iterable[CopyResult]) -> None:
@@ -191,9 +191,6 @@ class CopyWork:
         return len(self._results) + len(self._parts)
 
     def commit(self) -> None:
-        if self._stale is not None:
-            self._parts, self._results = [], []
-            return
         if self._parts:
             self._tools.ledger.record_parts(self.lease, self._parts)
             self._parts = []
@@ -206,8 +203,6 @@ class CopyWork:
             pause_at(PausePoint.GROUP_COMMITTED)
 
     def finish(self) -> None:
-        if self._stale is not None:
-            raise self._stale
         rows = self._tools.ledger.copy_rows(self.lease)
         receipts = [(row.ordinal, row.outcome, row.receipt) for row in rows if row.receipt is not None]
         seal = self._tools.seals.write_receipts(self.lease.number, self.lease.fence, receipts) if receipts else None

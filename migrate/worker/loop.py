@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -89,6 +89,7 @@ class _Active:
     ready: deque[Task] = field(default_factory=deque)
     outstanding: int = 0
     exhausted: bool = False
+    is_lost: bool = False  # the batch has another owner
 
     def next_task(self) -> Task | None:
         if self.ready:
@@ -221,19 +222,23 @@ class Worker:
     def _take(self, ended: Ended) -> None:
         self._in_flight -= 1
         self._budget.give(ended.task.cost)
-        active = self._by_work.get(id(ended.task.owner))
+        active = self._by_work[id(ended.task.owner)]
+        active.outstanding -= 1
         if ended.error is not None:
             raise ended.error
-        if active is None:
-            return  # its lease went stale; whoever has the batch now does it again
-        active.outstanding -= 1
-        try:
-            active.ready.extend(active.work.take(ended.event))
-        except StaleLeaseError:
-            self._drop(active)
+        active.ready.extend(self._next_tasks(active, ended.event))
+
+    def _next_tasks(self, active: _Active, event: object) -> Iterable[Task]:
+        """What follows from an event; once the batch is another's, only what takes away what we have begun."""
+        if not active.is_lost:
+            try:
+                return active.work.take(event)
+            except StaleLeaseError:
+                self._drop(active)
+        return active.work.left_over(event)
 
     def _commit_if_due(self) -> None:
-        waiting = sum(active.work.buffered for active in self._active)
+        waiting = sum(active.work.buffered for active in self._active if not active.is_lost)
         now = time.monotonic()
         if waiting and (waiting >= GROUP_RESULTS or now - self._committed_at >= GROUP_SECONDS):
             for active in list(self._active):
@@ -243,6 +248,8 @@ class Worker:
             self._committed_at = now
 
     def _commit(self, active: _Active) -> None:
+        if active.is_lost:
+            return
         try:
             active.work.commit()
         except StaleLeaseError:
@@ -258,18 +265,20 @@ class Worker:
 
     def _finish_done(self) -> None:
         for active in [active for active in self._active if active.is_done]:
-            try:
-                active.work.commit()
-                active.work.finish()
-            except StaleLeaseError:
-                self._drop(active)
-                continue
-            self._count(active.work)
+            if not active.is_lost:
+                try:
+                    active.work.commit()
+                    active.work.finish()
+                except StaleLeaseError:
+                    self._drop(active)
+                else:
+                    self._count(active.work)
             self._forget(active)
 
     def _drop(self, active: _Active) -> None:
-        """The batch has another owner: nothing of it is written any more."""
-        self._forget(active)
+        """The batch has another owner: nothing of it is written any more. What is in flight is waited for."""
+        active.is_lost = active.exhausted = True
+        active.ready.clear()
 
     def _forget(self, active: _Active) -> None:
         self._active.remove(active)
@@ -306,13 +315,14 @@ class Worker:
             if ended is None:
                 continue
             self._in_flight -= 1
-            active = self._by_work.get(id(ended.task.owner))
-            if active is not None and ended.error is None:
-                try:
-                    for _ in active.work.take(ended.event):
-                        pass  # tasks that would follow are left for the next run
-                except StaleLeaseError:
-                    self._drop(active)
+            active = self._by_work[id(ended.task.owner)]
+            if ended.error is not None:
+                continue
+            tasks = self._next_tasks(active, ended.event)  # left for the next run, unless the batch is another's
+            if active.is_lost:
+                for task in tasks:
+                    self._in_flight += 1
+                    self._pool.submit(task)
         for active in list(self._active):
             self._commit(active)
         self._finish_done()

@@ -41,6 +41,10 @@ class Work(Protocol):
         """Take a task's event; the tasks that follow from it."""
         ...
 
+    def left_over(self, event: object) -> Iterable[Task]:
+        """The lease is gone, and an event comes all the same: tasks that take away what it began. Nothing else is done then."""
+        ...
+
     @property
     def buffered(self) -> int:
         """How many results wait for the next group commit."""
