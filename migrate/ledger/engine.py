@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|glusterfs|gpfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|glusterfs|rclone|goofys|juicefs)"
 )
+_CACHE_KIB = 65_536  # users are registered in no order of their ids: with SQLite's 2 MB each would touch the disk
 
 
 def wal_is_safe(version: tuple[int, int, int]) -> bool:
@@ -226,6 +227,7 @@ def _sqlite_engine(url: URL, patience: Patience) -> Engine:
         connection.isolation_level = None  # autocommit: BEGIN is ours
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

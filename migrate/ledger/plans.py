@@ -207,10 +207,10 @@ def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo
 
 def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
     """A row of `users`, in the order of its columns."""
-    state = UserState(user.state)
-    if state is UserState.PLANNED and user.copies == 0:
-        state = UserState.COPIED  # nothing to copy: all of it is there
+    state = user.state
+    if user.copies == 0 and state == UserState.PLANNED:
+        state = UserState.COPIED.value  # nothing to copy: all of it is there
     where = (user.country, user.home, user.backup, user.wave)
     nothing_settled = (0, 0, 0, 0, None)
     batches = (user.first_batch, user.last_batch)
-    return (user.user_id, plan_id, *where, state.value, user.copies, user.size_bytes, *nothing_settled, *batches)
+    return (user.user_id, plan_id, *where, state, user.copies, user.size_bytes, *nothing_settled, *batches)

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Row
 
 from migrate.ledger import schema
 from migrate.ledger.core import Core, batch_info, in_batch
+from migrate.ledger.counts import NOWHERE
 from migrate.ledger.rows import (
     BatchRow,
     CheckCounts,
@@ -37,7 +38,7 @@ class Reading(Core):
 
     def progress(self, plan_id: int) -> list[WaveProgress]:
         """Where each wave stands, by wave; users without a wave last."""
-        batches, users = schema.batches, schema.users
+        batches, users = schema.batches, schema.user_counts
         sums = ["objects", "copies", "size_bytes", "done_bytes", *(outcome.value for outcome in _SETTLED)]
         with self._read() as connection:
             by_state = connection.execute(
@@ -49,13 +50,22 @@ class Reading(Core):
                 select(
                     users.c.wave,
                     users.c.state,
-                    func.count(),
+                    func.sum(users.c.users),
                     func.sum(users.c.good),
                     func.sum(users.c.quarantined),
                     func.sum(users.c.other),
                 )
                 .where(users.c.plan_id == plan_id)
                 .group_by(users.c.wave, users.c.state)
+                .having(func.sum(users.c.users) > 0)
+            ).all()
+            of_parts = connection.execute(
+                select(batches.c.wave, func.sum(schema.parts.c.size))
+                .join(
+                    batches, (batches.c.plan_id == schema.parts.c.plan_id) & (batches.c.number == schema.parts.c.number)
+                )
+                .where(schema.parts.c.plan_id == plan_id)
+                .group_by(batches.c.wave)
             ).all()
         totals: dict[int | None, Counter[str]] = defaultdict(Counter)
         states: dict[int | None, dict[BatchState, int]] = defaultdict(dict)
@@ -63,9 +73,12 @@ class Reading(Core):
         for wave, state, count, *values in by_state:
             states[wave][BatchState(state)] = count
             totals[wave].update({name: int(value) for name, value in zip(sums, values, strict=True)})
+        for wave, size in of_parts:
+            totals[wave]["part_bytes"] = int(size)
         tallies: dict[int | None, Counter[int]] = defaultdict(Counter)
-        for wave, state, count, *settled in of_users:
-            people[wave][UserState(state)] = count
+        for found, state, count, *settled in of_users:
+            wave = None if found == NOWHERE else found
+            people[wave][UserState(state)] = int(count)
             tallies[wave].update({place: int(value) for place, value in enumerate(settled)})
         waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
         return [_wave(wave, people[wave], states[wave], totals[wave], tallies[wave]) for wave in waves]
@@ -216,6 +229,7 @@ def _wave(
         size_bytes=totals["size_bytes"],
         outcomes=outcomes,
         done_bytes=totals["done_bytes"],
+        part_bytes=totals["part_bytes"],
         tallied=(tallied[0], tallied[1], tallied[2]),
     )
 

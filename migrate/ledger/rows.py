@@ -323,6 +323,7 @@ class WaveProgress:
     size_bytes: int
     outcomes: Mapping[Outcome, int]
     done_bytes: int
+    part_bytes: int  # sent of copies under way, in parts
     tallied: tuple[int, int, int]  # by the users' own rows: with a receipt, quarantined, drifted or withdrawn
 
 

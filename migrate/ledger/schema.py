@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from migrate.ledger import counts
 from migrate.ledger.rows import CheckState, SealKind
 from migrate.model import Evidence, Level, Outcome, Purpose, Verdict
 from migrate.states import BatchState, UserState
@@ -240,7 +241,23 @@ users = Table(
         name="batches",
     ),
     Index("ix_users_batch", "plan_id", "first_batch"),
-    Index("ix_users_state", "plan_id", "wave", "state"),
+    sqlite_with_rowid=False,
+)
+
+# What the triggers in `counts` keep: how many users of a batch are in a state, and the sums of their tallies.
+user_counts = Table(
+    "user_counts",
+    metadata,
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("number", Integer, nullable=False),  # the first batch, or -1
+    Column("wave", Integer, nullable=False),  # or -1
+    Column("state", Text, nullable=False),
+    Column("users", BigInteger, nullable=False),
+    Column("good", BigInteger, nullable=False),
+    Column("quarantined", BigInteger, nullable=False),
+    Column("other", BigInteger, nullable=False),
+    PrimaryKeyConstraint("plan_id", "number", "wave", "state"),
+    CheckConstraint("users >= 0 AND good >= 0 AND quarantined >= 0 AND other >= 0", name="counted"),
     sqlite_with_rowid=False,
 )
 
@@ -507,3 +524,7 @@ PARTIAL_INDEXES = (
 )
 for _table, _statement in PARTIAL_INDEXES:
     event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
+for _dialect, _triggers in (("sqlite", counts.SQLITE), ("postgresql", counts.POSTGRESQL)):
+    for _statement in _triggers:
+        _ddl = DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
+        event.listen(users, "after_create", _ddl)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -247,10 +247,27 @@ class World:
             connection.execute(text(statement), values)
 
     def demand_sums(self) -> None:
-        """Invariant 3: every wave's outcomes add up to its copies."""
+        """Invariant 3: every wave's outcomes add up to its copies, and the users' counters are the sums over their rows."""
+        counted = {}
         for wave in self.ledger.progress(self.plan_id):
             assert sum(wave.outcomes.values()) == wave.copies
             assert min(wave.outcomes.values()) >= 0
+            counted[wave.wave] = (dict(wave.users), wave.tallied)
+        assert counted == self._count_rows()
+
+    def _count_rows(self) -> dict[int | None, tuple[dict[str, int], tuple[int, ...]]]:
+        states: dict[int | None, Counter[str]] = defaultdict(Counter)
+        tallied: dict[int | None, Counter[str]] = defaultdict(Counter)
+        names = ("good", "quarantined", "other")
+        with self.ledger._database.read() as connection:
+            rows = connection.execute(
+                text(f"SELECT wave, state, {', '.join(names)} FROM users WHERE plan_id = :plan_id"),
+                {"plan_id": self.plan_id},
+            )
+            for wave, state, *counts in rows:
+                states[wave][state] += 1
+                tallied[wave].update(dict(zip(names, counts, strict=True)))
+        return {wave: (dict(found), tuple(tallied[wave][name] for name in names)) for wave, found in states.items()}
 
 
 def start_run(ledger: Ledger) -> int:

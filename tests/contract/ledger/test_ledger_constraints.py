@@ -84,6 +84,9 @@ BREAKS: dict[str, list[str]] = {
     "uq_passes_open": [
         "INSERT INTO passes SELECT 99, plan_id, level, sample_ppm, waves, started_at, ended_at, run_id FROM passes"
     ],
+    "pk_user_counts": ["INSERT INTO user_counts SELECT * FROM user_counts"],
+    "fk_user_counts_plan_id": ["UPDATE user_counts SET plan_id = 99"],
+    "ck_user_counts_counted": [f"UPDATE user_counts SET {name} = -1" for name in ("users", "good", "quarantined", "other")],
     "pk_checks": ["INSERT INTO checks SELECT * FROM checks"],
     "fk_checks_pass_id": ["INSERT INTO checks (pass_id, plan_id, number) VALUES (99, 1, 0)"],
     "fk_checks_batch": ["INSERT INTO checks (pass_id, plan_id, number) VALUES (1, 1, 99)"],

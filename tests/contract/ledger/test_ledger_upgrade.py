@@ -42,6 +42,15 @@ def describe(url: str) -> dict[str, Any]:
         if database.is_sqlite:
             rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
             found["sql"] = {name: sorted(line.strip(" ,\t") for line in sql.split("\n")) for name, sql in rows}
+        else:
+            found["triggers"] = sorted(
+                connection.execute(
+                    text(
+                        "SELECT pg_get_triggerdef(t.oid) || p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+                        " WHERE NOT t.tgisinternal"
+                    )
+                ).scalars()
+            )
     database.close()
     return found
 
@@ -77,13 +86,15 @@ def test_a_fresh_ledger_equals_an_upgraded_one(ledger_url: str, other_url: str) 
     Ledger.open(other_url, create=False).close()
 
 
-def test_a_difference_between_schemas_is_seen(ledger_url: str, other_url: str) -> None:
-    """The corrupted twin: one index less."""
+@pytest.mark.parametrize("lost", ["DROP INDEX ix_leases_worker", "DROP TRIGGER users_go"])
+def test_a_difference_between_schemas_is_seen(ledger_url: str, other_url: str, lost: str) -> None:
+    """The corrupted twin: one index, or one trigger, less."""
     Ledger.open(ledger_url).close()
     upgrade_from_nothing(other_url)
     database = Database(other_url)
     with database.write() as connection:
-        connection.execute(text("DROP INDEX ix_leases_worker"))
+        on_table = " ON users" if "TRIGGER" in lost and not database.is_sqlite else ""
+        connection.execute(text(lost + on_table))
     database.close()
     assert describe(ledger_url) != describe(other_url)
 

@@ -286,8 +286,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_users")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "user_counts",
+        sa.Column("plan_id", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("wave", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("users", sa.BigInteger(), nullable=False),
+        sa.Column("good", sa.BigInteger(), nullable=False),
+        sa.Column("quarantined", sa.BigInteger(), nullable=False),
+        sa.Column("other", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "users >= 0 AND good >= 0 AND quarantined >= 0 AND other >= 0", name=op.f("ck_user_counts_counted")
+        ),
+        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_user_counts_plan_id")),
+        sa.PrimaryKeyConstraint("plan_id", "number", "wave", "state", name=op.f("pk_user_counts")),
+        sqlite_with_rowid=False,
+    )
     op.create_index("ix_users_batch", "users", ["plan_id", "first_batch"], unique=False)
-    op.create_index("ix_users_state", "users", ["plan_id", "wave", "state"], unique=False)
     op.create_table(
         "leases",
         sa.Column("plan_id", sa.Integer(), nullable=False),
@@ -396,3 +412,61 @@ def upgrade() -> None:
     op.execute(
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
     )
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            "CREATE TRIGGER users_come AFTER INSERT ON users BEGIN INSERT INTO user_counts (plan_id, number, "
+            "wave, state, users, good, quarantined, other) VALUES (NEW.plan_id, coalesce(NEW.first_batch, -1), "
+            "coalesce(NEW.wave, -1), NEW.state, 1, NEW.good, NEW.quarantined, NEW.other) ON CONFLICT (plan_id, "
+            "number, wave, state) DO UPDATE SET users = user_counts.users + excluded.users, good = "
+            "user_counts.good + excluded.good, quarantined = user_counts.quarantined + excluded.quarantined, "
+            "other = user_counts.other + excluded.other; END"
+        )
+        op.execute(
+            "CREATE TRIGGER users_go AFTER DELETE ON users BEGIN UPDATE user_counts SET users = users - 1, good "
+            "= good - OLD.good, quarantined = quarantined - OLD.quarantined, other = other - OLD.other WHERE "
+            "(plan_id, number, wave, state) = (OLD.plan_id, coalesce(OLD.first_batch, -1), coalesce(OLD.wave, "
+            "-1), OLD.state); END"
+        )
+        op.execute(
+            "CREATE TRIGGER users_change AFTER UPDATE ON users WHEN OLD.plan_id IS NOT NEW.plan_id OR "
+            "OLD.first_batch IS NOT NEW.first_batch OR OLD.wave IS NOT NEW.wave OR OLD.state IS NOT NEW.state "
+            "OR OLD.good IS NOT NEW.good OR OLD.quarantined IS NOT NEW.quarantined OR OLD.other IS NOT "
+            "NEW.other BEGIN UPDATE user_counts SET users = users - 1, good = good - OLD.good, quarantined = "
+            "quarantined - OLD.quarantined, other = other - OLD.other WHERE (plan_id, number, wave, state) = "
+            "(OLD.plan_id, coalesce(OLD.first_batch, -1), coalesce(OLD.wave, -1), OLD.state); INSERT INTO "
+            "user_counts (plan_id, number, wave, state, users, good, quarantined, other) VALUES (NEW.plan_id, "
+            "coalesce(NEW.first_batch, -1), coalesce(NEW.wave, -1), NEW.state, 1, NEW.good, NEW.quarantined, "
+            "NEW.other) ON CONFLICT (plan_id, number, wave, state) DO UPDATE SET users = user_counts.users + "
+            "excluded.users, good = user_counts.good + excluded.good, quarantined = user_counts.quarantined + "
+            "excluded.quarantined, other = user_counts.other + excluded.other; END"
+        )
+    else:
+        op.execute(
+            "CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE g record; BEGIN IF "
+            "TG_OP <> 'INSERT' THEN FOR g IN SELECT * FROM (SELECT u.plan_id, coalesce(u.first_batch, -1), "
+            "coalesce(u.wave, -1), u.state, count(*) AS users, sum(u.good) AS good, sum(u.quarantined) AS "
+            "quarantined, sum(u.other) AS other FROM gone AS u GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4) AS s "
+            "(plan_id, number, wave, state, users, good, quarantined, other) LOOP UPDATE user_counts AS c SET "
+            "users = c.users - g.users, good = c.good - g.good, quarantined = c.quarantined - g.quarantined, "
+            "other = c.other - g.other WHERE c.plan_id = g.plan_id AND c.number = g.number AND c.wave = g.wave "
+            "AND c.state = g.state; END LOOP; END IF; IF TG_OP <> 'DELETE' THEN INSERT INTO user_counts "
+            "(plan_id, number, wave, state, users, good, quarantined, other) SELECT u.plan_id, "
+            "coalesce(u.first_batch, -1), coalesce(u.wave, -1), u.state, count(*) AS users, sum(u.good) AS "
+            "good, sum(u.quarantined) AS quarantined, sum(u.other) AS other FROM come AS u GROUP BY 1, 2, 3, 4 "
+            "ORDER BY 1, 2, 3, 4 ON CONFLICT (plan_id, number, wave, state) DO UPDATE SET users = "
+            "user_counts.users + excluded.users, good = user_counts.good + excluded.good, quarantined = "
+            "user_counts.quarantined + excluded.quarantined, other = user_counts.other + excluded.other; END "
+            "IF; RETURN NULL; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER users_come AFTER INSERT ON users REFERENCING NEW TABLE AS come FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_users()"
+        )
+        op.execute(
+            "CREATE TRIGGER users_go AFTER DELETE ON users REFERENCING OLD TABLE AS gone FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_users()"
+        )
+        op.execute(
+            "CREATE TRIGGER users_change AFTER UPDATE ON users REFERENCING OLD TABLE AS gone NEW TABLE AS come "
+            "FOR EACH STATEMENT EXECUTE FUNCTION count_users()"
+        )
