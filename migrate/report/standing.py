@@ -26,7 +26,7 @@ def goals(progress: Sequence[WaveProgress], waves: Sequence[int]) -> dict[int, G
             size_bytes=wave.size_bytes,
             users_done=sum(wave.users.get(state, 0) for state in _DONE_USERS),
             copies_done=wave.copies - wave.outcomes[Outcome.PENDING],
-            bytes_done=wave.done_bytes,
+            bytes_done=wave.done_bytes + wave.part_bytes,
         )
         for wave in progress
         if wave.wave is not None and wave.wave in waves

@@ -68,7 +68,8 @@ class CopyWork:
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
         self._results: list[CopyResult] = []
         self._parts: list[PartRow] = []
-        self._counted: Counter[int] = Counter()  # bytes of copies under way that the tally has already
+        # bytes of copies under way that have been counted: by this run's tally, or by that of an earlier one
+        self._counted = Counter({upload.ordinal: sum(part.size for part in upload.parts) for upload in uploads})
         self._tally = Tally()
         self._recorded: set[str] = set()  # uploads that the ledger has from us
 
@@ -128,6 +129,8 @@ class CopyWork:
             for started in event.started:
                 # durable before its first part is sent, so that a killed run knows what it left behind
                 self._start_upload(parted, started)
+            for ordinal, upload in event.uploads.items():  # a part that the store has lost is sent, and counted, again
+                self._counted[ordinal] = sum(part.size for part in upload.parts.values())
             jobs = list(parted.on_begun(event))
             if not jobs and parted.is_open:  # every part was there already
                 jobs = [parted.finish()]

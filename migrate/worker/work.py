@@ -12,7 +12,10 @@ from migrate.worker.pool import Task
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far, for progress and summaries. Counts only: the truth is in the ledger."""
+    """What was done so far, for progress and summaries. Counts only: the truth is in the ledger.
+
+    `size_bytes`: what was sent, or found there, since the start; parts that an earlier run has sent are its own.
+    """
 
     copies: int = 0
     failures: int = 0
