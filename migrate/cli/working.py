@@ -122,6 +122,9 @@ def tell_problems(output: Output, problems: Sequence[Problem]) -> None:
     for problem in problems:
         if problem.what not in told:
             told.add(problem.what)
+            if problem.is_warning:
+                output.note(f"warning: {problem.what}", style="yellow")
+                continue
             output.error(problem.what, remedy=problem.remedy, code=problem.exit_code)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,27 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where a worker is: what it did by wave, how often it tried again, how many requests each store is given at once."""
+    """Where a worker is: what it did by wave, how often it tried again, how many requests each store is given at once.
+
+    `waits_for`: how many batches others hold, by their host, where nothing else is left to do.
+    """
 
     waves: Mapping[int, Tally]
     retries: int
     levels: Mapping[str, int]
+    waits_for: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"waves": waves_to_json(self.waves), "retries": self.retries, "levels": dict(self.levels)}
+        return {
+            "waves": waves_to_json(self.waves),
+            "retries": self.retries,
+            "levels": dict(self.levels),
+            "waits_for": dict(self.waits_for),
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Snapshot:
-        return Snapshot(waves_from_json(data["waves"]), data["retries"], data["levels"])
+        return Snapshot(waves_from_json(data["waves"]), data["retries"], data["levels"], data["waits_for"])
 
 
 def waves_to_json(waves: Mapping[int, Tally]) -> dict[str, Any]:
@@ -99,29 +108,37 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def work_on(assignment: Assignment, stop: Stop, on_progress: Callable[[Snapshot], None]) -> WorkerReport:
-    """Do an assignment in this thread, which must be the main one for signals to be heard."""
+def work_on(
+    assignment: Assignment, stop: Stop, on_progress: Callable[[Snapshot], None], rate: RateLimit
+) -> WorkerReport:
+    """Do an assignment in this thread, which must be the main one for signals to be heard.
+
+    `rate` bounds what is read; whoever started several workers may change it while they work.
+    """
     workspace = Workspace(Path(assignment.workspace))
     plan = Plan.open(Path(assignment.plan_folder))
     if plan.digest != assignment.plan_digest:
         raise IntegrityError("the plan is not the one that this run began with", remedy="Run `migrate run` again.")
     ledger = Ledger.open(assignment.ledger)
     ledger.heed(stop.ledger_ends_at)
-    visitor = Visitor(
-        assignment.operator, assignment.host, assignment.country, Purpose(assignment.purpose), plan.digest
-    )
+    purpose = Purpose(assignment.purpose)
+    visitor = Visitor(assignment.operator, assignment.host, assignment.country, purpose, plan.digest)
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     caller = Caller(
         door.open,
         concurrency=lambda name: max(1, plan.spec.stores[name].concurrency_max // assignment.processes),
-        rate=RateLimit(assignment.limit_bytes),
+        rate=rate,
     )
+    plan_id = ledger.plan_id(plan.digest)
+    if plan_id is None:
+        raise IntegrityError("the plan is not registered in this ledger", remedy="Run `migrate run` again.")
     identity = ProcessIdentity.current()
     worker_id = ledger.start_worker(assignment.run_id, identity, utc_now())
     worker = Worker(
         ledger,
         worker_id,
-        _leaser(assignment, plan, ledger, worker_id, caller, Seals(workspace.seals, plan.digest)),
+        _leaser(assignment, plan, plan_id, ledger, worker_id, caller, Seals(workspace.seals, plan.digest)),
+        lambda: ledger.left(plan_id, purpose, waves=assignment.waves, pass_id=assignment.pass_id),
         run_id=assignment.run_id,
         watch=LeaseWatch(identity, LEASE_SECONDS, clock=time.monotonic),
         limits=WorkerLimits(
@@ -131,19 +148,16 @@ def work_on(assignment: Assignment, stop: Stop, on_progress: Callable[[Snapshot]
             max_failures=assignment.max_failures,
         ),
         stop=stop,
-        on_progress=lambda waves: on_progress(Snapshot(waves, caller.retries, caller.levels())),
+        on_progress=lambda waves, waits_for: on_progress(Snapshot(waves, caller.retries, caller.levels(), waits_for)),
     )
     # nothing is closed here: threads may still be in a request, and the process ends next
     return worker.run()
 
 
 def _leaser(
-    assignment: Assignment, plan: Plan, ledger: Ledger, worker_id: int, caller: Caller, seals: Seals
+    assignment: Assignment, plan: Plan, plan_id: int, ledger: Ledger, worker_id: int, caller: Caller, seals: Seals
 ) -> Callable[[], Work | None]:
     reader = PlanReader(plan)
-    plan_id = ledger.plan_id(plan.digest)
-    if plan_id is None:
-        raise IntegrityError("the plan is not registered in this ledger", remedy="Run `migrate run` again.")
     purpose = Purpose(assignment.purpose)
 
     def lease() -> Lease | None:

@@ -1,7 +1,8 @@
 """A worker process of its own. Its assignment comes over standard input, never as arguments.
 
 While standard input stays open the parent lives. When it closes, the worker stops as on a signal, so that no worker outlives
-a parent that was killed. Standard output carries one JSON document a line: snapshots, then the end.
+a parent that was killed. A line that comes later is the worker's new share of the bytes a second. Standard output carries one
+JSON document a line: snapshots, then the end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,6 +24,7 @@ from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work
 from migrate.engines.local import JSON_LOGS
 from migrate.errors import MigrateError
 from migrate.privacy import bare_traceback
+from migrate.transfer.limits import RateLimit
 from migrate.worker.loop import Stop
 from migrate.workspace import private_umask
 
@@ -38,9 +41,10 @@ def main() -> None:
     # a terminal sends SIGINT to all of a group: the parent hears it and closes our standard input
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     assignment = Assignment.from_json(json.loads(sys.stdin.readline()))
-    threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+    rate = RateLimit(assignment.limit_bytes)
+    threading.Thread(target=_watch_parent, args=(stop, rate), daemon=True).start()
     try:
-        report = work_on(assignment, stop, _Speaker(say))
+        report = work_on(assignment, stop, _Speaker(say), rate)
         end = {"reason": report.reason.value, "waves": waves_to_json(report.waves), **_error(report.error)}
     except Exception as error:  # noqa: BLE001 - the parent tells it
         end = {"reason": "error", "waves": {}, **_error(error)}
@@ -78,9 +82,10 @@ def _start_logs(*, as_json: bool) -> None:
     )
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(1):
-        pass
+def _watch_parent(stop: threading.Event, rate: RateLimit) -> None:
+    with suppress(ValueError):  # a line that the parent's end has cut
+        for line in sys.stdin:
+            rate.change(json.loads(line)["limit_bytes"])
     stop.set()
     time.sleep(_LAST_SECONDS)
     os._exit(1)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ import structlog
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, waves_from_json, work_on
 from migrate.errors import ExitCode, MigrateError
 from migrate.privacy import WorkerBugError
+from migrate.transfer.limits import RateLimit
 from migrate.worker.loop import Stop, StopReason
 from migrate.worker.work import Tally
 
@@ -33,11 +34,15 @@ OnProgress = Callable[[Snapshot], None]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What stopped a worker."""
+    """What stopped a worker. With DONE as its code it is a warning: what the ledger says decides."""
 
     what: str
     remedy: str
     exit_code: ExitCode
+
+    @property
+    def is_warning(self) -> bool:
+        return self.exit_code is ExitCode.DONE
 
 
 @dataclass(slots=True)
@@ -47,6 +52,11 @@ class EngineReport:
     reasons: list[StopReason] = field(default_factory=list)
     waves: dict[int, Tally] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def first_problem(self) -> Problem | None:
+        """The first that is more than a warning."""
+        return next((problem for problem in self.problems if not problem.is_warning), None)
 
 
 @contextmanager
@@ -81,14 +91,15 @@ def run_assignments(assignments: Sequence[Assignment], on_progress: OnProgress, 
         return _run_here(assignments[0], on_progress, stop)
     children = [_Child(assignment) for assignment in assignments]
     try:
-        return _Parent(children, on_progress, stop).watch()
+        shares = [assignment.limit_bytes for assignment in assignments if assignment.limit_bytes is not None]
+        return _Parent(children, sum(shares) if shares else None, on_progress, stop).watch()
     finally:
         for child in children:
             child.end()
 
 
 def _run_here(assignment: Assignment, on_progress: OnProgress, stop: Stop) -> EngineReport:
-    report = work_on(assignment, stop, on_progress)
+    report = work_on(assignment, stop, on_progress, RateLimit(assignment.limit_bytes))
     if report.error is not None and not isinstance(report.error, MigrateError):
         raise report.error
     problems = [] if report.error is None else [Problem(report.error.what, report.error.remedy, report.error.exit_code)]
@@ -114,6 +125,7 @@ class _Child:
         assert self.process.stdout is not None
         self._stdin, self.stdout = self.process.stdin, self.process.stdout
         self._pending = b""
+        self._limit_bytes = assignment.limit_bytes
         self._stdin.write(json.dumps(assignment.to_json()).encode() + b"\n")
         self._stdin.flush()
 
@@ -129,9 +141,23 @@ class _Child:
                 self.result = said["end"]
         return bool(data)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.result is not None or self.process.poll() is not None
+
+    def share(self, limit_bytes: int) -> None:
+        """Tell the worker its new share of the bytes a second."""
+        if limit_bytes != self._limit_bytes and not self._stdin.closed:
+            self._limit_bytes = limit_bytes
+            with suppress(BrokenPipeError):  # it ends; its standard output says so as well
+                self._stdin.write(json.dumps({"limit_bytes": limit_bytes}).encode() + b"\n")
+                self._stdin.flush()
+
     def ask_to_stop(self) -> None:
         if not self._stdin.closed:
-            self._stdin.close()
+            with suppress(BrokenPipeError):
+                self._stdin.close()
 
     def end(self) -> None:
         """Whatever happened, leave no process behind."""
@@ -144,8 +170,11 @@ class _Child:
 
 
 class _Parent:
-    def __init__(self, children: Sequence[_Child], on_progress: OnProgress, stop: Stop) -> None:
+    def __init__(
+        self, children: Sequence[_Child], limit_bytes: int | None, on_progress: OnProgress, stop: Stop
+    ) -> None:
         self._children = children
+        self._limit_bytes = limit_bytes
         self._on_progress = on_progress
         self._stop = stop
 
@@ -159,6 +188,7 @@ class _Parent:
                     if not key.data.read():
                         selector.unregister(key.fileobj)
                 self._on_progress(self._sum())
+                self._share_rate()
                 if kill_at is None and (self._stop.is_set() or self._some_failed()):
                     kill_at = time.monotonic() + _KILL_SECONDS
                     for child in self._children:
@@ -167,6 +197,13 @@ class _Parent:
                     for child in self._children:
                         child.process.kill()
         return self._report()
+
+    def _share_rate(self) -> None:
+        """The bytes a second go to the workers that have something to do: the others wait, or have ended."""
+        busy = [child for child in self._children if not child.has_ended and not child.snapshot.waits_for]
+        if self._limit_bytes is not None and busy:
+            for child in busy:
+                child.share(max(1, self._limit_bytes // len(busy)))
 
     def _some_failed(self) -> bool:
         """An error that stops one worker (a store is down, policy refuses) stops all: they would meet it too."""
@@ -178,16 +215,19 @@ class _Parent:
             add_waves(waves, child.snapshot.waves)
             for store, level in child.snapshot.levels.items():
                 levels[store] = levels.get(store, 0) + level
-        return Snapshot(waves, sum(child.snapshot.retries for child in self._children), levels)
+        # one that waits for another of us says nothing of the run
+        waits = [child.snapshot.waits_for for child in self._children if not child.has_ended]
+        waits_for = waits[0] if waits and all(waits) else {}
+        return Snapshot(waves, sum(child.snapshot.retries for child in self._children), levels, waits_for)
 
     def _report(self) -> EngineReport:
         report = EngineReport()
         for child in self._children:
             if child.result is None:
-                report.reasons.append(StopReason.INTERRUPTED if self._stop.is_set() else StopReason.ERROR)
+                report.reasons.append(StopReason.INTERRUPTED if self._stop.is_set() else StopReason.LOST)
                 if not self._stop.is_set():
-                    what = f"worker process {child.process.pid} ended without a word"
-                    report.problems.append(Problem(what, "Run again: its batch is taken over at once.", ExitCode.LATER))
+                    what = f"worker process {child.process.pid} ended without a word; what it held is taken over"
+                    report.problems.append(Problem(what, "", ExitCode.DONE))
                 add_waves(report.waves, child.snapshot.waves)
                 continue
             report.reasons.append(StopReason(child.result["reason"]))

@@ -287,8 +287,8 @@ def _next_step(
     name = plan.digest[:12]
     if repaired:
         return f"`migrate run {name} --wave all` makes the {repaired} copies again, then verify again."
-    if report.problems:
-        return report.problems[0].remedy or f"`migrate verify {name}` goes on."
+    if (stopped := report.first_problem) is not None:
+        return stopped.remedy or f"`migrate verify {name}` goes on."
     if found.counts.mismatch or found.counts.missing:
         return f"`migrate status {name} --failures` lists them; `migrate verify {name} --repair` puts them back to pending."
     if found.counts.extra:

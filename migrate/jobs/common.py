@@ -225,7 +225,7 @@ def count(waves: Sequence[WaveProgress], outcome: Outcome) -> int:
 
 def codes_of(report: EngineReport) -> list[ExitCode]:
     """What the way in which the workers ended amounts to."""
-    codes = [problem.exit_code for problem in report.problems]
+    codes = [problem.exit_code for problem in report.problems if not problem.is_warning]
     if StopReason.INTERRUPTED in report.reasons:
         codes.append(ExitCode.INTERRUPTED)
     if StopReason.DEADLINE in report.reasons or StopReason.FAILURES in report.reasons:

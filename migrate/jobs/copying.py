@@ -263,8 +263,8 @@ def _next_step(
     plan: Plan, report: EngineReport, progress: Sequence[WaveProgress], waves: tuple[int, ...], left: int
 ) -> str:
     name = plan.digest[:12]
-    if report.problems:
-        return report.problems[0].remedy or f"migrate run {name}"
+    if (stopped := report.first_problem) is not None:
+        return stopped.remedy or f"migrate run {name}"
     if StopReason.FAILURES in report.reasons:
         return f"Too many failures. See them with `migrate status {name} --failures`, mend the cause, then `migrate run {name}`."
     if left:

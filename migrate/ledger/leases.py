@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, exists, insert, literal_column, or_, select, update
+from sqlalchemy import delete, exists, func, insert, literal_column, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, UsageError
@@ -13,7 +13,7 @@ from migrate.ledger import schema
 from migrate.ledger.core import Core, batch_info, in_batch, may_become, move_batch
 from migrate.ledger.engine import upsert
 from migrate.ledger.processes import LeaseWatch, Observed, ProcessIdentity
-from migrate.ledger.rows import CheckState, Lease
+from migrate.ledger.rows import CheckState, Lease, Left
 from migrate.model import Purpose
 from migrate.states import BatchState, UserState
 
@@ -33,8 +33,7 @@ class Leases(Core):
         pass_id: int | None = None,
     ) -> Lease | None:
         """The lowest batch that can be had, or None. `waves` bounds a copy lease; a verify lease goes by its pass."""
-        if (purpose is Purpose.VERIFY) != (pass_id is not None) or purpose not in (Purpose.COPY, Purpose.VERIFY):
-            raise UsageError("a lease is for copying, or for verifying in a pass")
+        _demand_purpose(purpose, pass_id)
         for _ in range(_CONTENDED):
             with self._write() as connection:
                 row = _pending(connection, plan_id, waves) if pass_id is None else _unchecked(connection, pass_id)
@@ -44,6 +43,19 @@ class Leases(Core):
             if lease is not None:
                 return lease
         return None
+
+    def left(
+        self, plan_id: int, purpose: Purpose, *, waves: Sequence[int] | None = None, pass_id: int | None = None
+    ) -> Left:
+        """What of the same scope is not done: what `lease` could give now, and what is leased. Of one moment, so none is none.
+
+        In a pass the batches that are not copied yet are left out: no verification can do them.
+        """
+        _demand_purpose(purpose, pass_id)
+        with self._read() as connection:
+            if pass_id is None:
+                return Left(_is_pending(connection, plan_id, waves), _copying(connection, plan_id, waves))
+            return Left(_is_unchecked(connection, pass_id), _checking(connection, pass_id))
 
     def end_worker(self, worker_id: int) -> None:
         """Give back every lease of a worker that ends."""
@@ -76,18 +88,74 @@ class Leases(Core):
             return len(connection.execute(select(table.c.number).where(table.c.plan_id == plan_id)).all())
 
 
+def _demand_purpose(purpose: Purpose, pass_id: int | None) -> None:
+    if (purpose is Purpose.VERIFY) != (pass_id is not None) or purpose not in (Purpose.COPY, Purpose.VERIFY):
+        raise UsageError("a lease is for copying, or for verifying in a pass")
+
+
+def _is_pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> bool:
+    batches = schema.batches
+    query = select(batches.c.number).where(
+        batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"), *_of_waves(waves)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> dict[str, int]:
+    """Batches that are leased for copying, by host."""
+    batches, leases, workers = schema.batches, schema.leases, schema.workers
+    query = (
+        select(workers.c.host, func.count())
+        .select_from(leases)
+        .join(batches, (batches.c.plan_id == leases.c.plan_id) & (batches.c.number == leases.c.number))
+        .join(workers, workers.c.id == leases.c.worker_id)
+        .where(leases.c.plan_id == plan_id, leases.c.purpose == Purpose.COPY.value, *_of_waves(waves))
+        .group_by(workers.c.host)
+    )
+    return {host: int(number) for host, number in connection.execute(query)}
+
+
+def _is_unchecked(connection: Connection, pass_id: int) -> bool:
+    batches, checks = schema.batches, schema.checks
+    query = (
+        select(checks.c.number)
+        .join(batches, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
+        .where(
+            checks.c.pass_id == pass_id,
+            checks.c.state == CheckState.PENDING.value,
+            batches.c.state == BatchState.DONE.value,
+        )
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _checking(connection: Connection, pass_id: int) -> dict[str, int]:
+    """Checks of the pass that are leased, by host."""
+    leases, workers = schema.leases, schema.workers
+    query = (
+        select(workers.c.host, func.count())
+        .select_from(leases)
+        .join(workers, workers.c.id == leases.c.worker_id)
+        .where(leases.c.pass_id == pass_id)
+        .group_by(workers.c.host)
+    )
+    return {host: int(number) for host, number in connection.execute(query)}
+
+
+def _of_waves(waves: Sequence[int] | None) -> list[Any]:
+    return [] if waves is None else [schema.batches.c.wave.in_(list(waves))]
+
+
 def _pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> Row[Any] | None:
     batches = schema.batches
     query = (
         select(batches)
         # the literal text lets the databases use the index over pending batches
-        .where(batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"))
+        .where(batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"), *_of_waves(waves))
         .order_by(batches.c.number)
         .limit(1)
         .with_for_update(skip_locked=True, key_share=True)
     )
-    if waves is not None:
-        query = query.where(batches.c.wave.in_(list(waves)))
     return connection.execute(query).first()
 
 

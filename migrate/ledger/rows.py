@@ -99,6 +99,18 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What there is still to be done: whether a batch waits to be leased, and how many others hold, by their host."""
+
+    is_pending: bool
+    held: Mapping[str, int]
+
+    @property
+    def is_any(self) -> bool:
+        return self.is_pending or bool(self.held)
+
+
+@dataclass(frozen=True, slots=True)
 class CopyRow:
     """One open row of a batch: an outcome that is not sealed, or a pending copy that was put back.
 

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+_LOOK_SECONDS = 1.0  # after which whoever waits sees that the rate has changed
+
 
 class ByteBudget:
     """Bodies in memory, by bytes. Used by the dispatching thread alone."""
@@ -30,7 +32,10 @@ class ByteBudget:
 
 
 class RateLimit:
-    """A token bucket of one second's depth: at most `bytes_per_second` on average. None: no limit."""
+    """A token bucket of one second's depth: at most `bytes_per_second` on average. None: no limit.
+
+    The rate may change; whoever waits then waits by the new one.
+    """
 
     def __init__(
         self,
@@ -43,19 +48,37 @@ class RateLimit:
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._free_at = 0.0
+        self._counted_at = clock()
+        self._allowed = 0.0  # bytes, since the start
+        self._promised = float("-inf")
+
+    def change(self, bytes_per_second: int) -> None:
+        """Go on at another rate."""
+        with self._lock:
+            self._count()
+            self._rate = bytes_per_second
 
     def wait(self, size_bytes: int) -> None:
         """Return when `size_bytes` more may be read."""
-        if self._rate is None:
-            return
         with self._lock:
-            now = self._clock()
-            start = max(self._free_at, now - 1.0)
-            self._free_at = start + size_bytes / self._rate
-            delay = self._free_at - now
-        if delay > 0:
-            self._sleep(delay)
+            if self._rate is None:
+                return
+            self._count()
+            mine = self._promised = max(self._promised, self._allowed - self._rate) + size_bytes
+        while (delay := self._delay(mine)) > 0:
+            self._sleep(min(delay, _LOOK_SECONDS))
+
+    def _delay(self, mine: float) -> float:
+        """Seconds until the bytes up to `mine` are allowed, at today's rate."""
+        with self._lock:
+            self._count()
+            short = mine - self._allowed
+            return short / self._rate if self._rate and short >= 1 else 0.0
+
+    def _count(self) -> None:
+        now = self._clock()
+        self._allowed += (now - self._counted_at) * (self._rate or 0)
+        self._counted_at = now
 
 
 class AdaptiveLimit:

@@ -4,6 +4,9 @@ All that is written to the ledger is written here, in the main thread, in groups
 main thread never calls a store, so a signal always finds it awake (design, section 3). On a signal: no new work, five seconds
 for what is in flight, the last group commits, the leases go back. A ledger that is locked all the while is not waited for:
 what it has is the checkpoint, and the leases are taken over by the next run.
+
+A worker has no more work when nothing of its scope is left, with whomever: while others hold batches it beats and looks, so
+that it takes over what they give back, or what they leave when they die (design, invariant 5).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migrate.errors import MigrateError, StaleLeaseError
-from migrate.ledger import LeaseWatch, Ledger
+from migrate.ledger import LeaseWatch, Ledger, Left
 from migrate.transfer.limits import ByteBudget
 from migrate.worker.pool import Ended, Pool, Task
 from migrate.worker.work import Tally, Work
@@ -28,6 +31,7 @@ LEDGER_SECONDS = 6.5
 LEASE_SECONDS = 180.0
 _BEAT_SECONDS = 15.0
 _RECLAIM_SECONDS = 30.0
+_LOOK_SECONDS = 1.0  # at what others hold, while there is nothing to lease
 _SAY_SECONDS = 0.25
 _WORKS_AT_ONCE = 16  # small batches: enough of them to keep every thread busy
 
@@ -54,12 +58,13 @@ class Stop(threading.Event):
 
 
 class StopReason(StrEnum):
-    """Why a worker stopped. With `no_work` everything that it could lease is done."""
+    """Why a worker stopped. With `no_work` everything is done that it could lease, by whomever."""
 
     NO_WORK = "no_work"
     DEADLINE = "deadline"
     INTERRUPTED = "interrupted"
     FAILURES = "failures"
+    LOST = "lost"  # its process ended without a word
     ERROR = "error"
 
 
@@ -114,16 +119,18 @@ class Worker:
         ledger: Ledger,
         worker_id: int,
         lease_next: Callable[[], Work | None],
+        left: Callable[[], Left],
         *,
         run_id: int,
         watch: LeaseWatch,
         limits: WorkerLimits,
         stop: Stop,
-        on_progress: Callable[[Mapping[int, Tally]], None],
+        on_progress: Callable[[Mapping[int, Tally], Mapping[str, int]], None],
     ) -> None:
         self._ledger = ledger
         self._worker_id = worker_id
         self._lease_next = lease_next
+        self._left = left
         self._run_id = run_id
         self._watch = watch
         self._limits = limits
@@ -135,10 +142,13 @@ class Worker:
         self._by_work: dict[int, _Active] = {}
         self._in_flight = 0
         self._more = True
+        self._is_left = True
+        self._waits_for: Mapping[str, int] = {}  # batches that others hold, by host, while there is nothing else
         self._waves: dict[int, Tally] = {}
         self._failures_seen = 0
         now = time.monotonic()
         self._committed_at = self._beaten_at = self._reclaimed_at = self._said_at = now
+        self._looked_at = float("-inf")
 
     def run(self) -> WorkerReport:
         """Work until the end; the leases are given back whatever the end was."""
@@ -163,7 +173,7 @@ class Worker:
             if stopped is not None:
                 return stopped
             self._fill()
-            if not self._active:
+            if not self._active and not self._is_any_left():
                 return StopReason.NO_WORK
             self._take_ended(timeout_seconds=0.2)
             self._commit_if_due()
@@ -179,6 +189,18 @@ class Worker:
         if self._limits.max_failures is not None and self._failures_seen >= self._limits.max_failures:
             return StopReason.FAILURES
         return None
+
+    def _is_any_left(self) -> bool:
+        """Whether something of the scope is not done. What is free, or becomes so, is leased next."""
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            left = self._left()
+            self._more = self._is_left = left.is_any
+            self._waits_for = left.held
+            if self._limits.max_failures is not None:
+                self._failures_seen = self._ledger.run_failures(self._run_id)
+        return self._is_left
 
     def _fill(self) -> None:
         """Hand out tasks, in order, up to the window and the byte budget; lease ahead when tasks run short."""
@@ -207,6 +229,7 @@ class Worker:
         if work is None:
             self._more = False
             return False
+        self._waits_for = {}
         active = _Active(work, work.tasks())
         self._active.append(active)
         self._by_work[id(work)] = active
@@ -299,7 +322,7 @@ class Worker:
         now = time.monotonic()
         if now - self._said_at >= _SAY_SECONDS:
             self._said_at = now
-            self._on_progress(self._waves)
+            self._on_progress(self._waves, self._waits_for)
 
     def _give_back(self) -> None:
         self._ledger.end_worker(self._worker_id)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,30 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def an_assignment(folder: Path, *, limit_bytes: int | None = None) -> Assignment:
+    """For children that do not read it."""
+    return Assignment(
+        workspace=str(folder),
+        ledger="sqlite:///x",
+        plan_folder=str(folder),
+        plan_digest="",
+        purpose="no such purpose",
+        run_id=1,
+        operator="o",
+        host="h",
+        country="IE",
+        processes=2,
+        threads=1,
+        bytes_in_flight=1,
+        limit_bytes=limit_bytes,
+    )
+
+
 def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
-    """kill -9 of the parent alone closes the pipe: its workers give their leases back and end by themselves."""
+    """kill -9 of the parent alone closes the pipe: its workers give their leases back and end by themselves.
+
+    The next run need not be told to wait for them: it starts at once, and takes what they give back (Invariant 5).
+    """
     world = build(tmp_path, users=20, per_user=30, large=False)
     planned(world)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
@@ -40,26 +63,43 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     children = children_of(process.pid)
     assert len(children) == 2
     process.kill()
-    process.communicate()
-    wait_for(lambda: not any(is_alive(child) for child in children), 20)
     answer = world.migrate("run", "--wave", "all", "--json")
     assert answer.code == 0, answer.err
+    process.communicate()
+    wait_for(lambda: not any(is_alive(child) for child in children), 20)
     sums(answer.json)
     world.assert_all_there()
 
 
 def test_a_worker_that_is_killed_costs_no_copy(tmp_path: Path) -> None:
-    """The other worker takes its batch over, or the next run does; what is said adds up (Invariants 3 and 5)."""
+    """The other worker takes its batch over: nothing is left, so the end is 0, with a warning (Invariants 3 and 5)."""
     world = build(tmp_path, users=20, per_user=30, large=False)
     planned(world)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "60kB/s", "--json")
     wait_for(lambda: has_begun(world) or process.poll() is not None)
     os.kill(children_of(process.pid)[0], signal.SIGKILL)
     code, out, err = finish(process)
-    assert code in (0, 75), err
-    sums(json.loads(out))
-    assert world.migrate("run", "--wave", "all").code == 0
+    document = json.loads(out)
+    assert code == 0, err
+    assert sorted(document["stopped"]) == ["lost", "no_work"]
+    assert ["ended without a word" in problem["what"] for problem in document["problems"]] == [True]
+    assert "verify" in document["next"]
+    sums(document)
     world.assert_all_there()
+
+
+def test_all_workers_killed_leave_work_for_later(tmp_path: Path) -> None:
+    """The twin: nobody is left to take over, so work is left, and the code says so."""
+    world = build(tmp_path, users=20, per_user=30, large=False)
+    planned(world)
+    process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "60kB/s", "--json")
+    wait_for(lambda: has_begun(world) or process.poll() is not None)
+    for child in children_of(process.pid):
+        os.kill(child, signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 75, err
+    assert json.loads(out)["stopped"] == ["lost", "lost"]
+    assert "goes on" in json.loads(out)["next"]
 
 
 def test_ctrl_c_in_a_terminal_reaches_all_and_ends_in_order(tmp_path: Path) -> None:
@@ -78,20 +118,7 @@ def test_ctrl_c_in_a_terminal_reaches_all_and_ends_in_order(tmp_path: Path) -> N
 
 def test_a_bug_in_a_worker_is_told_without_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its traceback comes back with the parent's error, for the crash report; its text, which may name a person, does not."""
-    broken = Assignment(
-        workspace=str(tmp_path),
-        ledger="sqlite:///x",
-        plan_folder=str(tmp_path),
-        plan_digest="",
-        purpose="no such purpose",
-        run_id=1,
-        operator="o",
-        host="h",
-        country="IE",
-        processes=2,
-        threads=1,
-        bytes_in_flight=1,
-    )
+    broken = an_assignment(tmp_path)
     monkeypatch.setattr("migrate.engines.local._CHILD", "import sys, json\nsys.stdin.readline()\n" + _BROKEN_CHILD)
     with pytest.raises(WorkerBugError, match="KeyError in a worker process") as caught:
         run_assignments([broken, broken], lambda snapshot: None, Stop())
@@ -99,6 +126,29 @@ def test_a_bug_in_a_worker_is_told_without_its_text(tmp_path: Path, monkeypatch:
     assert caught.value.lines[0] == "Traceback (most recent call last):"
     assert "u-canary" not in "\n".join([*caught.value.lines, *bare_traceback(caught.value)])
 
+
+def test_the_rate_of_a_worker_that_waits_goes_to_the_one_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the limit each; the one that works is told of the whole as soon as the other has nothing to do."""
+    assignment = an_assignment(tmp_path, limit_bytes=500)
+    monkeypatch.setattr("migrate.engines.local._CHILD", _SHARING_CHILD)
+    report = run_assignments([assignment, replace(assignment, threads=2)], lambda snapshot: None, Stop())
+    assert [problem.what for problem in report.problems] == ["{'limit_bytes': 1000}"]
+
+
+_SHARING_CHILD = """
+import json, sys
+def say(document): print(json.dumps(document), flush=True)
+def end(error): say({"end": {"reason": "no_work", "waves": {}, "error": error}})
+assignment = json.loads(sys.stdin.readline())
+if assignment["threads"] == 1:
+    say({"snapshot": {"waves": {}, "retries": 0, "levels": {}, "waits_for": {"here": 1}}})
+    sys.stdin.read()
+    end(None)
+else:
+    end({"what": str(json.loads(sys.stdin.readline())), "remedy": "", "exit_code": 69})
+"""
 
 _BROKEN_CHILD = """
 from migrate.engines.child import _error

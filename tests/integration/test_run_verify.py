@@ -157,9 +157,8 @@ def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: Sm
     assert "another run works on plan" in overlap.err
     helper = world.migrate("run", "--wave", "all", "--share", "--json")
     code, out, err = finish(first)
-    # the one that ends first may leave batches that the other still has in its hands
-    assert {code, helper.code} <= {0, 75}, err
-    assert world.migrate("run", "--wave", "all").code == 0
+    # neither ends before all is done, by whomever
+    assert (code, helper.code) == (0, 0), err
     done = json.loads(out)["done"]["copies"] + helper.json["done"]["copies"]
     assert done == 2 * len(world.objects)
     world.assert_all_there()

@@ -32,6 +32,20 @@ def test_the_rate_holds_on_average() -> None:
     assert 8.9 <= clock[0] - 1000.0 <= 10.1
 
 
+def test_another_rate_holds_for_whoever_waits_already() -> None:
+    """1 MB at 10 kB/s would take 100 s; after two of them the rate is tenfold."""
+    clock = [1000.0]
+    rate = RateLimit(10_000, clock=lambda: clock[0], sleep=lambda seconds: sleep(seconds))
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] >= 1002.0:
+            rate.change(100_000)
+
+    rate.wait(1_000_000)
+    assert 10.0 <= clock[0] - 1000.0 <= 12.0
+
+
 def test_no_rate_is_no_wait() -> None:
     """Without a limit nothing sleeps."""
 
