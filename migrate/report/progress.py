@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
 
 import structlog
 from rich.console import Console, Group, RenderableType
@@ -21,11 +21,13 @@ from migrate.worker.work import Tally
 LINE_SECONDS = 30.0
 _RATE_SECONDS = 20.0  # the rate is that of the last seconds, not that since the start
 _REFRESHES_PER_SECOND = 4
+_WAVES_SHOWN = 4  # at once, so that the last line is seen on any terminal
+_BAR_COLUMNS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What one wave has in all, and what of it was done before this run began."""
+    """What one wave has in all, and what of it was done at some moment."""
 
     users: int
     copies: int
@@ -45,26 +47,29 @@ class Rates:
 
 
 class Meter:
-    """Rates over the last seconds. The clock is an argument."""
+    """Rates over the last seconds, and the time that is left at these rates. The clock is an argument."""
 
-    def __init__(self, goals: Mapping[int, Goal]) -> None:
-        self._left = sum(goal.copies - goal.copies_done for goal in goals.values())
+    def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
 
-    def rates(self, copies: int, size_bytes: int, now: float) -> Rates:
-        self._seen.append((now, copies, size_bytes))
+    def rates(self, done: tuple[int, int], left: tuple[int, int], now: float) -> Rates:
+        """`done` by this run and `left` to be done: copies and bytes. What takes longer of the two says how long it takes."""
+        self._seen.append((now, *done))
         while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_SECONDS:
             self._seen.popleft()
-        then, old_copies, old_bytes = self._seen[0]
+        then, *before = self._seen[0]
         if now - then < 0.5:
             return Rates(0.0, 0.0, None)
-        speed = (copies - old_copies) / (now - then)
-        left = (self._left - copies) / speed if speed > 0 else None
-        return Rates(speed, (size_bytes - old_bytes) / (now - then), left)
+        speeds = [(new - old) / (now - then) for new, old in zip(done, before, strict=True)]
+        estimates = [more / speed for more, speed in zip(left, speeds, strict=True) if speed > 0]
+        return Rates(speeds[0], speeds[1], max(estimates, default=None))
 
 
 class Progress:
-    """Takes snapshots and shows them. `console` is stderr's; `live` where somebody watches it."""
+    """Takes snapshots and shows them. `console` is stderr's; `live` where somebody watches it.
+
+    `goals` say where the waves stood when the run began.
+    """
 
     def __init__(
         self,
@@ -80,7 +85,8 @@ class Progress:
         self._goals = goals
         self._workers = workers
         self._clock = clock
-        self._meter = Meter(goals)
+        self._meter = Meter()
+        self._known = goals
         self._snapshot = Snapshot({}, 0, {})
         self._said_at = clock()
         self._rated_at = float("-inf")
@@ -98,33 +104,58 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
+    def update(self, goals: Mapping[int, Goal]) -> None:
+        """Where the waves stand now, by the ledger: other runs may have done some of it."""
+        self._known = goals
+
     def __call__(self, snapshot: Snapshot) -> None:
+        begins_to_wait = snapshot.waits_for and not self._snapshot.waits_for
         self._snapshot = snapshot
         now = self._clock()
-        total = self._total()
         if now - self._rated_at >= 1.0:
             self._rated_at = now
-            self._rates = self._meter.rates(total.copies, total.size_bytes, now)
-        if self._live is None and now - self._said_at >= LINE_SECONDS:
+            total = self._total()
+            stands = self._sum(self._stands().values())
+            left = (max(0, stands.copies - stands.copies_done), max(0, stands.size_bytes - stands.bytes_done))
+            self._rates = self._meter.rates((total.copies, total.size_bytes), left, now)
+        if self._live is None and (begins_to_wait or now - self._said_at >= LINE_SECONDS):
             self._said_at = now
-            self._say(total)
+            self._say()
 
     def _total(self) -> Tally:
+        """What this run did."""
         total = Tally()
         for tally in self._snapshot.waves.values():
             total.add(tally)
         return total
 
-    def _say(self, total: Tally) -> None:
-        rates = self._rates
+    def _stands(self) -> dict[int, Goal]:
+        """Where each wave stands: by what this run did, or by the ledger if that has seen more."""
+        return {wave: self._stand(wave, goal) for wave, goal in self._goals.items()}
+
+    def _stand(self, wave: int, goal: Goal) -> Goal:
+        tally, known = self._snapshot.waves.get(wave, Tally()), self._known.get(wave, goal)
+        return replace(
+            goal,
+            users_done=min(goal.users, max(goal.users_done + tally.users, known.users_done)),
+            copies_done=min(goal.copies, max(goal.copies_done + tally.copies, known.copies_done)),
+            bytes_done=min(goal.size_bytes, max(goal.bytes_done + tally.size_bytes, known.bytes_done)),
+        )
+
+    def _sum(self, goals: Collection[Goal]) -> Goal:
+        return Goal(*(sum(getattr(goal, each.name) for goal in goals) for each in fields(Goal)))
+
+    def _say(self) -> None:
+        rates, stands, total = self._rates, self._sum(self._stands().values()), self._total()
         self._log.info(
             "progress",
             doing=self._title,
-            users=total.users + sum(goal.users_done for goal in self._goals.values()),
-            users_planned=sum(goal.users for goal in self._goals.values()),
-            copies=total.copies + sum(goal.copies_done for goal in self._goals.values()),
-            copies_planned=sum(goal.copies for goal in self._goals.values()),
-            bytes=total.size_bytes + sum(goal.bytes_done for goal in self._goals.values()),
+            users=stands.users_done,
+            users_planned=stands.users,
+            copies=stands.copies_done,
+            copies_planned=stands.copies,
+            bytes=stands.bytes_done,
+            bytes_planned=stands.size_bytes,
             failures=total.failures,
             retries=self._snapshot.retries,
             copies_per_second=round(rates.copies_per_second, 1),
@@ -132,25 +163,38 @@ class Progress:
             seconds_left=None if rates.seconds_left is None else round(rates.seconds_left),
             workers=self._workers,
             waves=",".join(str(wave) for wave in self._goals),
+            waits_for=_holders(self._snapshot.waits_for),
         )
 
     def __rich__(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "left", "right", "right", "right"):
             table.add_column(justify=justify, no_wrap=True)
-        for wave, goal in self._goals.items():
-            tally = self._snapshot.waves.get(wave, Tally())
-            copies = goal.copies_done + tally.copies
+        stands = self._stands()
+        rows = [(f"wave {wave}", stands[wave]) for wave in self._shown(stands)]
+        if len(stands) > 1:
+            rows.append((f"{len(stands)} waves", self._sum(stands.values())))
+        for name, goal in rows:
             table.add_row(
-                f"wave {wave}",
-                ProgressBar(total=max(1, goal.copies), completed=copies, width=20),
-                f"{goal.users_done + tally.users:,}/{goal.users:,} users",
-                f"{copies:,}/{goal.copies:,} copies",
-                f"{format_size(goal.bytes_done + tally.size_bytes)}/{format_size(goal.size_bytes)}",
+                name,
+                ProgressBar(total=max(1, goal.copies), completed=goal.copies_done, width=_BAR_COLUMNS),
+                f"{goal.users_done:,}/{goal.users:,} users",
+                f"{goal.copies_done:,}/{goal.copies:,} copies",
+                f"{format_size(goal.bytes_done)}/{format_size(goal.size_bytes)}",
             )
         return Group(table, self._bottom())
 
+    def _shown(self, stands: Mapping[int, Goal]) -> list[int]:
+        """The waves that have a line: all, where they are few; else those at work, the first of them if they are many."""
+        if len(stands) <= _WAVES_SHOWN:
+            return list(stands)
+        left = [wave for wave, goal in stands.items() if goal.copies_done < goal.copies]
+        at_work = [wave for wave in left if stands[wave] != self._goals[wave]]
+        return (at_work or left[:1])[:_WAVES_SHOWN]
+
     def _bottom(self) -> Text:
+        if self._snapshot.waits_for:
+            return Text(f"{self._title}: waits for {_holders(self._snapshot.waits_for)}", style="dim")
         rates, total = self._rates, self._total()
         left = "–" if rates.seconds_left is None else format_duration(rates.seconds_left)
         workers = f"{self._workers} worker{'s' if self._workers != 1 else ''}"
@@ -165,3 +209,9 @@ class Progress:
         if total.failures:
             text.append(f" · {total.failures:,} failed", style="bold red")
         return text
+
+
+def _holders(waits_for: Mapping[str, int]) -> str | None:
+    """How many batches others hold, by host, in words; None where nothing is waited for."""
+    words = [f"{number} batch{'es' if number != 1 else ''} held on {host}" for host, number in waits_for.items()]
+    return ", ".join(words) or None
