@@ -1,4 +1,4 @@
-"""What planning is at: a line that moves on a terminal, a log line a step and every half minute elsewhere."""
+"""What planning, or registering a plan, is at: a line that moves on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ LINE_SECONDS = 30.0
 class PlanProgress:
     """Told the name of a step or store and a count, from any thread."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, doing: str = "planning") -> None:
+        self._doing = doing
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self._logged = 0.0
@@ -40,13 +41,13 @@ class PlanProgress:
             if self._live is not None or not (is_new or now - self._logged >= LINE_SECONDS):
                 return
             self._logged = now
-        self._log.info("planning", step=name, count=count)
+        self._log.info(self._doing, step=name, count=count)
 
     def _view(self) -> Text:
         with self._lock:
             counts = dict(self._counts)
         steps = "  ".join(f"{safe(name)} {count:,}" for name, count in counts.items())
-        return Text(f"planning {time.monotonic() - self._started:.0f} s  {steps}", style="dim")
+        return Text(f"{self._doing} {time.monotonic() - self._started:.0f} s  {steps}", style="dim")
 
     def __enter__(self) -> Self:
         if self._live is not None:

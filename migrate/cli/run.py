@@ -100,7 +100,9 @@ def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: Ru
             now=context.now,
             stop=stop,
             on_start=lambda waves, progress: watch.begin("copying", goals(progress, waves), workers),
+            on_registering=watch.registering,
             on_progress=watch,
+            on_standing=lambda waves, progress: watch.update(goals(progress, waves)),
         )
 
 

@@ -6,13 +6,14 @@ import _thread
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.text import Text
 
 from migrate.cli.context import Context
 from migrate.cli.interrupts import end_at_once
 from migrate.cli.output import Column, Output
+from migrate.cli.plan_progress import PlanProgress
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, stop_on_signal
 from migrate.errors import UsageError
@@ -71,17 +72,32 @@ class Watch:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._progress: Progress | None = None
+        self._steps = ExitStack()
+        self._registering: PlanProgress | None = None
+
+    def registering(self, users: int) -> None:
+        """How many users of the plan are registered, before there is anything else to watch."""
+        if self._registering is None:
+            self._registering = self._steps.enter_context(PlanProgress(self._context.output, "registering"))
+        self._registering.step("users", users)
 
     def begin(self, title: str, goals: Mapping[int, Goal], workers: int) -> None:
+        self._steps.close()
         output = self._context.output
         self._progress = Progress(title, goals, workers, console=output.progress_console, live=output.is_live)
         self._progress.start()
+
+    def update(self, goals: Mapping[int, Goal]) -> None:
+        """Where it stands by the ledger, other runs' work included."""
+        if self._progress is not None:
+            self._progress.update(goals)
 
     def __call__(self, snapshot: Snapshot) -> None:
         if self._progress is not None:
             self._progress(snapshot)
 
     def end(self) -> None:
+        self._steps.close()
         if self._progress is not None:
             self._progress.stop()
 

@@ -17,6 +17,7 @@ from migrate.jobs.common import (
     check_sums,
     codes_of,
     count,
+    following_wave,
     free_dead_leases,
     parse_waves,
     refuse_early,
@@ -301,5 +302,5 @@ def _next_step(
     if found.counts.unknown:
         return f"`migrate status {name} --failures` says why some could not be checked; `migrate verify {name}` asks again."
     if unfinished(progress):
-        return f"`migrate run {name}` takes the next wave."
+        return following_wave(name, progress)
     return "Everything that was checked is as it should be."

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
-from migrate.errors import ExitCode, IntegrityError, RefusedError, UsageError
+from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, RefusedError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
 from migrate.states import BatchState, UserState
 from migrate.stores.door import Door, Visitor
-from migrate.worker.loop import LEASE_SECONDS, StopReason
+from migrate.worker.loop import LEASE_SECONDS, Stop, StopReason
 from migrate.workspace import Workspace
 
+T = TypeVar("T")
+_ROWS_BETWEEN_LOOKS = 1000
 _UNVERIFIED = frozenset({UserState.PLANNED, UserState.COPYING, UserState.COPIED, UserState.QUARANTINED})
 
 
@@ -180,6 +183,40 @@ def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, purpose: Purpos
 def free_dead_leases(ledger: Ledger) -> None:
     """Take over at once what processes of this host left behind when they died (invariant 5)."""
     ledger.reclaim(LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic))
+
+
+def heeding(
+    rows: Iterable[T],
+    stop: Stop,
+    deadline: float | None,
+    doing: str,
+    on_rows: Callable[[int], None] = lambda _number: None,
+) -> Iterator[T]:
+    """The rows, until somebody says stop or time is up: InterruptedRun or LaterError, which undo the transaction they are for.
+
+    `on_rows` is told now and then how many there were.
+    """
+    for number, row in enumerate(rows):
+        if number % _ROWS_BETWEEN_LOOKS == 0:
+            on_rows(number)
+            if stop.is_set():
+                raise InterruptedRun(f"interrupted while {doing}; nothing of it was kept", remedy="Run it again.")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise LaterError(
+                    f"time is up while {doing}; nothing of it was kept",
+                    remedy="Run it again with more time: this has to be done whole.",
+                )
+        yield row
+
+
+def following_wave(name: str, progress: Sequence[WaveProgress]) -> str:
+    """How the next wave is taken: by its number, where an earlier one holds it up."""
+    waves = [wave for wave in progress if wave.wave is not None]
+    for place, wave in enumerate(waves):
+        if unfinished([wave]):
+            held = not all(is_verified(before) for before in waves[:place])
+            return f"`migrate run {name}{f' --wave {wave.wave}' if held else ''}` takes the next wave."
+    return ""
 
 
 def unfinished(waves: Sequence[WaveProgress]) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, run_assignments
-from migrate.errors import ExitCode, LaterError, RefusedError, UsageError, worst
+from migrate.errors import ExitCode, LaterError, RefusedError, UnreachableError, UsageError, worst
 from migrate.jobs.common import (
     Actor,
     Limits,
@@ -16,7 +18,9 @@ from migrate.jobs.common import (
     check_sums,
     codes_of,
     count,
+    following_wave,
     free_dead_leases,
+    heeding,
     is_verified,
     parse_waves,
     plan_entry,
@@ -33,6 +37,8 @@ from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocke
 from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
+
+_STANDING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,11 @@ def open_blockers(plan: Plan, accepted: dict[str, tuple[int, str]], words: Seque
     ]
 
 
-def choose_waves(named: str | None, progress: Sequence[WaveProgress]) -> tuple[int, ...]:
+def choose_waves(named: str | None, progress: Sequence[WaveProgress], *, retry: bool = False) -> tuple[int, ...]:
     """The waves that a run takes: those named, else the first that is not complete, if all before it are verified.
 
-    LaterError where an earlier wave waits for its verification; an empty tuple where every wave is copied.
+    With `retry`, one that has quarantined copies is not complete. LaterError where an earlier wave waits for its verification;
+    an empty tuple where every wave is copied.
     """
     waves = [wave for wave in progress if wave.wave is not None]
     known = [wave.wave for wave in waves if wave.wave is not None]
@@ -116,13 +123,13 @@ def choose_waves(named: str | None, progress: Sequence[WaveProgress]) -> tuple[i
     if chosen is not None:
         return chosen
     for place, wave in enumerate(waves):
-        if not unfinished([wave]):
+        if not unfinished([wave]) and not (retry and wave.outcomes[Outcome.QUARANTINED]):
             continue
         waiting = next((before for before in waves[:place] if not is_verified(before)), None)
         if waiting is not None:
             raise LaterError(
                 f"wave {wave.wave} waits: wave {waiting.wave} is not verified{_held_up(waiting)}",
-                remedy=(f"`migrate verify --wave {waiting.wave}`; or name the wave: `migrate run --wave {wave.wave}`."),
+                remedy=_how_to_go_on(waiting, f"`migrate run --wave {wave.wave}`"),
             )
         return (known[place],)
     return ()
@@ -134,6 +141,16 @@ def _held_up(wave: WaveProgress) -> str:
         outcome: wave.outcomes[outcome] for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED) if wave.outcomes[outcome]
     }
     return f" ({', '.join(f'{number} copies are {outcome}' for outcome, number in bad.items())})" if bad else ""
+
+
+def _how_to_go_on(waiting: WaveProgress, by_name: str) -> str:
+    if waiting.outcomes[Outcome.DRIFTED]:
+        return (
+            f"No verification mends that: the source has changed, and a delta must copy it. {by_name} goes on without."
+        )
+    if waiting.outcomes[Outcome.QUARANTINED]:
+        return f"`migrate run --retry-quarantined` tries these again; or name the wave: {by_name}."
+    return f"`migrate verify --wave {waiting.wave}`; or name the wave: {by_name}."
 
 
 def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunForecast:
@@ -154,11 +171,13 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
     waves: tuple[int, ...] = ()
     waits: str | None = None
     try:
-        waves = choose_waves(request.waves, progress)
+        waves = choose_waves(request.waves, progress, retry=request.retry_quarantined)
     except LaterError as error:
         waits = error.what
     left = [wave for wave in progress if wave.wave in waves]
     users, copies = sum(sum(wave.users.values()) for wave in left), count(left, Outcome.PENDING)
+    if request.retry_quarantined:
+        copies += count(left, Outcome.QUARANTINED)
     size_bytes = sum(wave.size_bytes - wave.done_bytes for wave in left)
     return _forecast(plan, waves, users, copies, size_bytes, blockers, waits)
 
@@ -201,31 +220,66 @@ def run_plan(
     now: Callable[[], datetime],
     stop: Stop,
     on_start: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
+    on_registering: Callable[[int], None],
     on_progress: Callable[[Snapshot], None],
+    on_standing: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
 ) -> RunEnd:
-    """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan."""
+    """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan.
+
+    `on_registering` is told how many users are registered, `on_standing` now and then where the waves stand by the ledger.
+    """
     ledger.heed(stop.ledger_ends_at)
     refuse_early(plan, workspace, actor, Purpose.COPY)
+    named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
-        plan_id = _register(plan, ledger, request, run_id, now)
+        plan_id = _register(plan, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
-        if request.retry_quarantined:
-            known = [wave.wave for wave in ledger.progress(plan_id) if wave.wave is not None]
-            ledger.retry_quarantined(plan_id, parse_waves(request.waves, known), run_id, now())
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
-        waves = choose_waves(request.waves, progress)
+        waves = choose_waves(request.waves, progress, retry=request.retry_quarantined)
+        if request.retry_quarantined:
+            ledger.retry_quarantined(plan_id, named, run_id, now())
+            progress = ledger.progress(plan_id)
         on_start(waves, progress)
         report = EngineReport()
         if unfinished([wave for wave in progress if wave.wave in waves]):
             tasks = assignments(
                 plan, workspace, ledger, actor, request.limits, Purpose.COPY, run_id=run_id, waves=waves
             )
-            report = run_assignments(tasks, on_progress, stop)
+            report = run_assignments(tasks, _standing_too(on_progress, on_standing, ledger, plan_id, waves), stop)
         return _end(plan, plan_id, ledger, waves, report)
 
 
-def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now: Callable[[], datetime]) -> int:
+def _standing_too(
+    on_progress: Callable[[Snapshot], None],
+    on_standing: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
+    ledger: Ledger,
+    plan_id: int,
+    waves: tuple[int, ...],
+) -> Callable[[Snapshot], None]:
+    """`on_progress`, and now and then where the waves stand: other runs may share the work."""
+    told_at = time.monotonic()
+
+    def told(snapshot: Snapshot) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _STANDING_SECONDS:
+            with suppress(UnreachableError):  # it is only shown; what must be written finds out by itself
+                on_standing(waves, ledger.progress(plan_id))
+            told_at = time.monotonic()
+        on_progress(snapshot)
+
+    return told
+
+
+def _register(
+    plan: Plan,
+    ledger: Ledger,
+    request: RunRequest,
+    run_id: int,
+    now: Callable[[], datetime],
+    stop: Stop,
+    on_registering: Callable[[int], None],
+) -> int:
     plan_id = registered(plan, ledger)
     accepted = {} if plan_id is None else ledger.acceptances(plan_id)
     blockers = open_blockers(plan, accepted, request.accept)
@@ -239,7 +293,10 @@ def _register(plan: Plan, ledger: Ledger, request: RunRequest, run_id: int, now:
             remedy=f"Decide them in the spec and plan again, or accept just these: `migrate run {plan.digest[:12]} {words}`",
         )
     if plan_id is None:
-        plan_id = ledger.register(plan_entry(plan), plan.batches(), users_with_a_row(plan), run_id, now())
+        doing, deadline = "the plan was registered", request.limits.deadline
+        batches = heeding(plan.batches(), stop, deadline, doing)
+        users = heeding(users_with_a_row(plan), stop, deadline, doing, on_registering)
+        plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now())
         pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
@@ -280,5 +337,5 @@ def _next_step(
     if to_check:
         return f"`migrate verify {name} --wave {to_check[0]}` checks what was copied."
     if unfinished(progress):
-        return f"`migrate run {name}` takes the next wave."
+        return following_wave(name, progress)
     return f"`migrate verify {name}` checks what was copied." if unverified else "Nothing is left to copy."

@@ -1,0 +1,134 @@
+"""How a run begins: what it refuses before it changes anything, and the registration of its plan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from smallworld import SmallWorld, body_of, build, planned
+
+from migrate.errors import LaterError
+from migrate.jobs.common import heeding
+from migrate.ledger import Ledger
+from migrate.planner.folder import find_plan
+from migrate.worker.loop import Stop
+from migrate.workspace import Workspace
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SmallWorld:
+    world = build(tmp_path, users=12, per_user=4, odd=False, large=False)
+    planned(world)
+    return world
+
+
+def users_of_wave(world: SmallWorld, wave: int) -> list[str]:
+    return [user.user_id for user in find_plan(Workspace(world.root), None).users() if user.wave == wave]
+
+
+def occupy(world: SmallWorld, user: str) -> str:
+    """Somebody else's object where one of the user's goes; its key."""
+    key = f"users/{user}/photo-0001.jpg"
+    for store in ("hamar", "dublin-1", "dublin-2"):
+        world.put(store, key, b"somebody else's", world.objects[key][1], {})
+    return key
+
+
+def outcomes(world: SmallWorld, outcome: str) -> int:
+    return sum(int(wave["outcomes"][outcome]) for wave in world.migrate("status", "--json").json["standing"])
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_refused_retry_has_put_nothing_back(world: SmallWorld, dry: tuple[str, ...]) -> None:
+    """Wave 0 is not verified, and something of wave 1 is quarantined: 75, and what was quarantined is so still."""
+    world.migrate("run")
+    occupy(world, users_of_wave(world, 1)[0])
+    assert world.migrate("run", "--wave", "1").code in (4, 75)
+    assert outcomes(world, "quarantined") == 2
+    answer = world.migrate("run", "--retry-quarantined", *dry)
+    assert answer.code == 75, answer.err
+    assert "wave 1 waits: wave 0 is not verified" in answer.err + answer.out
+    assert outcomes(world, "quarantined") == 2
+
+
+def test_a_retry_takes_the_wave_of_what_is_quarantined(world: SmallWorld) -> None:
+    """The twin: nothing before it waits, so it is put back, copied, and the forecast says as much."""
+    world.migrate("run")
+    key = occupy(world, users_of_wave(world, 1)[0])
+    world.migrate("verify", "--wave", "0")
+    world.migrate("run", "--wave", "all")
+    for store in ("hamar", "dublin-1", "dublin-2"):
+        world.store(store).delete(key)
+    forecast = world.migrate("run", "--retry-quarantined", "--dry-run", "--json").json
+    assert (forecast["waves"], forecast["copies"]) == ([1], 2)
+    assert world.migrate("run", "--retry-quarantined").code == 0
+    world.assert_all_there()
+
+
+def test_a_wave_that_is_held_by_drift_is_gone_past_by_name(world: SmallWorld) -> None:
+    """run and verify do not send one another round: no verification mends a drifted copy, and both name the next wave."""
+    changed = f"users/{users_of_wave(world, 0)[0]}/photo-0001.jpg"
+    world.put("us", changed, body_of("newer", 99), world.objects[changed][1], {})
+    assert world.migrate("run").code in (4, 75)
+    verify = world.migrate("verify", "--wave", "0")
+    assert "--wave 1` takes the next wave" in verify.out
+    refused = world.migrate("run")
+    assert refused.code == 75
+    assert "2 copies are drifted" in refused.err
+    assert "migrate run --wave 1" in refused.err
+    assert "migrate verify" not in refused.err
+    assert world.migrate("run", "--wave", "1").code in (4, 75)
+
+
+def test_a_wave_that_is_none_is_refused_before_anything_else(world: SmallWorld) -> None:
+    """Also before the blockers: 2, and the plan is not registered."""
+    with (world.root / "users.csv").open("a", encoding="utf-8") as file:
+        file.write("x001,??\n")
+    planned(world)
+    assert world.migrate("run").code == 77
+    answer = world.migrate("run", "--wave", "99")
+    assert answer.code == 2
+    assert "no wave 99" in answer.err
+    assert plans(world) == 0
+
+
+def plans(world: SmallWorld) -> int:
+    ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    try:
+        return len(ledger.plans())
+    finally:
+        ledger.close()
+
+
+def test_a_signal_is_heard_while_the_plan_is_registered(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130, nothing of the plan is in the ledger, and the next run registers it whole (Invariant 3)."""
+
+    def interrupt(_watch: object, users: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("migrate.cli.working.Watch.registering", interrupt)
+        patch.setattr("migrate.jobs.common._ROWS_BETWEEN_LOOKS", 4)
+        answer = world.migrate("run", "--wave", "all")
+    assert answer.code == 130, answer.err
+    assert "nothing of it was kept" in answer.err
+    assert plans(world) == 0
+    assert world.migrate("run", "--wave", "all").code == 0
+    world.assert_all_there()
+
+
+def test_registering_says_how_far_it_is(world: SmallWorld) -> None:
+    """A log line where nobody watches a terminal."""
+    answer = world.migrate("run", "--wave", "all")
+    assert "event=registering" in answer.err
+    assert "registering" not in world.migrate("run", "--wave", "all").err
+
+
+def test_time_that_is_up_ends_what_has_to_be_done_whole() -> None:
+    """LaterError between two rows; with time left, all of them come."""
+    assert list(heeding(range(10), Stop(), time.monotonic() + 60, "it was done")) == list(range(10))
+    with pytest.raises(LaterError, match="time is up while it was done"):
+        list(heeding(range(10), Stop(), time.monotonic() - 1, "it was done"))
