@@ -252,7 +252,8 @@ class World:
         for wave in self.ledger.progress(self.plan_id):
             assert sum(wave.outcomes.values()) == wave.copies
             assert min(wave.outcomes.values()) >= 0
-            counted[wave.wave] = (dict(wave.users), wave.tallied)
+            if wave.users:
+                counted[wave.wave] = (dict(wave.users), wave.tallied)
         assert counted == self._count_rows()
 
     def _count_rows(self) -> dict[int | None, tuple[dict[str, int], tuple[int, ...]]]:
