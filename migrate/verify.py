@@ -76,9 +76,9 @@ def _verdicts(
             if receipt.part_bytes not in sources:
                 sources[receipt.part_bytes] = _source_digests(planned, receipt, caller, ends)
         except DriftedError as drift:
-            results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{drift.reason}"))
+            results.append(_without_source(copy, receipt, f"source_{drift.reason}", caller, ends))
         except StoreError as error:
-            results.append(CheckResult(copy.ordinal, Verdict.UNKNOWN, f"source_{error.code}"))
+            results.append(_without_source(copy, receipt, f"source_{error.code}", caller, ends))
         else:
             results.append(_compare(copy, receipt, sources[receipt.part_bytes], caller, ends, always=True))
     return results
@@ -86,6 +86,16 @@ def _verdicts(
 
 def _expected(receipt: Receipt) -> tuple[bytes, bytes]:
     return receipt.sha256, receipt.attributes
+
+
+def _without_source(copy: PlannedCopy, receipt: Receipt, reason: str, caller: Caller, ends: _Ends) -> CheckResult:
+    """The source cannot be compared with: what differs from its receipt is wrong all the same, what does not is UNKNOWN."""
+    result = _compare(copy, receipt, _expected(receipt), caller, ends, always=True)
+    if result.verdict is Verdict.MATCH:
+        return CheckResult(copy.ordinal, Verdict.UNKNOWN, reason, result.etag)
+    if result.verdict is Verdict.MISMATCH:
+        return CheckResult(copy.ordinal, Verdict.MISMATCH, f"receipt_{result.reason}", result.etag)
+    return result
 
 
 def _source_digests(planned: PlannedObject, receipt: Receipt, caller: Caller, ends: _Ends) -> tuple[bytes, bytes]:
@@ -234,10 +244,12 @@ class PartedCheck:
                 end.error = error
 
     def parts(self) -> list[Callable[[], None]]:
-        """The jobs that read parts, in order; none where there is nothing to be compared with."""
-        if self._source is not None and self._source.error is not None:
-            return []
-        ends = [end for end in self._ends() if end.info is not None and end.info.size == self.planned.size]
+        """The jobs that read parts, in order. Where the source is not what was copied, the targets' are read all the same."""
+        ends = [
+            end
+            for end in self._ends()
+            if end.error is None and end.info is not None and end.info.size == self.planned.size
+        ]
         jobs: list[Callable[[], None]] = [
             partial(self._read_part, end, index) for index in range(len(self._ranges)) for end in ends
         ]
