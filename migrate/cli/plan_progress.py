@@ -1,4 +1,7 @@
-"""What planning, or registering a plan, is at: a line that moves on a terminal, a log line now and then elsewhere."""
+"""What planning or registering a plan is at, and what a verification lists before it checks.
+
+A line that moves on a terminal; a log line a step and every half minute elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from migrate.cli.records import existing_ledger
 from migrate.cli.working import show_standing
 from migrate.errors import IntegrityError, UsageError
 from migrate.jobs.common import check_sums, registered
-from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, Ledger, Pass, UserRow
+from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, Ledger, UserRow
 from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.privacy import pseudonyms_of
@@ -22,12 +22,10 @@ from migrate.report.standing import pass_document, wave_document, wave_words
 from migrate.spec import spec_time
 from migrate.states import UserState
 from migrate.units import format_size, number_of
-from migrate.worker.checking import EXTRA
 from migrate.worker.seals import Seals
 
 _SHOWN = 50
 _RUNS = 5
-_PASSES = 50
 _FINDINGS = {EXTRA: "no copy stands for it", SEAL_LOST: "the sealed file is missing or was changed"}
 
 
@@ -139,6 +137,10 @@ def _verification_line(document: dict[str, Any]) -> str:
     verdicts, batches = document["verdicts"], document["batches"]
     waves = "all waves" if document["waves"] is None else wave_words(document["waves"])
     state = "done" if document["ended_at"] else f"not ended, {batches['done']} of {sum(batches.values())} batches"
+    if document["superseded"]:
+        state = f"given up after {batches['done']} of {sum(batches.values())} batches"
+    elif document["sample_ppm"] < FULL_SAMPLE_PPM:
+        state = f"a sample of {document['sample_ppm'] / 10_000:g} %, {state}"
     counts = ", ".join(f"{number:,} {name.upper()}" for name, number in verdicts.items() if number or name == "match")
     return f"last verification: {waves}, level {document['level']}, {state}: {counts}"
 
@@ -172,32 +174,29 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
         (failure.outcome.value, failure.number, failure.ordinal, failure.reason, failure.detail or "")
         for failure in ledger.failures(plan_id, limit)
     ]
-    passes = _telling(ledger, plan_id)
     seen: set[tuple[int, int]] = set()
-    for verification in passes:
-        for row in ledger.differences(verification.id, limit):
-            if (row.number, row.ordinal) not in seen:
-                seen.add((row.number, row.ordinal))
-                note = "put back" if row.reopened else ""
-                rows.append((row.verdict.value, row.number, row.ordinal, row.reason or "", note))
+    for row in ledger.differences(plan_id, limit):
+        if (row.number, row.ordinal) not in seen:
+            seen.add((row.number, row.ordinal))
+            note = "put back" if row.reopened else ""
+            rows.append((row.verdict.value, row.number, row.ordinal, row.reason or "", note))
     names = _names(plan, ledger, plan_id, {(number, ordinal) for _, number, ordinal, _, _ in rows})
     found: list[dict[str, str | None]] = [
         {"kind": kind, "user": user, "store": store, "key": key, "reason": reason, "detail": detail}
         for kind, number, ordinal, reason, detail in rows
         for user, store, key in [names[number, ordinal]]
     ]
-    for verification in passes:
-        found += [
-            {
-                "kind": row.finding.kind.upper(),
-                "user": row.finding.user_id,
-                "store": row.finding.store,
-                "key": row.finding.key,
-                "reason": _FINDINGS[row.finding.kind],
-                "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
-            }
-            for row in ledger.findings(plan_id, limit, pass_id=verification.id)
-        ]
+    found += [
+        {
+            "kind": row.finding.kind.upper(),
+            "user": row.finding.user_id,
+            "store": row.finding.store,
+            "key": row.finding.key,
+            "reason": _FINDINGS[row.finding.kind],
+            "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
+        }
+        for row in ledger.findings(plan_id, limit, answered=False)
+    ]
     if context.as_json:
         context.output.document({"plan": plan.digest, "failures": found})
         return
@@ -206,16 +205,6 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
         return
     columns = [Column(name, folds=name in ("user", "key", "detail")) for name in found[0]]
     context.output.table(columns, [tuple(value or "" for value in entry.values()) for entry in found])
-
-
-def _telling(ledger: Ledger, plan_id: int) -> list[Pass]:
-    """The verifications that say where the plan stands: the newest ones, back to the last that looked at everything."""
-    found: list[Pass] = []
-    for verification in ledger.passes(plan_id, _PASSES):
-        found.append(verification)
-        if verification.ended_at and verification.waves is None and verification.sample_ppm == FULL_SAMPLE_PPM:
-            break
-    return found
 
 
 def _names(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -10,10 +11,12 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
+from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import recorded_run
 from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
 from migrate.errors import ExitCode, UsageError
-from migrate.jobs.checking import VerifyEnd, VerifyRequest, verify_plan
+from migrate.jobs.checking import VerifyRequest, VerifyWatch, verify_plan
+from migrate.jobs.verify_end import VerifyEnd
 from migrate.ledger import FULL_SAMPLE_PPM, CheckState, Ledger, Pass, PassProgress, WaveProgress
 from migrate.model import Level
 from migrate.planner.folder import Plan, find_plan
@@ -79,12 +82,24 @@ def _sample(text: str | None) -> int:
 
 def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: VerifyRequest) -> VerifyEnd:
     workers = request.limits.workers or plan.spec.run.workers
-    with at_work(context) as (stop, watch):
+    with at_work(context) as (stop, watch), ExitStack() as listing:
+        steps = PlanProgress(context.output, "listing")
 
-        def on_start(verification: Pass, found: PassProgress, waves: Sequence[WaveProgress]) -> None:
+        def on_pass(verification: Pass, found: PassProgress, closed: Sequence[Pass]) -> None:
+            for other in closed:
+                began = spec_time(other.started_at, plan.spec)
+                context.output.note(
+                    f"the unfinished verification ({other.level.value}) begun at {began} is closed:"
+                    " this one takes its place",
+                    style="dim",
+                )
             if found.checks.get(CheckState.DONE):
                 began = spec_time(verification.started_at, plan.spec)
                 context.output.note(f"goes on with the verification begun at {began}", style="dim")
+            listing.enter_context(steps)
+
+        def on_start(verification: Pass, found: PassProgress, waves: Sequence[WaveProgress]) -> None:
+            listing.close()
             watch.begin(f"verifying ({verification.level.value})", check_goals(waves, found.counts.checked), workers)
 
         return verify_plan(
@@ -96,8 +111,7 @@ def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: Ve
             run_id=run_id,
             now=context.now,
             stop=stop,
-            on_start=on_start,
-            on_progress=watch,
+            watch=VerifyWatch(on_pass, steps.step, on_start, watch),
         )
 
 

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
-from migrate.engines.local import EngineReport, Problem, run_assignments
-from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError, worst
+from migrate.engines.local import Problem, run_assignments
+from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.jobs.common import (
     Actor,
     Limits,
     assignments,
     check_sums,
-    codes_of,
-    count,
-    following_wave,
     free_dead_leases,
     parse_waves,
     refuse_early,
     registered,
     unfinished,
 )
-from migrate.jobs.extras import find_loose_extras, forget_listings
+from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
+from migrate.jobs.verify_end import VerifyEnd, end_of
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
     SEAL_LOST,
-    CheckState,
     Ledger,
     Pass,
     PassProgress,
@@ -37,11 +34,11 @@ from migrate.ledger import (
     UnsealedCopy,
     WaveProgress,
 )
-from migrate.model import Level, Outcome, Purpose
+from migrate.model import Level, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
-from migrate.worker.loop import Stop
+from migrate.worker.loop import Stop, StopReason
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -61,16 +58,17 @@ class VerifyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyEnd:
-    """How a verification ended. `repaired` copies are pending again."""
+class VerifyWatch:
+    """What a verification tells of itself while it works, in this order.
 
-    exit_code: ExitCode
-    verification: Pass
-    found: PassProgress
-    report: EngineReport
-    progress: tuple[WaveProgress, ...]
-    repaired: int
-    next_step: str
+    `on_pass`: the pass, what it has found so far, and the unfinished ones whose place it takes. `on_listing`, from any thread:
+    what is listed beside the batches, and how much of it. `on_start`: the batches are begun. `on_progress`: where they are.
+    """
+
+    on_pass: Callable[[Pass, PassProgress, Sequence[Pass]], None]
+    on_listing: Callable[[str, int], None]
+    on_start: Callable[[Pass, PassProgress, Sequence[WaveProgress]], None]
+    on_progress: Callable[[Snapshot], None]
 
 
 def plan_id_of(plan: Plan, ledger: Ledger) -> int:
@@ -91,8 +89,7 @@ def verify_plan(
     run_id: int,
     now: Callable[[], datetime],
     stop: Stop,
-    on_start: Callable[[Pass, PassProgress, Sequence[WaveProgress]], None],
-    on_progress: Callable[[Snapshot], None],
+    watch: VerifyWatch,
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     ledger.heed(stop.ledger_ends_at)
@@ -105,13 +102,18 @@ def verify_plan(
         free_dead_leases(ledger)
         waves = _waves(request, progress)
         level = request.level or plan.spec.verify.level
-        verification = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
-        taken = [wave for wave in progress if waves is None or wave.wave in waves]
-        on_start(verification, ledger.pass_progress(verification.id), taken)
-        if request.sample_ppm == FULL_SAMPLE_PPM:
+        verification, closed = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
+        watch.on_pass(verification, ledger.pass_progress(verification.id), closed)
+        for other in closed:
+            forget_listings(plan, workspace, other)
+        if verification.is_full:
             visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
             door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-            _look_through_stores(plan, door, workspace, ledger, verification, request, run_id, now, stop)
+            _look_beside_batches(
+                plan, door, workspace, ledger, verification, request, run_id, now, stop, watch.on_listing
+            )
+        taken = [wave for wave in progress if waves is None or wave.wave in waves]
+        watch.on_start(verification, ledger.pass_progress(verification.id), taken)
         tasks = assignments(
             plan,
             workspace,
@@ -124,21 +126,26 @@ def verify_plan(
             level=level,
             sample_ppm=request.sample_ppm,
         )
-        report = run_assignments(tasks, on_progress, stop)
+        report = run_assignments(tasks, watch.on_progress, stop)
         pause_at(PausePoint.PASS_ENDING)
-        ended = ledger.end_pass(verification.id, now())
-        if ended:
+        ended_at = now()
+        if ledger.end_pass(verification.id, ended_at):
+            verification = replace(verification, ended_at=ended_at)
             forget_listings(plan, workspace, verification)
+        found = ledger.pass_progress(verification.id)  # before a repair makes checks of it anew
         lost = ledger.lost_batches(verification.id)
         if lost:
             report.problems.append(_seals_lost(ledger, verification, lost))
         repaired = 0
-        if request.repair and not stop.is_set():
+        if request.repair:
             try:
-                repaired = _repair(plan, workspace, ledger, verification, lost, run_id, now)
+                for put_back in _repair(plan, workspace, ledger, verification, lost, run_id, now, stop):
+                    repaired += put_back
             except (LaterError, SealLostError) as error:  # what was found is told all the same
                 report.problems.append(Problem(error.what, error.remedy, error.exit_code))
-        return _end(plan, plan_id, ledger, verification, report, repaired, ended=ended)
+            except InterruptedRun:
+                report.reasons.append(StopReason.INTERRUPTED)
+        return end_of(plan, ledger, verification, found, report, repaired)
 
 
 def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[int, ...] | None:
@@ -146,7 +153,7 @@ def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[in
     known = [wave.wave for wave in progress if wave.wave is not None]
     named = parse_waves(request.waves, known)
     if named is not None:
-        return named
+        return None if set(named) == set(known) else named
     done = [wave.wave for wave in progress if wave.wave is not None and not unfinished([wave])]
     if not done:
         raise LaterError(
@@ -156,7 +163,7 @@ def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[in
     return None if len(done) == len(known) else tuple(done)
 
 
-def _look_through_stores(
+def _look_beside_batches(
     plan: Plan,
     door: Door,
     workspace: Workspace,
@@ -166,7 +173,9 @@ def _look_through_stores(
     run_id: int,
     now: Callable[[], datetime],
     stop: Stop,
+    on_listing: Callable[[str, int], None],
 ) -> None:
+    """EXTRA objects that no check of a batch can see."""
     deadline = request.limits.deadline
 
     def is_stopping() -> bool:
@@ -174,7 +183,25 @@ def _look_through_stores(
 
     try:
         find_loose_extras(
-            plan, door.open, workspace, ledger, verification, run_id=run_id, now=now, is_stopping=is_stopping
+            plan,
+            door.open,
+            workspace,
+            ledger,
+            verification,
+            run_id=run_id,
+            now=now,
+            is_stopping=is_stopping,
+            on_listing=on_listing,
+        )
+        look_for_users_without_copies(
+            plan,
+            door.open,
+            ledger,
+            verification,
+            run_id=run_id,
+            now=now,
+            is_stopping=is_stopping,
+            on_listing=on_listing,
         )
     except InterruptedRun as error:
         if stop.is_set():
@@ -204,20 +231,27 @@ def _repair(
     lost: Sequence[int],
     run_id: int,
     now: Callable[[], datetime],
-) -> int:
-    """Put the copies back to pending that a pass found wrong, missing or without a receipt, batch by batch; how many."""
+    stop: Stop,
+) -> Iterator[int]:
+    """Put the copies back to pending that a pass found wrong, missing or without a receipt; how many, batch by batch.
+
+    InterruptedRun when stopped between two batches.
+    """
     reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
+
+    def demand_time() -> None:
+        if stop.is_set():
+            raise InterruptedRun("stopped while copies were put back", remedy="`migrate verify --repair` goes on.")
+
     try:
-        anew = sum(
-            ledger.reopen_lost(verification.id, number, _copies(reader, ledger, verification, number), run_id, now())
-            for number in lost
-        )
-        return anew + sum(
-            ledger.reopen(
-                verification.id, number, _sealed_copies(reader, seals, ledger, verification, number), run_id, now()
-            )
-            for number in ledger.wrong_batches(verification.id)
-        )
+        for number in lost:
+            demand_time()
+            copies = _copies(reader, ledger, verification, number)
+            yield ledger.reopen_lost(verification.id, number, copies, run_id, now())
+        for number in ledger.wrong_batches(verification.id):
+            demand_time()
+            sealed = _sealed_copies(reader, seals, ledger, verification, number)
+            yield ledger.reopen(verification.id, number, sealed, run_id, now())
     finally:
         reader.close()
         seals.close()
@@ -244,63 +278,3 @@ def _sealed_copies(
         for copy in planned.copies
         if copy.ordinal in wrong
     }
-
-
-def _end(
-    plan: Plan,
-    plan_id: int,
-    ledger: Ledger,
-    verification: Pass,
-    report: EngineReport,
-    repaired: int,
-    *,
-    ended: bool,
-) -> VerifyEnd:
-    progress = tuple(ledger.progress(plan_id))
-    check_sums(progress, plan.document["totals"])
-    found = ledger.pass_progress(verification.id)
-    counts = found.counts
-    codes = codes_of(report)
-    if counts.mismatch or counts.missing or counts.extra:
-        codes.append(ExitCode.DIFFERENT)
-    if counts.unknown or (not ended and not codes):
-        codes.append(ExitCode.LATER)
-    taken = [
-        wave
-        for wave in progress
-        if wave.wave is not None and (verification.waves is None or wave.wave in verification.waves)
-    ]
-    if count(taken, Outcome.QUARANTINED) or count(taken, Outcome.DRIFTED):
-        codes.append(ExitCode.INCOMPLETE)
-    step = _next_step(plan, report, found, progress, repaired, ended=ended)
-    return VerifyEnd(worst(codes), verification, found, report, progress, repaired, step)
-
-
-def _next_step(
-    plan: Plan,
-    report: EngineReport,
-    found: PassProgress,
-    progress: Sequence[WaveProgress],
-    repaired: int,
-    *,
-    ended: bool,
-) -> str:
-    name = plan.digest[:12]
-    if repaired:
-        return f"`migrate run {name} --wave all` makes the {repaired} copies again, then verify again."
-    if (stopped := report.first_problem) is not None:
-        return stopped.remedy or f"`migrate verify {name}` goes on."
-    if found.counts.mismatch or found.counts.missing:
-        return f"`migrate status {name} --failures` lists them; `migrate verify {name} --repair` puts them back to pending."
-    if found.counts.extra:
-        return f"`migrate status {name} --failures` lists the EXTRA objects: find out who wrote them."
-    if not ended:
-        waiting = found.checks.get(CheckState.PENDING, 0)
-        return (
-            f"{waiting} batches wait: `migrate run {name}` for those not copied, then `migrate verify {name}` goes on."
-        )
-    if found.counts.unknown:
-        return f"`migrate status {name} --failures` says why some could not be checked; `migrate verify {name}` asks again."
-    if unfinished(progress):
-        return following_wave(name, progress)
-    return "Everything that was checked is as it should be."

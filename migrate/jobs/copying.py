@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -313,17 +313,28 @@ def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], repor
         codes.append(ExitCode.LATER)
     if any(count(progress, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
         codes.append(ExitCode.INCOMPLETE)
-    return RunEnd(worst(codes), waves, report, progress, _next_step(plan, report, progress, waves, left))
+    known = ledger.known_differences(plan_id)
+    if known:
+        codes.append(ExitCode.DIFFERENT)
+    return RunEnd(worst(codes), waves, report, progress, _next_step(plan, report, progress, waves, left, known))
 
 
 def _next_step(
-    plan: Plan, report: EngineReport, progress: Sequence[WaveProgress], waves: tuple[int, ...], left: int
+    plan: Plan,
+    report: EngineReport,
+    progress: Sequence[WaveProgress],
+    waves: tuple[int, ...],
+    left: int,
+    known: Collection[str],
 ) -> str:
     name = plan.digest[:12]
     if (stopped := report.first_problem) is not None:
         return stopped.remedy or f"migrate run {name}"
     if StopReason.FAILURES in report.reasons:
         return f"Too many failures. See them with `migrate status {name} --failures`, mend the cause, then `migrate run {name}`."
+    if known:
+        to_pending = "" if known == {"EXTRA"} else f"; `migrate verify {name} --repair` puts copies back to pending"
+        return f"A verification found {' and '.join(sorted(known))}: `migrate status {name} --failures` lists it{to_pending}."
     if left:
         return f"Work is left: `migrate run {name}` goes on."
     if count(progress, Outcome.QUARANTINED):

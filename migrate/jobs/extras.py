@@ -1,9 +1,11 @@
-"""EXTRA objects where no literal prefix finds them: one pass over each target store, compared with the plan in DuckDB.
+"""EXTRA objects that no check of a batch can see: where no literal prefix finds them, and of users without copies.
 
 A layout such as `messages/{year}/{user}/{rest}` spreads a user over the store, so that no listing by prefix shows all that
 is there of one user. The store is listed once, as inventories are (in segments, so that a crash costs little), and what no
 copy of the plan stands for, but a rule says is one of the plan's users', is EXTRA. It becomes a finding of the pass before the
 batches are checked, so that the check of a user's batch sees it and holds the user back.
+
+Users for whom nothing is to be copied are in no batch. Their prefixes are listed here, at the stores of their home and backup.
 """
 
 from __future__ import annotations
@@ -12,20 +14,26 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from migrate.inventory import InventoryFile, take_inventory
+from migrate.inventory.aside import side_by_side
 from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
-from migrate.ledger import Ledger, NewFinding, Pass
+from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
 from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
 from migrate.spec import InventorySource
 from migrate.sql import literal
 from migrate.stores.base import Store
-from migrate.worker.checking import EXTRA
+from migrate.transfer.caller import Caller
+from migrate.verify import check_prefix
+from migrate.worker.checking import not_listed, user_prefixes
 from migrate.workspace import Workspace
 
 _CHUNK = 1_000
+_USERS_AT_ONCE = 500
+USERS_WITHOUT_COPIES = "users without copies"  # the step's name in the progress
 _ANY_AGE = 10 * 365 * 86_400  # a listing that takes long is still this pass's own
 
 
@@ -39,8 +47,11 @@ def find_loose_extras(
     run_id: int,
     now: Callable[[], datetime],
     is_stopping: Callable[[], bool],
+    on_listing: Callable[[str, int], None],
 ) -> int:
     """Record the EXTRA objects of a pass that only a look through whole stores shows; how many. 0 where none is needed.
+
+    `on_listing` is told the store's name and how many of its objects are listed, from any thread.
 
     Goes on with its own unfinished listing. A store's error is raised: nothing is then said about any user.
     """
@@ -59,6 +70,7 @@ def find_loose_extras(
             workspace=workspace,
             scratch=scratch / name,
             now=now,
+            on_progress=on_listing,
             is_stopping=is_stopping,
             reuse=True,  # this pass's own: the folder is named by it
         )
@@ -66,6 +78,46 @@ def find_loose_extras(
             ledger.add_findings(verification, chunk, run_id=run_id, now=now())
             count += len(chunk)
     return count
+
+
+def look_for_users_without_copies(
+    plan: Plan,
+    opener: Callable[[str], Store],
+    ledger: Ledger,
+    verification: Pass,
+    *,
+    run_id: int,
+    now: Callable[[], datetime],
+    is_stopping: Callable[[], bool],
+    on_listing: Callable[[str, int], None],
+) -> None:
+    """List the prefixes of each user of a full pass for whom nothing is to be copied; who has nothing there may go on.
+
+    Goes on where an earlier attempt was stopped. UnreachableError where a listing fails, InterruptedRun when stopped.
+    """
+    rules, spec = compile_rules(plan.spec.layout.rules), plan.spec
+    targets = {name: store.site for name, store in spec.by_role(Role.TARGET).items()}
+    caller = Caller(opener, concurrency=lambda name: spec.stores[name].concurrency_max)
+
+    def look(user: EmptyUser, _halt: Callable[[], bool]) -> list[NewFinding]:
+        found: list[NewFinding] = []
+        for store in (name for name, site in targets.items() if site in (user.home, user.backup)):
+            for prefix in user_prefixes(rules, user.user_id):
+                listed = check_prefix(store, user.user_id, prefix, (), None, None, caller)
+                if listed.failed is not None:
+                    raise not_listed(store, listed.failed)
+                found += [NewFinding(EXTRA, store, extra.key, user.user_id, extra.size) for extra in listed.extras]
+        return found
+
+    after, count = "", 0
+    while users := ledger.users_without_copies(verification, after, _USERS_AT_ONCE):
+        looks = side_by_side(
+            [partial(look, user) for user in users], threads=spec.run.concurrency, is_stopping=is_stopping
+        )
+        findings = [finding for look_findings in looks for finding in look_findings]
+        ledger.record_looks(verification, [user.user_id for user in users], findings, run_id, now())
+        after, count = users[-1].user_id, count + len(users)
+        on_listing(USERS_WITHOUT_COPIES, count)
 
 
 def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> None:
@@ -96,12 +148,12 @@ def _extras(
         claimed AS (
             SELECT key, size, {user_sql(anywhere)} AS user_id FROM listed WHERE rule IN ({", ".join(map(str, loose))})
         )
-        SELECT c.key, c.user_id, c.size
+        SELECT c.key, c.user_id, c.size, u.first_batch
         FROM claimed AS c
         JOIN {plan.relation("users")} AS u ON u.user_id = c.user_id
         ANTI JOIN (SELECT target_key FROM {plan.relation("copies")} WHERE target_store = {literal(store)}) AS p
             ON p.target_key = c.key
-        WHERE u.first_batch IS NOT NULL {waves}
+        WHERE u.state = 'planned' {waves}
         ORDER BY c.key
     """
     plan.check_users()  # one who was taken out of them would have no strays
@@ -109,6 +161,6 @@ def _extras(
     try:
         connection.execute(query)
         while rows := connection.fetchmany(_CHUNK):
-            yield [NewFinding(EXTRA, store, key, user_id, size) for key, user_id, size in rows]
+            yield [NewFinding(EXTRA, store, key, user_id, size, number) for key, user_id, size, number in rows]
     finally:
         connection.close()

@@ -3,12 +3,15 @@
 from migrate.ledger.ledger import Ledger
 from migrate.ledger.processes import LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
+    EXTRA,
     FULL_SAMPLE_PPM,
     SEAL_LOST,
+    SOURCE_MOVED_ON,
     BatchRow,
     CheckCounts,
     CheckState,
     CopyRow,
+    EmptyUser,
     Failure,
     FindingRow,
     Lease,
@@ -34,12 +37,15 @@ from migrate.ledger.rows import (
 )
 
 __all__ = [
+    "EXTRA",
     "FULL_SAMPLE_PPM",
     "SEAL_LOST",
+    "SOURCE_MOVED_ON",
     "BatchRow",
     "CheckCounts",
     "CheckState",
     "CopyRow",
+    "EmptyUser",
     "Failure",
     "FindingRow",
     "Lease",

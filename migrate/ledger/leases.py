@@ -160,12 +160,13 @@ def _pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) 
 
 
 def _unchecked(connection: Connection, pass_id: int) -> Row[Any] | None:
-    batches, checks, leases = schema.batches, schema.checks, schema.leases
+    batches, checks, leases, passes = schema.batches, schema.checks, schema.leases, schema.passes
     return connection.execute(
         select(batches)
         .join(checks, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
         .where(
             checks.c.pass_id == pass_id,
+            exists().where(passes.c.id == pass_id, passes.c.ended_at.is_(None)),
             checks.c.state == CheckState.PENDING.value,
             batches.c.state == BatchState.DONE.value,
             ~exists().where(leases.c.plan_id == checks.c.plan_id, leases.c.number == checks.c.number),

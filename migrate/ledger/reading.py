@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select
 from sqlalchemy.engine import Row
 
 from migrate.ledger import schema
 from migrate.ledger.core import Core, batch_info, in_batch
 from migrate.ledger.counts import NOWHERE
+from migrate.ledger.known import WRONG
+from migrate.ledger.passes import pass_row
 from migrate.ledger.rows import (
+    EXTRA,
+    SOURCE_MOVED_ON,
     BatchRow,
     CheckCounts,
     CheckState,
@@ -25,8 +28,8 @@ from migrate.ledger.rows import (
     VerdictRow,
     WaveProgress,
 )
-from migrate.ledger.verifying import pass_row, verdict_row
-from migrate.model import Outcome
+from migrate.ledger.verifying import verdict_row
+from migrate.model import Outcome, Verdict
 from migrate.states import BatchState, UserState
 
 _SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
@@ -85,7 +88,7 @@ class Reading(Core):
 
     def pass_progress(self, pass_id: int) -> PassProgress:
         """How far a pass is, and what it found."""
-        checks = schema.checks
+        checks, findings, verdicts = schema.checks, schema.findings, schema.verdicts
         with self._read() as connection:
             rows = connection.execute(
                 select(
@@ -100,15 +103,26 @@ class Reading(Core):
                 .where(checks.c.pass_id == pass_id)
                 .group_by(checks.c.state)
             ).all()
-        found = [sum(int(row[place]) for row in rows) for place in range(2, 7)]
-        return PassProgress({CheckState(row[0]): int(row[1]) for row in rows}, CheckCounts(*found))
+            # of users without copies no check tells
+            loose = connection.execute(
+                select(func.count()).where(
+                    findings.c.pass_id == pass_id, findings.c.kind == EXTRA, findings.c.number.is_(None)
+                )
+            ).scalar_one()
+            moved_on = connection.execute(
+                select(func.count()).where(verdicts.c.pass_id == pass_id, verdicts.c.reason.in_(SOURCE_MOVED_ON))
+            ).scalar_one()
+        match, mismatch, missing, unknown, extra = (sum(int(row[place]) for row in rows) for place in range(2, 7))
+        states = {CheckState(row[0]): int(row[1]) for row in rows}
+        return PassProgress(states, CheckCounts(match, mismatch, missing, unknown, extra + loose), moved_on)
 
     def passes(self, plan_id: int, limit: int) -> list[Pass]:
-        """The newest verifications of a plan, newest first."""
+        """The last verifications of a plan, by when they were last worked on; the last one first."""
         passes = schema.passes
+        last = [passes.c.worked_at.desc(), passes.c.id.desc()]
         with self._read() as connection:
             rows = connection.execute(
-                select(passes).where(passes.c.plan_id == plan_id).order_by(passes.c.id.desc()).limit(limit)
+                select(passes).where(passes.c.plan_id == plan_id).order_by(*last).limit(limit)
             ).all()
         return [pass_row(row) for row in rows]
 
@@ -161,23 +175,35 @@ class Reading(Core):
             for row in rows
         ]
 
-    def differences(self, pass_id: int, limit: int) -> list[VerdictRow]:
-        """The first verdicts other than MATCH of the finished checks of a pass, by batch and ordinal."""
-        verdicts, checks = schema.verdicts, schema.checks
+    def differences(self, plan_id: int, limit: int) -> list[VerdictRow]:
+        """The first verdicts other than MATCH that no later check has answered: what is wrong, what could not be checked, and
+        what a repair has put back; each by batch and ordinal."""
+        verdicts = schema.verdicts
+        found: list[Row[Any]] = []
         with self._read() as connection:
-            rows = connection.execute(
-                select(verdicts)
-                .join(
-                    checks,
-                    (checks.c.pass_id == verdicts.c.pass_id)
-                    & (checks.c.plan_id == verdicts.c.plan_id)
-                    & (checks.c.number == verdicts.c.number),
-                )
-                .where(verdicts.c.pass_id == pass_id, checks.c.state == CheckState.DONE.value)
-                .order_by(verdicts.c.number, verdicts.c.ordinal)
-                .limit(limit)
-            ).all()
-        return [verdict_row(row) for row in rows]
+            for reopened in (False, True):
+                for verdict in (*WRONG, Verdict.UNKNOWN.value) if not reopened else WRONG:
+                    found += connection.execute(
+                        select(verdicts)
+                        .where(_known(plan_id, verdict, reopened=reopened))
+                        .order_by(verdicts.c.number, verdicts.c.ordinal, verdicts.c.at.desc())
+                        .limit(limit - len(found))
+                    ).all()
+        return [verdict_row(row) for row in found]
+
+    def known_differences(self, plan_id: int) -> frozenset[str]:
+        """Which of MISMATCH, MISSING and EXTRA a verification found that nothing has answered yet."""
+        verdicts, findings = schema.verdicts, schema.findings
+        queries: dict[str, Select[Any]] = {
+            verdict: select(verdicts.c.number).where(_known(plan_id, verdict, reopened=False)) for verdict in WRONG
+        }
+        queries[EXTRA.upper()] = select(findings.c.id).where(
+            findings.c.plan_id == plan_id, findings.c.answered.is_(False), findings.c.kind == EXTRA
+        )
+        with self._read() as connection:
+            return frozenset(
+                kind for kind, query in queries.items() if connection.execute(query.limit(1)).first() is not None
+            )
 
     def findings(
         self,
@@ -186,29 +212,43 @@ class Reading(Core):
         *,
         pass_id: int | None = None,
         kind: str | None = None,
-        users: Sequence[str] | None = None,
+        number: int | None = None,
+        answered: bool | None = None,
     ) -> list[FindingRow]:
-        """The first findings of a plan, or of one pass of it, or of one kind, or about some users."""
+        """The first findings of a plan, or of one pass of it, of one kind, of one batch, or those that are answered or not."""
         findings = schema.findings
         query = select(findings).where(findings.c.plan_id == plan_id).order_by(findings.c.id).limit(limit)
         if pass_id is not None:
             query = query.where(findings.c.pass_id == pass_id)
         if kind is not None:
             query = query.where(findings.c.kind == kind)
-        if users is not None:
-            query = query.where(findings.c.user_id.in_(users))
+        if number is not None:
+            query = query.where(findings.c.number == number)
+        if answered is not None:
+            query = query.where(findings.c.answered.is_(answered))
         with self._read() as connection:
             rows = connection.execute(query).all()
         return [
             FindingRow(
                 id=row.id,
                 pass_id=row.pass_id,
-                finding=NewFinding(row.kind, row.store, row.key, row.user_id, row.size),
+                finding=NewFinding(row.kind, row.store, row.key, row.user_id, row.size, row.number),
                 at=row.at,
                 run_id=row.run_id,
             )
             for row in rows
         ]
+
+
+def _known(plan_id: int, verdict: str, *, reopened: bool) -> ColumnElement[bool]:
+    """Verdicts of one kind, by way of the index whose condition the literal text repeats."""
+    verdicts = schema.verdicts
+    return and_(
+        literal_column("verdicts.verdict <> 'MATCH'"),
+        verdicts.c.plan_id == plan_id,
+        verdicts.c.reopened == literal_column("true" if reopened else "false"),
+        verdicts.c.verdict == verdict,
+    )
 
 
 def _wave(

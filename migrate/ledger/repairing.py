@@ -16,13 +16,13 @@ from sqlalchemy.engine import Connection, Row
 from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
+from migrate.ledger.known import WRONG, check_again, is_wrong
 from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
 from migrate.model import Outcome, Verdict
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState, check_batch_move
 
 REPAIR, RETRY = "repair", "retry"
-_WRONG = [Verdict.MISMATCH.value, Verdict.MISSING.value]
 
 
 class Repairing(Core):
@@ -62,6 +62,7 @@ class Repairing(Core):
             _put_back(connection, plan_id, number, [(row.ordinal, row.etag) for row in rows], run_id, now)
             _uncount(connection, plan_id, number, copies)
             _users_lose(connection, plan_id, Counter(copy.user_id for copy in copies))
+            check_again(connection, plan_id, [number])
             pause_at(PausePoint.COPIES_REOPENING)
         return len(rows)
 
@@ -108,6 +109,13 @@ class Repairing(Core):
             )
             _to_pending(connection, batch, copied=0, present=0, done_bytes=0, voided=batch.voided + len(lost))
             _users_lose(connection, plan_id, Counter(copy.user_id for copy in lost.values()))
+            findings = schema.findings
+            connection.execute(
+                update(findings)
+                .where(in_batch(findings, plan_id, number), findings.c.kind == SEAL_LOST)
+                .values(answered=True)
+            )
+            check_again(connection, plan_id, [number])
         return len(lost)
 
     def retry_quarantined(self, plan_id: int, waves: Sequence[int] | None, run_id: int, now: datetime) -> int:
@@ -155,34 +163,27 @@ class Repairing(Core):
             if waves is not None:
                 of_users.append(users.c.wave.in_(list(waves)))
             _users_retry(connection, of_users, tallied)
+            check_again(connection, plan_id, [batch.number for batch in found])
         return sum(batch.quarantined for batch in found)
 
 
 def _wrong(query: Select[Any], pass_id: int) -> Select[Any]:
-    """Narrow a query on verdicts to those that found a difference, and that no repair has answered yet."""
-    verdicts = schema.verdicts
-    return _finished(query, pass_id).where(verdicts.c.verdict.in_(_WRONG), verdicts.c.reopened.is_(False))
+    """Narrow a query on verdicts to those that found a difference, and that nothing has answered yet."""
+    return _of_pass(query, pass_id).where(is_wrong())
 
 
 def _lost(query: Select[Any], pass_id: int) -> Select[Any]:
     """Narrow a query on verdicts to those that could not be given for want of a receipt. A repair deletes them."""
     verdicts = schema.verdicts
-    return _finished(query, pass_id).where(verdicts.c.verdict == Verdict.UNKNOWN.value, verdicts.c.reason == SEAL_LOST)
+    return _of_pass(query, pass_id).where(verdicts.c.verdict == Verdict.UNKNOWN.value, verdicts.c.reason == SEAL_LOST)
 
 
-def _finished(query: Select[Any], pass_id: int) -> Select[Any]:
-    """Narrow a query on verdicts to those of a pass's finished checks."""
-    verdicts, checks, batches = schema.verdicts, schema.checks, schema.batches
-    return (
-        query.join(
-            checks,
-            (checks.c.pass_id == verdicts.c.pass_id)
-            & (checks.c.plan_id == verdicts.c.plan_id)
-            & (checks.c.number == verdicts.c.number),
-        )
-        .join(batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number))
-        .where(verdicts.c.pass_id == pass_id, checks.c.state == CheckState.DONE.value)
-    )
+def _of_pass(query: Select[Any], pass_id: int) -> Select[Any]:
+    """Narrow a query on verdicts to those of a pass, beside their batches."""
+    verdicts, batches = schema.verdicts, schema.batches
+    return query.join(
+        batches, (batches.c.plan_id == verdicts.c.plan_id) & (batches.c.number == verdicts.c.number)
+    ).where(verdicts.c.pass_id == pass_id)
 
 
 def _demand_unleased(connection: Connection, plan_id: int, numbers: list[int]) -> None:
@@ -255,7 +256,7 @@ def _put_back(
             verdicts.c.pass_id.in_(select(passes.c.id).where(passes.c.plan_id == plan_id)),
             in_batch(verdicts, plan_id, number),
             verdicts.c.ordinal == bindparam("of_copy"),
-            among(verdicts.c.verdict, _WRONG),
+            among(verdicts.c.verdict, WRONG),
         )
         .values(reopened=True),
         [{"of_copy": ordinal} for ordinal, _ in group],

@@ -16,9 +16,15 @@ from migrate.model import BatchInfo, Level, Outcome, Purpose, Receipt, Verdict
 from migrate.states import BatchState, UserState
 
 FULL_SAMPLE_PPM = 1_000_000
+EXTRA = "extra"  # the kind of a finding: an object that no copy stands for
 SEAL_LOST = (
     "seal_lost"  # why copies are UNKNOWN whose receipts are in a seal that is lost or edited; and the finding's kind
 )
+SOURCE_MOVED_ON = ("source_changed", "source_gone")  # why a copy that equals its receipt is UNKNOWN at both ends
+AGAINST_RECEIPT = (
+    "receipt_content",
+    "receipt_attributes",
+)  # why one that does not is MISMATCH, its source being gone or another
 
 
 class SealKind(StrEnum):
@@ -220,7 +226,10 @@ class CheckCounts:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One verification of a plan, or of some of its waves (None: all of them)."""
+    """One verification of a plan, or of some of its waves (None: all of them).
+
+    `worked_at`: when it was begun, gone on with, or a check of it ended. `superseded`: ended before it had come to its end.
+    """
 
     id: int
     plan_id: int
@@ -228,16 +237,36 @@ class Pass:
     sample_ppm: int
     waves: tuple[int, ...] | None
     started_at: datetime
+    worked_at: datetime
     ended_at: datetime | None
+    superseded: bool
     run_id: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it looks at everything, and not at a sample."""
+        return self.sample_ppm == FULL_SAMPLE_PPM
 
 
 @dataclass(frozen=True, slots=True)
 class PassProgress:
-    """How far a pass is: its checks by state, and what those that are done found."""
+    """How far a pass is: its checks by state, and what those that are done found.
+
+    `moved_on` is how many of the UNKNOWN copies equal their receipts while their sources are no longer what was copied.
+    """
 
     checks: Mapping[CheckState, int]
     counts: CheckCounts
+    moved_on: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyUser:
+    """A user of the plan for whom nothing is to be copied, and the sites where their data would be."""
+
+    user_id: str
+    home: str | None
+    backup: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +305,17 @@ class UnsealedCopy:
 
 @dataclass(frozen=True, slots=True)
 class NewFinding:
-    """Something about a user or a store that no copy stands for: EXTRA objects, uploads left behind."""
+    """Something about a user or a store that no copy stands for: EXTRA objects, uploads left behind.
+
+    `number` is the batch whose check tells of it; None where the user has no copies.
+    """
 
     kind: str
     store: str
     key: str | None = None
     user_id: str | None = None
     size_bytes: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

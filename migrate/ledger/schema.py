@@ -284,10 +284,13 @@ passes = Table(
     Column("sample_ppm", Integer, nullable=False),
     Column("waves", Text, nullable=False),  # numbers in order with commas between, or * for all
     Column("started_at", Micros, nullable=False),
+    Column("worked_at", Micros, nullable=False),  # begun, gone on with, or a check of it ended
     Column("ended_at", Micros),
+    Column("superseded", Boolean, nullable=False, server_default=text("false")),  # ended without having come to its end
     Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
     one_of("level", Level),
     CheckConstraint("sample_ppm > 0 AND sample_ppm <= 1000000", name="sample"),
+    CheckConstraint("superseded = false OR ended_at IS NOT NULL", name="superseded_is_over"),
 )
 
 checks = Table(
@@ -502,21 +505,31 @@ findings = Table(
     Column("id", Integer, primary_key=True),
     Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
     Column("pass_id", Integer, ForeignKey("passes.id")),
+    Column("number", Integer),  # the batch whose check tells of it; none where the user has no copies
     Column("kind", Text, nullable=False),
     Column("store", Text, nullable=False),
     Column("key", KeyBytes),
     Column("user_id", Text),
     Column("size", BigInteger),
+    Column("answered", Boolean, nullable=False, server_default=text("false")),  # looked for again, and not found
     Column("at", Micros, nullable=False),
     Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
     UniqueConstraint("pass_id", "kind", "store", "key"),  # a check that is done again finds the same again
-    Index("ix_findings_plan", "plan_id"),
+    ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_findings_batch"),
+    Index("ix_findings_plan", "plan_id", "answered", "kind"),
+    Index("ix_findings_batch", "plan_id", "number"),
 )
 
 # Partial indexes, as text: SQLAlchemy's own way loads the dialect of each database that is named, used or not.
 PARTIAL_INDEXES = (
     (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'"),
     (users, "CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch"),
+    # what is known to be wrong is found at once, among millions of other rows
+    (
+        verdicts,
+        "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'",
+    ),
+    (users, "CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0"),
     (
         passes,
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL",

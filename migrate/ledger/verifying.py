@@ -1,4 +1,4 @@
-"""Verification: passes, the check of each batch in a pass, verdicts, and the findings that come up on the way."""
+"""Verification: the check of each batch in a pass, its verdicts and findings, and who moves by them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import BindParameter
 
@@ -15,8 +15,10 @@ from migrate.errors import IntegrityError, LedgerError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, may_become
 from migrate.ledger.engine import upsert
+from migrate.ledger.known import answer, answer_findings, is_seen_at, is_wrong, put_findings, void_matches
+from migrate.ledger.passes import finding_rows, pass_row, wanted_level
 from migrate.ledger.rows import (
-    FULL_SAMPLE_PPM,
+    EXTRA,
     CheckCounts,
     CheckState,
     Lease,
@@ -36,42 +38,6 @@ from migrate.states import UserState
 class Verifying(Core):
     """A pass checks each batch of its waves once. Only a full pass at the plan's level moves users on (invariant 9)."""
 
-    def start_pass(
-        self,
-        plan_id: int,
-        level: Level,
-        sample_ppm: int,
-        waves: Sequence[int] | None,
-        run_id: int,
-        now: datetime,
-    ) -> Pass:
-        """A new pass with a check for each batch; or the one of the same level, sample and waves that is not finished."""
-        passes, batches = schema.passes, schema.batches
-        row = {
-            "plan_id": plan_id,
-            "level": level.value,
-            "sample_ppm": sample_ppm,
-            "waves": _waves_text(waves),
-            "started_at": now,
-            "run_id": run_id,
-        }
-        with self._write() as connection:
-            statement = upsert(connection, passes).values(row).on_conflict_do_nothing()
-            made = connection.execute(statement.returning(passes.c.id)).scalar()
-            same = [passes.c[name] == row[name] for name in ("plan_id", "level", "sample_ppm", "waves")]
-            found = pass_row(connection.execute(select(passes).where(*same, passes.c.ended_at.is_(None))).one())
-            if made is not None:
-                wanted = [batches.c.plan_id == plan_id]
-                if waves is not None:
-                    wanted.append(batches.c.wave.in_(list(waves)))
-                connection.execute(
-                    insert(schema.checks).from_select(
-                        ["pass_id", "plan_id", "number"],
-                        select(literal(found.id), batches.c.plan_id, batches.c.number).where(*wanted),
-                    )
-                )
-        return found
-
     def verdict_rows(self, lease: Lease) -> list[VerdictRow]:
         """The verdicts of a check under way, by ordinal."""
         verdicts = schema.verdicts
@@ -87,6 +53,7 @@ class Verifying(Core):
         """Commit a group of verdicts. A copy that is looked at again gets the newer verdict: the check is not over."""
         if not results:
             return
+        match, unknown = Verdict.MATCH.value, Verdict.UNKNOWN.value
         rows = [
             {
                 "pass_id": lease.pass_id,
@@ -103,54 +70,62 @@ class Verifying(Core):
         ]
         with self._write() as connection:
             demand_lease(connection, lease)
-            statement = upsert(connection, schema.verdicts)
+            old, statement = schema.verdicts, upsert(connection, schema.verdicts)
             connection.execute(
                 statement.on_conflict_do_update(
                     index_elements=["pass_id", "plan_id", "number", "ordinal"],
                     set_={name: statement.excluded[name] for name in ("verdict", "reason", "etag", "run_id", "at")},
+                    # what is known to be wrong is not answered by a look that failed
+                    where=or_(statement.excluded.verdict != unknown, among(old.c.verdict, [match, unknown])),
                 ),
                 rows,
             )
             pause_at(PausePoint.VERDICTS_COMMITTING)
 
-    def add_findings(self, scope: Lease | Pass, findings: Sequence[NewFinding], *, run_id: int, now: datetime) -> None:
-        """Write down what was found by a check (fenced by its lease) or by a pass as a whole. The same twice is one."""
-        if not findings:
-            return
-        rows = [
-            {
-                "plan_id": scope.plan_id,
-                "pass_id": scope.pass_id if isinstance(scope, Lease) else scope.id,
-                "kind": finding.kind,
-                "store": finding.store,
-                "key": finding.key,
-                "user_id": finding.user_id,
-                "size": finding.size_bytes,
-                "at": now,
-                "run_id": run_id,
-            }
-            for finding in findings
-        ]
-        with self._write() as connection:
-            if isinstance(scope, Lease):
-                demand_lease(connection, scope)
-            connection.execute(upsert(connection, schema.findings).on_conflict_do_nothing(), rows)
+    def deeper_differences(self, lease: Lease, level: Level) -> list[VerdictRow]:
+        """The differences in a batch that a check at `level` cannot answer, because a deeper one found them; newest last."""
+        verdicts = schema.verdicts
+        with self._read() as connection:
+            rows = connection.execute(
+                select(verdicts)
+                .where(
+                    in_batch(verdicts, lease.plan_id, lease.number),
+                    is_wrong(),
+                    ~is_seen_at(lease.plan_id, level),
+                )
+                .order_by(verdicts.c.at, verdicts.c.pass_id)
+            ).all()
+        return [verdict_row(row) for row in rows]
 
     def finish_check(
-        self, lease: Lease, seal: NewSeal | None, users: Mapping[str, UserCheck], counts: CheckCounts
+        self,
+        lease: Lease,
+        seal: NewSeal | None,
+        users: Mapping[str, UserCheck],
+        counts: CheckCounts,
+        findings: Sequence[NewFinding],
+        *,
+        run_id: int,
+        now: datetime,
     ) -> None:
         """End the check of a batch: MATCH verdicts leave for the sealed file, the others stay, users move.
 
-        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. IntegrityError where `counts`,
-        `users`, the seal and the verdicts in the ledger do not agree (invariant 3).
+        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. Older verdicts and findings that
+        this check has answered go. IntegrityError where `counts`, `users`, `findings`, the seal and the verdicts in the ledger do
+        not agree (invariant 3), or where a MATCH stands against a difference that a deeper look found.
         """
         verdicts, checks = schema.verdicts, schema.checks
         with self._write() as connection:
             demand_lease(connection, lease)
             of_check = and_(verdicts.c.pass_id == lease.pass_id, in_batch(verdicts, lease.plan_id, lease.number))
-            _demand_counts(connection, lease, of_check, counts, users, seal)
+            _demand_counts(connection, lease, of_check, counts, users, findings, seal)
+            found = _touch(connection, lease, now)
             if seal is not None:
                 append_seal(connection, lease, SealKind.VERDICTS, seal)
+            answer(connection, lease, found)
+            if found.is_full:
+                answer_findings(connection, lease)
+            put_findings(connection, finding_rows(lease.plan_id, found.id, findings, run_id, now))
             connection.execute(delete(verdicts).where(of_check, verdicts.c.verdict == Verdict.MATCH.value))
             connection.execute(delete(schema.leases).where(in_batch(schema.leases, lease.plan_id, lease.number)))
             ended = connection.execute(
@@ -171,37 +146,8 @@ class Verifying(Core):
             ).rowcount
             if ended != 1:
                 raise IntegrityError(f"the check of batch {lease.number} is not leased, so it cannot end")
-            _move_users(connection, lease, users)
+            _move_users(connection, lease, found, users)
             pause_at(PausePoint.CHECK_FINISHING)
-
-    def end_pass(self, pass_id: int, now: datetime) -> bool:
-        """End a pass whose checks are all done; False, with nothing changed, while some are not. Ending it twice is no harm.
-
-        A full pass at the plan's level also moves the users who have no copies.
-        """
-        passes, checks, users = schema.passes, schema.checks, schema.users
-        with self._write() as connection:
-            found = pass_row(connection.execute(select(passes).where(passes.c.id == pass_id)).one())
-            open_check = connection.execute(
-                select(checks.c.number)
-                .where(checks.c.pass_id == pass_id, checks.c.state != CheckState.DONE.value)
-                .limit(1)
-            ).first()
-            if open_check is not None:
-                return False
-            connection.execute(
-                update(passes).where(passes.c.id == pass_id, passes.c.ended_at.is_(None)).values(ended_at=now)
-            )
-            if _moves_users_on(connection, found):
-                wanted = [users.c.plan_id == found.plan_id, users.c.copies == 0]
-                if found.waves is not None:
-                    wanted.append(or_(users.c.wave.in_(found.waves), users.c.wave.is_(None)))
-                connection.execute(
-                    update(users)
-                    .where(*wanted, users.c.state.in_(may_become(UserState.VERIFIED)))
-                    .values(state=UserState.VERIFIED.value, matched_pass=pass_id)
-                )
-        return True
 
 
 def verdict_row(row: Row[Any]) -> VerdictRow:
@@ -217,28 +163,11 @@ def verdict_row(row: Row[Any]) -> VerdictRow:
     )
 
 
-def _waves_text(waves: Sequence[int] | None) -> str:
-    return "*" if waves is None else ",".join(str(wave) for wave in sorted(set(waves)))
-
-
-def pass_row(row: Row[Any]) -> Pass:
-    """A pass from its row."""
-    return Pass(
-        id=row.id,
-        plan_id=row.plan_id,
-        level=Level(row.level),
-        sample_ppm=row.sample_ppm,
-        waves=None if row.waves == "*" else tuple(int(wave) for wave in row.waves.split(",") if wave),
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        run_id=row.run_id,
-    )
-
-
-def _moves_users_on(connection: Connection, found: Pass) -> bool:
-    plans = schema.plans
-    wanted = connection.execute(select(plans.c.verify_level).where(plans.c.id == found.plan_id)).scalar_one()
-    return found.sample_ppm == FULL_SAMPLE_PPM and found.level.rank >= Level(wanted).rank
+def _touch(connection: Connection, lease: Lease, now: datetime) -> Pass:
+    """The pass of a check, worked on now."""
+    passes = schema.passes
+    statement = update(passes).where(passes.c.id == lease.pass_id).values(worked_at=now)
+    return pass_row(connection.execute(statement.returning(passes)).one())
 
 
 def _demand_counts(
@@ -247,6 +176,7 @@ def _demand_counts(
     of_check: Any,
     counts: CheckCounts,
     users: Mapping[str, UserCheck],
+    findings: Sequence[NewFinding],
     seal: NewSeal | None,
 ) -> None:
     verdicts = schema.verdicts
@@ -271,32 +201,40 @@ def _demand_counts(
         and unknown == counts.unknown
     ):
         problems.append(f"the users' sums are {by_user} (match, wrong, unknown)")
+    extras = sum(finding.kind == EXTRA for finding in findings)
+    if extras != counts.extra:
+        problems.append(f"{extras} EXTRA objects are named, {counts.extra} are counted")
     if (seal.rows if seal else 0) != counts.checked:
         problems.append(f"the seal has {seal.rows if seal else 0} rows for {counts.checked} verdicts")
     if problems:
         raise IntegrityError(f"the check of batch {lease.number} cannot end: {'; '.join(problems)}")
 
 
-def _move_users(connection: Connection, lease: Lease, users: Mapping[str, UserCheck]) -> None:
-    """Verified users with something wrong go back; in a full pass at the plan's level, whole users go on (invariant 9).
+def _move_users(connection: Connection, lease: Lease, found: Pass, users: Mapping[str, UserCheck]) -> None:
+    """Users with something wrong go back; in a full pass at the plan's level or deeper, whole users go on (invariant 9).
 
-    A copy that is known to be wrong or gone counts whatever the pass was; UNKNOWN says something only where all was asked.
+    A copy that is known to be wrong or gone, and an EXTRA object, count whatever the pass was, and void what any open pass has
+    counted of the user. UNKNOWN takes `verified` away only where it contradicts what gave it: in a full pass at the plan's own
+    level, where the same look does not succeed any more.
     """
-    passes = schema.passes
-    found = pass_row(connection.execute(select(passes).where(passes.c.id == lease.pass_id)).one())
-    full = _moves_users_on(connection, found)
-    table = schema.users
-    back = {user_id for user_id, check in users.items() if check.wrong or (full and check.unknown)}
+    table, wanted = schema.users, wanted_level(connection, found)
+    wrong = {user_id for user_id, check in users.items() if check.wrong}
+    void_matches(connection, lease.plan_id, wrong, spare=found.id)
+    unknown = {user_id for user_id, check in users.items() if check.unknown}
     verified = table.c.state == UserState.VERIFIED.value
-    # what another pass had matched of them so far is void too: it may have looked before the copy went wrong
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
-        .values(state=case((verified, UserState.COPIED.value), else_=table.c.state), matched=0, matched_pass=None)
+        .values(
+            state=case((verified, UserState.COPIED.value), else_=table.c.state),
+            matched=0,
+            matched_pass=None,
+        )
     )
+    back = wrong | (unknown if found.is_full and found.level is wanted else set())
     for chunk in chunks(sorted(back)):
         connection.execute(statement, [{"of_user": user_id} for user_id in chunk])
-    if full:
+    if found.is_full and found.level.rank >= wanted.rank:
         _add_matches(connection, lease, users)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from migrate.jobs.checking import VerifyEnd
 from migrate.jobs.copying import RunEnd
+from migrate.jobs.verify_end import VerifyEnd
 from migrate.ledger import CheckState, Pass, PassProgress, WaveProgress
 from migrate.model import Outcome
 from migrate.report.progress import Goal
@@ -154,6 +154,7 @@ def pass_document(verification: Pass, found: PassProgress) -> dict[str, Any]:
         "waves": verification.waves,
         "started_at": verification.started_at.isoformat(),
         "ended_at": None if verification.ended_at is None else verification.ended_at.isoformat(),
+        "superseded": verification.superseded,
         "batches": {state.value: found.checks.get(state, 0) for state in CheckState},
         "verdicts": asdict(found.counts),
     }

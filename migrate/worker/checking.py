@@ -10,7 +10,17 @@ from functools import partial
 
 from migrate.errors import SealLostError, UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
-from migrate.ledger import FULL_SAMPLE_PPM, SEAL_LOST, CheckCounts, Lease, Ledger, NewFinding, SealKind, UserCheck
+from migrate.ledger import (
+    EXTRA,
+    FULL_SAMPLE_PPM,
+    SEAL_LOST,
+    CheckCounts,
+    Lease,
+    Ledger,
+    NewFinding,
+    SealKind,
+    UserCheck,
+)
 from migrate.model import CheckResult, Level, PlannedObject, Receipt, Verdict
 from migrate.pauses import PausePoint, pause_at
 from migrate.transfer.caller import Caller
@@ -19,9 +29,7 @@ from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
 
-EXTRA = "extra"
 _SEALS_FOLDER = "seals"  # where a finding about a sealed file says that it is
-_USERS_AT_ONCE = 500
 _ALL = 2**31 - 1
 
 
@@ -73,6 +81,19 @@ class _Place:
     prefix: str
 
 
+def user_prefixes(rules: Sequence[CompiledRule], user_id: str) -> list[str]:
+    """The user's target prefixes, none of them within another."""
+    found = sorted(
+        {prefix for rule in rules if not rule.shared and (prefix := literal_prefix(rule, user_id)) is not None}
+    )
+    return [prefix for prefix in found if not any(prefix != other and prefix.startswith(other) for other in found)]
+
+
+def not_listed(store: str, why: str) -> UnreachableError:
+    """A target that may not be listed is not one without EXTRA objects (invariants 4 and 9)."""
+    return UnreachableError(why, remedy=f"Let this machine list {store}: EXTRA objects cannot be seen without.")
+
+
 class CheckWork:
     """The check of one batch in one pass."""
 
@@ -84,22 +105,35 @@ class CheckWork:
         self._level = tools.level
         self._is_full = tools.sample_ppm >= FULL_SAMPLE_PPM
         self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
-        self._extras: list[Extra] = self._known_extras()
+        self._extras: dict[tuple[str, str], Extra] = self._known_extras()
         self._lost: SealLostError | None = None
         self._tally = Tally()
         wanted = self._wanted()
+        # what a deeper look found different is not called equal by this one
+        known = {
+            row.ordinal: row for row in tools.ledger.deeper_differences(lease, tools.level) if row.ordinal in wanted
+        }
+        wanted -= known.keys()
         self._todo = self._read_receipts(wanted)
         # without a receipt there is nothing to compare with: that ends the check of this batch, and of no other
         self._results = [
-            CheckResult(ordinal, Verdict.UNKNOWN, SEAL_LOST) for ordinal in sorted(wanted - self._todo.keys())
+            *(CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in known.values()),
+            *(CheckResult(ordinal, Verdict.UNKNOWN, SEAL_LOST) for ordinal in sorted(wanted - self._todo.keys())),
         ]
 
     def _wanted(self) -> set[int]:
-        """The copies to be checked: those that have a receipt, are in the sample, and have no verdict yet."""
+        """The copies to be checked: those that have a receipt, are in the sample, and have no verdict yet.
+
+        What was found wrong is looked at again: the verdict may be from before the check was begun anew.
+        """
         ledger, lease = self._tools.ledger, self.lease
         # a batch that is checked is done: its open rows are those without a receipt
         opened = {row.ordinal for row in ledger.copy_rows(lease)}
-        known = {row.ordinal for row in ledger.verdict_rows(lease) if row.reason != SEAL_LOST}
+        known = {
+            row.ordinal
+            for row in ledger.verdict_rows(lease)
+            if row.verdict in (Verdict.MATCH, Verdict.UNKNOWN) and row.reason != SEAL_LOST
+        }
         return {
             ordinal
             for ordinal in self._users
@@ -118,22 +152,18 @@ class CheckWork:
             return {}
         return {ordinal: receipt for ordinal, (_, receipt) in receipts.items()}
 
-    def _known_extras(self) -> list[Extra]:
-        """What a look through whole stores found of this batch's users: told with a user's first batch."""
-        if not self._is_full or not has_loose_rules(self._tools.rules) or self.lease.batch.key_from is not None:
-            return []
-        found: list[Extra] = []
-        users = sorted({planned.user_id for planned in self._objects})
-        for start in range(0, len(users), _USERS_AT_ONCE):
-            rows = self._tools.ledger.findings(
-                self.lease.plan_id, _ALL, pass_id=self._tools.pass_id, users=users[start : start + _USERS_AT_ONCE]
-            )
-            found += [
-                Extra(finding.store, finding.key, finding.user_id, finding.size_bytes or 0)
-                for finding in (row.finding for row in rows)
-                if finding.kind == EXTRA and finding.key is not None and finding.user_id is not None
-            ]
-        return found
+    def _known_extras(self) -> dict[tuple[str, str], Extra]:
+        """What a look through whole stores found of this batch's users, by store and key: told with a user's first batch."""
+        if not self._is_full or not has_loose_rules(self._tools.rules):
+            return {}
+        rows = self._tools.ledger.findings(
+            self.lease.plan_id, _ALL, pass_id=self._tools.pass_id, kind=EXTRA, number=self.lease.number
+        )
+        return {
+            (finding.store, finding.key): Extra(finding.store, finding.key, finding.user_id, finding.size_bytes or 0)
+            for finding in (row.finding for row in rows)
+            if finding.key is not None and finding.user_id is not None
+        }
 
     def tasks(self) -> Iterator[Task]:
         if self._is_full or self._level is Level.LISTING:
@@ -159,7 +189,7 @@ class CheckWork:
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
         for planned in self._objects:
-            prefixes = self._prefixes(planned.user_id)
+            prefixes = user_prefixes(self._tools.rules, planned.user_id)
             prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
             for copy in planned.copies:
                 for each in prefixes:
@@ -178,17 +208,6 @@ class CheckWork:
         for store, item in loose:
             yield Task(self, 0, partial(self._head, store, item))
 
-    def _prefixes(self, user_id: str) -> list[str]:
-        """The user's target prefixes, none of them within another."""
-        found = sorted(
-            {
-                prefix
-                for rule in self._tools.rules
-                if not rule.shared and (prefix := literal_prefix(rule, user_id)) is not None
-            }
-        )
-        return [prefix for prefix in found if not any(prefix != other and prefix.startswith(other) for other in found)]
-
     def _list(self, place: _Place, items: Sequence[Expected], planned_keys: set[str]) -> _Checked:
         batch = self.lease.batch
         found: PrefixCheck = check_prefix(
@@ -196,9 +215,7 @@ class CheckWork:
         )
         if found.failed is not None and not items:
             # nothing was said of any copy here, so nothing would show that EXTRA objects were not looked for
-            raise UnreachableError(
-                found.failed, remedy=f"Let this machine list {place.store}: EXTRA objects cannot be seen without."
-            )
+            raise not_listed(place.store, found.failed)
         extras = [extra for extra in found.extras if extra.key not in planned_keys] if self._is_full else []
         return _Checked(found.results, extras, 0)
 
@@ -210,7 +227,7 @@ class CheckWork:
             return self._take_step(event)
         assert isinstance(event, _Checked), "a checking task returns one of these two"
         self._results += event.results
-        self._extras += event.extras
+        self._extras.update({(extra.store, extra.key): extra for extra in event.extras})
         self._tally.copies += len(event.results)
         self._tally.failures += sum(result.verdict is not Verdict.MATCH for result in event.results)
         self._tally.size_bytes += event.size_bytes
@@ -246,14 +263,19 @@ class CheckWork:
         results = [
             CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in tools.ledger.verdict_rows(self.lease)
         ]
-        findings = [NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size) for extra in self._extras]
+        number = self.lease.number
+        findings = [
+            NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size, number)
+            for extra in self._extras.values()
+        ]
         if self._lost is not None:
-            findings.append(NewFinding(SEAL_LOST, _SEALS_FOLDER, self._lost.path))
-        tools.ledger.add_findings(self.lease, findings, run_id=tools.run_id, now=tools.now())
+            findings.append(NewFinding(SEAL_LOST, _SEALS_FOLDER, self._lost.path, number=number))
         seal = tools.seals.write_verdicts(self.lease.number, self.lease.fence, tools.pass_id, results)
         pause_at(PausePoint.VERDICTS_SEALED)
         users = self._user_checks(results)
-        tools.ledger.finish_check(self.lease, seal, users, self._counts(results))
+        tools.ledger.finish_check(
+            self.lease, seal, users, self._counts(results), findings, run_id=tools.run_id, now=tools.now()
+        )
         known = tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.VERDICTS)
         tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence, known)
         self._tally.users += len(users)
@@ -278,7 +300,7 @@ class CheckWork:
             found[self._users[result.ordinal]] = UserCheck(
                 old.matched + is_match, old.wrong + (not is_match and not is_unknown), old.unknown + is_unknown
             )
-        for extra in self._extras:
+        for extra in self._extras.values():
             old = found.get(extra.user_id, UserCheck())
             found[extra.user_id] = UserCheck(0, old.wrong + 1, old.unknown)
         return found

@@ -134,10 +134,13 @@ def upgrade() -> None:
         sa.Column("sample_ppm", sa.Integer(), nullable=False),
         sa.Column("waves", sa.Text(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("worked_at", sa.BigInteger(), nullable=False),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("superseded", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.CheckConstraint("level IN ('listing', 'content', 'both-ends')", name=op.f("ck_passes_level_known")),
         sa.CheckConstraint("sample_ppm > 0 AND sample_ppm <= 1000000", name=op.f("ck_passes_sample")),
+        sa.CheckConstraint("superseded = false OR ended_at IS NOT NULL", name=op.f("ck_passes_superseded_is_over")),
         sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_passes_plan_id")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_passes_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_passes")),
@@ -205,20 +208,24 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("plan_id", sa.Integer(), nullable=False),
         sa.Column("pass_id", sa.Integer(), nullable=True),
+        sa.Column("number", sa.Integer(), nullable=True),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("store", sa.Text(), nullable=False),
         sa.Column("key", sa.LargeBinary(), nullable=True),
         sa.Column("user_id", sa.Text(), nullable=True),
         sa.Column("size", sa.BigInteger(), nullable=True),
+        sa.Column("answered", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["pass_id"], ["passes.id"], name=op.f("fk_findings_pass_id")),
+        sa.ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_findings_batch"),
         sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_findings_plan_id")),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_findings_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_findings")),
         sa.UniqueConstraint("pass_id", "kind", "store", "key", name=op.f("uq_findings_pass_id_kind_store_key")),
     )
-    op.create_index("ix_findings_plan", "findings", ["plan_id"], unique=False)
+    op.create_index("ix_findings_plan", "findings", ["plan_id", "answered", "kind"], unique=False)
+    op.create_index("ix_findings_batch", "findings", ["plan_id", "number"], unique=False)
     op.create_table(
         "uploads",
         sa.Column("plan_id", sa.Integer(), nullable=False),
@@ -409,6 +416,10 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'")
     op.execute("CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch")
+    op.execute(
+        "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'"
+    )
+    op.execute("CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0")
     op.execute(
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
     )
