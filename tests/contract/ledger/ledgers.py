@@ -16,6 +16,7 @@ from migrate.ledger import (
     CheckCounts,
     Lease,
     Ledger,
+    NewFinding,
     NewSeal,
     Pass,
     PlanEntry,
@@ -196,24 +197,34 @@ class World:
             self.copy_batch()
 
     def start_pass(
-        self, level: Level = Level.CONTENT, sample_ppm: int = FULL_SAMPLE_PPM, waves: Sequence[int] | None = None
+        self,
+        level: Level = Level.CONTENT,
+        sample_ppm: int = FULL_SAMPLE_PPM,
+        waves: Sequence[int] | None = None,
+        now: datetime = NOW,
     ) -> Pass:
-        return self.ledger.start_pass(self.plan_id, level, sample_ppm, waves, self.run_id, NOW)
+        found, _ = self.ledger.start_pass(self.plan_id, level, sample_ppm, waves, self.run_id, now)
+        return found
+
+    def look_at_empty(self, found: Pass, *extras: NewFinding) -> None:
+        """Look for the users who have no copies; find `extras`."""
+        users = [user.user_id for user in self.ledger.users_without_copies(found, "", 100)]
+        self.ledger.record_looks(found, users, extras, self.run_id, NOW)
 
     def lease_check(self, found: Pass) -> Lease | None:
         return self.ledger.lease(self.plan_id, self.worker_id, Purpose.VERIFY, pass_id=found.id)
 
-    def check(self, lease: Lease, wrong: dict[int, Verdict] | None = None) -> None:
-        """Check a leased batch: MATCH for all but the ordinals that are named."""
+    def check(self, lease: Lease, wrong: dict[int, Verdict] | None = None, *extras: NewFinding) -> None:
+        """Check a leased batch: MATCH for all but the ordinals that are named; find `extras`."""
         wrong = wrong or {}
         results = [
             CheckResult(ordinal, wrong.get(ordinal, Verdict.MATCH), etag="seen" if ordinal in wrong else None)
             for ordinal in range(len(OWNERS[lease.number]))
         ]
         self.ledger.record_verdicts(lease, results, self.run_id, NOW)
-        self.finish_check(lease, results)
+        self.finish_check(lease, results, *extras)
 
-    def finish_check(self, lease: Lease, results: Sequence[CheckResult]) -> None:
+    def finish_check(self, lease: Lease, results: Sequence[CheckResult], *extras: NewFinding) -> None:
         users: dict[str, UserCheck] = {}
         for result in results:
             owner = OWNERS[lease.number][result.ordinal]
@@ -222,14 +233,25 @@ class World:
             users[owner] = UserCheck(
                 old.matched + match, old.wrong + (not match and not unknown), old.unknown + unknown
             )
+        for extra in extras:
+            assert extra.user_id is not None
+            old = users.get(extra.user_id, UserCheck())
+            users[extra.user_id] = UserCheck(0, old.wrong + 1, old.unknown)
         counts = Counter(result.verdict for result in results)
         self.ledger.finish_check(
             lease,
             new_seal(len(results), f"verdicts-{lease.number}-{lease.fence}"),
             users,
             CheckCounts(
-                counts[Verdict.MATCH], counts[Verdict.MISMATCH], counts[Verdict.MISSING], counts[Verdict.UNKNOWN]
+                counts[Verdict.MATCH],
+                counts[Verdict.MISMATCH],
+                counts[Verdict.MISSING],
+                counts[Verdict.UNKNOWN],
+                len(extras),
             ),
+            extras,
+            run_id=self.run_id,
+            now=NOW,
         )
 
     def check_all(self, found: Pass) -> None:

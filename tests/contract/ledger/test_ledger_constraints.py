@@ -7,7 +7,7 @@ from ledgers import NOW, World, quarantined, receipt
 from sqlalchemy import inspect
 
 from migrate.errors import LedgerError
-from migrate.ledger import NewFinding, PartRow
+from migrate.ledger import EXTRA, NewFinding, PartRow
 from migrate.ledger.schema import metadata
 from migrate.model import CheckResult, Level, Verdict
 
@@ -80,9 +80,13 @@ BREAKS: dict[str, list[str]] = {
     "fk_passes_plan_id": ["UPDATE passes SET plan_id = 99"],
     "fk_passes_run_id": ["UPDATE passes SET run_id = 99"],
     "ck_passes_level_known": ["UPDATE passes SET level = 'deep'"],
+    "ck_passes_superseded_is_over": ["UPDATE passes SET superseded = true"],
     "ck_passes_sample": ["UPDATE passes SET sample_ppm = 0", "UPDATE passes SET sample_ppm = 1000001"],
     "uq_passes_open": [
-        "INSERT INTO passes SELECT 99, plan_id, level, sample_ppm, waves, started_at, ended_at, run_id FROM passes"
+        (
+            "INSERT INTO passes SELECT 99, plan_id, level, sample_ppm, waves, started_at, worked_at, ended_at, superseded,"
+            " run_id FROM passes"
+        )
     ],
     "pk_user_counts": ["INSERT INTO user_counts SELECT * FROM user_counts"],
     "fk_user_counts_plan_id": ["UPDATE user_counts SET plan_id = 99"],
@@ -167,9 +171,13 @@ BREAKS: dict[str, list[str]] = {
     "pk_findings": ["INSERT INTO findings SELECT * FROM findings"],
     "fk_findings_plan_id": ["UPDATE findings SET plan_id = 99"],
     "fk_findings_pass_id": ["UPDATE findings SET pass_id = 99"],
+    "fk_findings_batch": ["UPDATE findings SET number = 99"],
     "fk_findings_run_id": ["UPDATE findings SET run_id = 99"],
     "uq_findings_pass_id_kind_store_key": [
-        "INSERT INTO findings SELECT 99, plan_id, pass_id, kind, store, key, user_id, size, at, run_id FROM findings"
+        (
+            "INSERT INTO findings SELECT 99, plan_id, pass_id, number, kind, store, key, user_id, size, answered, at,"
+            " run_id FROM findings"
+        )
     ],
 }  # fmt: skip
 
@@ -190,8 +198,7 @@ def full_world(world: World) -> World:
     assert check is not None
     results = [CheckResult(n, Verdict.MISMATCH if n == 0 else Verdict.MATCH) for n in range(3)]
     world.ledger.record_verdicts(check, results, world.run_id, NOW)
-    world.ledger.add_findings(check, [NewFinding("EXTRA", "hamar", "key")], run_id=world.run_id, now=NOW)
-    world.finish_check(check, results)
+    world.finish_check(check, results, NewFinding(EXTRA, "hamar", "key", "anna", 1, 0))
     return world
 
 
