@@ -104,7 +104,8 @@ def check_all_waves(world: SmallWorld) -> None:
 
 
 def copy_the_rest(world: SmallWorld) -> None:
-    assert world.migrate("run", "--wave", "all").code == 0
+    """All is copied, and what a verification found still stands."""
+    assert world.migrate("run", "--wave", "all").code == 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,13 @@ CASES = {
     "no-such-wave": Case(_C.USAGE, (plan_it,), ("run", "--wave", "7"), "no wave 7"),
     "no-plan": Case(_C.USAGE, (), ("run",), "no plan"),
     "gone-at-target": Case(_C.DIFFERENT, (copy_all, lose_an_object), ("verify",), "--failures"),
+    "gone-and-run": Case(
+        _C.DIFFERENT,
+        (copy_canary, lose_an_object, check_all_waves),
+        ("run", "--wave", "all"),
+        "A verification found MISSING",
+    ),
+    "sample-of-nothing": Case(_C.USAGE, (copy_all,), ("verify", "--sample", "0.0001%"), "Nothing was checked"),
     "occupied": Case(_C.INCOMPLETE, (plan_it, occupy), ("run", "--wave", "all"), "--retry-quarantined"),
     "counter-edited": Case(_C.INTEGRITY, (copy_canary, edit_a_counter), ("run",), "Do not go on"),
     "store-down": Case(_C.UNREACHABLE, (plan_it, hide_stores), ("run", "--wave", "all"), "dublin|hamar"),
