@@ -63,13 +63,13 @@ def _tidy(node: Any) -> Any:
     options = [item for item in node.get("anyOf", ()) if item != {"type": "null"}]
     if len(options) == 1 and len(options) < len(node["anyOf"]):
         node = {**{key: value for key, value in node.items() if key != "anyOf"}, **options[0], **_described(node)}
-    tidied = {}
+    tidied: dict[str, Any] = {}
     for key, value in node.items():
         if key in ("properties", "$defs"):
             tidied[key] = {name: _tidy(item) for name, item in value.items()}
         elif key == "default":
             if value is not None and not isinstance(value, dict):
-                tidied[key] = value
+                tidied[key] = f"{value / 10_000:g}%" if node.get("format") == "share" else value
         elif key == "title" and isinstance(value, str):
             continue
         else:
@@ -196,8 +196,6 @@ def _written(value: Any, how: str) -> str:
             ((unit, size) for unit, size in units if value % size == 0), ("B" if how == "size" else "s", 1)
         )
         return f'"{value // size}{unit}"'
-    if how == "share":
-        return f'"{value / 10_000:g}%"'
     return json.dumps(value, ensure_ascii=False)
 
 

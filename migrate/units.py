@@ -11,16 +11,22 @@ _SIZES = {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "PIB": 2**50,
 }  # fmt: skip
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+SIZE_MAX = 2**63 - 1  # what a column of bytes holds
+SECONDS_MAX = 36_500 * 86_400  # a time that much earlier or later is still one
 
 
 def parse_size(value: object) -> int:
-    """Bytes from `16MiB`, `4GB`, `512` or an int. ValueError otherwise."""
+    """Bytes from `16MiB`, `4GB`, `512` or an int, less than 2^63. ValueError otherwise."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)\s*", str(value))
-    if not match or match[2].upper() not in _SIZES:
-        raise ValueError("a size is a number with B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB or PiB")
-    return int(Fraction(match[1]) * _SIZES[match[2].upper()])
+        size = value
+    else:
+        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)\s*", str(value))
+        if not match or match[2].upper() not in _SIZES:
+            raise ValueError("a size is a number with B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB or PiB")
+        size = int(Fraction(match[1]) * _SIZES[match[2].upper()])
+    if size > SIZE_MAX:
+        raise ValueError("a size is at most 8191PiB: a larger one cannot be counted")
+    return size
 
 
 def parse_rate(value: object) -> int:
@@ -33,18 +39,20 @@ def parse_rate(value: object) -> int:
 
 
 def parse_duration(value: object) -> int:
-    """Seconds from `90s`, `15m`, `2h`, `14d`, `1h30m` or an int. ValueError otherwise."""
+    """Seconds from `90s`, `15m`, `2h`, `14d`, `1h30m` or an int, 36,500 days at most. ValueError otherwise."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if not re.fullmatch(r"\s*(\d{1,9}[smhd])+\s*", str(value)):
-        raise ValueError("a duration is a number with s, m, h or d, such as 2h or 1h30m")
-    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
+        seconds = value
+    else:
+        if not re.fullmatch(r"\s*(\d{1,9}[smhd])+\s*", str(value)):
+            raise ValueError("a duration is a number with s, m, h or d, such as 2h or 1h30m")
+        seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
+    if seconds > SECONDS_MAX:
+        raise ValueError("a duration is at most 36500d")
+    return seconds
 
 
 def parse_percent(value: object) -> int:
-    """Parts per million from `1%`, `0.5%`. ValueError otherwise."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
+    """Parts per million from `1%`, `0.5%`. ValueError otherwise, also for a bare number."""
     match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,4})?)\s*%\s*", str(value))
     if not match:
         raise ValueError("a share is a number with %, such as 1% or 0.5%")

@@ -96,7 +96,7 @@ def make_plan(
             content = _steps(session, spec, workspace, inputs, building, on_progress, limits)
         content["built_at"] = now.isoformat()
         content["tool_version"] = __version__
-        content["digest"] = plan_digest(content, spec)
+        content["digest"] = plan_digest(content)
         if dry_run:
             return summarise(content)
         assemble.write_document(building, content)

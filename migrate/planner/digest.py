@@ -7,7 +7,8 @@ since 1970 in UTC, a digest is lower-case hex. So nothing depends on Parquet's b
 - A batch's digest is SHA-256 over its rows by ordinal.
 - The digest of a whole table is SHA-256 over the digests of its blocks of `BLOCK_ROWS` rows: memory stays bounded.
 - The plan's digest is SHA-256 over the canonical JSON of what `plan.json` says, without the keys in `OUTSIDE`, and with the
-  spec cut down to what decides who, what and where (`Spec.deciding`).
+  spec cut down to what decides who, what and where (`spec.deciding`). It is taken from what is written there and from nothing
+  else: what a later version of the tool would add to a spec, or assume of it, is not in it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import duckdb
 
-from migrate.spec import Spec
+from migrate.spec import deciding
 
 BLOCK_ROWS = 10_000
 OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec"})
@@ -157,9 +158,9 @@ def join_digests(digests: Iterable[bytes]) -> bytes:
     return whole.digest()
 
 
-def plan_digest(document: Mapping[str, Any], spec: Spec) -> str:
+def plan_digest(document: Mapping[str, Any]) -> str:
     """The digest of a plan, in hex, from the content of its `plan.json`."""
     covered = {key: value for key, value in document.items() if key not in OUTSIDE}
-    covered["deciding"] = spec.deciding()
+    covered["deciding"] = deciding(document["spec"])
     text = json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

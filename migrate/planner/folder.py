@@ -11,7 +11,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import IntegrityError, MigrateError, UsageError, VersionError
+from migrate import __version__
+from migrate.errors import IntegrityError, SpecError, UsageError, VersionError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
-from migrate.spec import Spec, spec_from_data
+from migrate.spec import Spec, UnknownKeyError, spec_from_data
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
@@ -32,6 +33,7 @@ PLAN_FORMAT = 1
 DOCUMENT = "plan.json"
 PREFIX_DIGITS = 16
 _FETCH_ROWS = 10_000
+_CAPABILITIES = {field.name for field in fields(Capabilities)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +52,14 @@ class Plan:
     def open(folder: Path) -> Plan:
         """Open the plan in `folder`.
 
-        IntegrityError where its content is not what its digest covers, VersionError where its format is not this tool's,
-        UsageError where there is no plan.
+        IntegrityError where its content is not what its digest covers, VersionError where it has a format or keys that this
+        version of the tool does not know, UsageError where there is no plan.
         """
         document = _read_document(folder)
         try:
-            spec = spec_from_data(document["spec"], place=f"{folder / DOCUMENT}: spec")
-            plan = Plan(
-                digest=document["digest"],
-                name=document["name"],
-                spec=spec,
-                capabilities={name: Capabilities(**found) for name, found in document["capabilities"].items()},
-                folder=folder,
-                document=document,
-                built_at=datetime.fromisoformat(document["built_at"]),
-            )
-            batches = document["digests"]["batches"]
-        except (KeyError, TypeError, ValueError, AttributeError, MigrateError) as error:
+            digest, batches = plan_digest(document), document["digests"]["batches"]
+            plan = _plan_of(document, folder, is_whole=digest == document["digest"])
+        except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
             raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
         with _reading(folder) as connection:
             found = stream_digest(connection, plan.relation("batches"), BATCHES)
@@ -74,7 +67,7 @@ class Plan:
             raise IntegrityError(
                 f"the batches of the plan in {folder} are not those that it was built with", remedy=_REBUILD
             )
-        if plan_digest(document, spec) != plan.digest or not plan.digest.startswith(folder.name[:PREFIX_DIGITS]):
+        if digest != plan.digest or not plan.digest.startswith(folder.name[:PREFIX_DIGITS]):
             raise IntegrityError(f"the plan in {folder} is not what its digest covers", remedy=_REBUILD)
         return plan
 
@@ -131,6 +124,38 @@ class Plan:
             + ", ".join(literal(parquet_glob(self.folder / name)) for name in names)
             + "], hive_partitioning = false)"
         )
+
+
+def _plan_of(document: dict[str, Any], folder: Path, *, is_whole: bool) -> Plan:
+    """The plan as its document says. VersionError for what this version does not know or refuses; `is_whole`, where the
+    digest is right, tells that from an edited plan."""
+    try:
+        spec = spec_from_data(document["spec"], place="spec", is_kept=True)
+    except SpecError as error:
+        if is_whole or isinstance(error, UnknownKeyError):
+            raise _foreign(document, folder, error.problems[0]) from error
+        raise
+    for store, found in document["capabilities"].items():
+        unknown = sorted(found.keys() - _CAPABILITIES)
+        if unknown:
+            raise _foreign(document, folder, f"capabilities.{store}.{unknown[0]}: unknown key")
+    return Plan(
+        digest=document["digest"],
+        name=document["name"],
+        spec=spec,
+        capabilities={name: Capabilities(**found) for name, found in document["capabilities"].items()},
+        folder=folder,
+        document=document,
+        built_at=datetime.fromisoformat(document["built_at"]),
+    )
+
+
+def _foreign(document: dict[str, Any], folder: Path, problem: str) -> VersionError:
+    built = document.get("tool_version")
+    return VersionError(
+        f"the plan in {folder} was built by migrate {built}, and this one, {__version__}, does not read it: {problem}",
+        remedy="Use the version that built it, or a newer one; or build the plan again.",
+    )
 
 
 _REBUILD = "Do not use it. Build it again with `migrate plan`, or take an untouched copy of its folder."

@@ -5,7 +5,7 @@ From low to high: `values` and `places` say how
 one value is written, `sections` what a spec holds, `checks` what must fit together, `loading` reads one.
 """
 
-from migrate.spec.loading import load_spec, parse_spec, spec_from_data
+from migrate.spec.loading import UnknownKeyError, load_spec, parse_spec, spec_from_data
 from migrate.spec.sections import (
     Copying,
     Directory,
@@ -15,6 +15,7 @@ from migrate.spec.sections import (
     PlacementRule,
     Spec,
     StoreSpec,
+    deciding,
     spec_time,
 )
 from migrate.spec.values import COUNTRY, COUNTRY_OR_ALL, NAME
@@ -31,6 +32,8 @@ __all__ = [
     "PlacementRule",
     "Spec",
     "StoreSpec",
+    "UnknownKeyError",
+    "deciding",
     "load_spec",
     "parse_spec",
     "spec_from_data",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from migrate.errors import SpecError
 from migrate.spec.checks import find_problems
 from migrate.spec.sections import Spec
-from migrate.spec.values import PATTERN_WORDS, PPM_MAX
+from migrate.spec.values import IS_KEPT, PATTERN_WORDS
 
 _TIME = "a time is written with its offset, such as 2026-11-22T00:00:00Z"
 
@@ -21,37 +21,34 @@ def parse_spec(text: str, *, place: str) -> Spec:
     """Read a spec from TOML. SpecError with all problems, each with its place."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or an integer of too many digits
         raise SpecError(f"{place} is not TOML", [f"{place}: {error}"], remedy="Mend the line that is named.") from error
-    _demand_percent(data)
     return spec_from_data(data, place=place)
 
 
-def _demand_percent(data: dict[str, Any]) -> None:
-    """A share without its % is no share to a person; in `plan.json` it is a number of millionths."""
-    waves = data.get("waves")
-    if isinstance(waves, dict) and isinstance(waves.get("canary"), int | float):
-        waves["canary"] = str(waves["canary"])
-
-
-def spec_from_data(data: Mapping[str, Any], *, place: str) -> Spec:
-    """Like `parse_spec`, from plain data: what a plan keeps of its spec."""
+def spec_from_data(data: Mapping[str, Any], *, place: str, is_kept: bool = False) -> Spec:
+    """Like `parse_spec`, from plain data. `is_kept` for what a plan keeps of its spec, where every number has lost its unit."""
     try:
-        spec = Spec.model_validate(data)
+        spec = Spec.model_validate(data, context={IS_KEPT: is_kept})
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         problems = [_line(item, data) for item in found if not _echoes(item, found)]
+        is_foreign = any(item["type"] == "extra_forbidden" or item["loc"] == ("format",) for item in found)
         raise _refusal(
-            problems, place
+            problems, place, UnknownKeyError if is_foreign else SpecError
         ) from None  # pydantic's error repeats the input, which may hold what should not be shown
     problems = find_problems(spec)
     if problems:
-        raise _refusal(problems, place)
+        raise _refusal(problems, place, SpecError)
     return spec
 
 
-def _refusal(problems: list[str], place: str) -> SpecError:
-    return SpecError(
+class UnknownKeyError(SpecError):
+    """A spec with a key, or of a format, that this version does not know: a later one may."""
+
+
+def _refusal(problems: list[str], place: str, kind: type[SpecError]) -> SpecError:
+    return kind(
         f"{place}: {len(problems)} problem{'s' if len(problems) != 1 else ''}",
         [f"{place}: {line}" for line in problems],
         remedy="docs/spec.md describes every key.",
@@ -102,8 +99,6 @@ def _words(item: Any) -> str:
     limits = item.get("ctx", {})
     if item["type"] == "string_pattern_mismatch":
         return PATTERN_WORDS[limits["pattern"]]
-    if item["type"] == "less_than_equal" and limits["le"] == PPM_MAX:
-        return "a share is at most 100%"
     return _WORDS.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
 
 

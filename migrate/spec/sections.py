@@ -1,12 +1,13 @@
 """The spec's sections, as frozen values: what each key is called, what it means, and what one section can see of itself.
 
-What lies between sections is `checks`' business. What decides who, what and where is part of a plan's digest (`Spec.deciding`);
+What lies between sections is `checks`' business. What decides who, what and where is part of a plan's digest (`deciding`);
 limits, the time zone and references to secrets are not.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -179,7 +180,9 @@ class LayoutRule(_Section):
         if self.target is not None:
             used = _PLACEHOLDER.findall(self.target)
             if sorted(used) != sorted(names):
-                raise ValueError("`target` uses each placeholder of the pattern once, so that no two keys become one")
+                raise ValueError(
+                    "`target` uses each placeholder of the pattern once: without one, two keys would become one"
+                )
             if _shares_a_segment(self.target) or (rest and not self.target.endswith("{rest}")):
                 raise ValueError("`target` has one placeholder in a path segment, and {rest} at the end")
         return self
@@ -357,26 +360,36 @@ class Spec(_Section):
         )
 
     def deciding(self) -> dict[str, Any]:
-        """What decides who, what and where, as plain data: the part of the spec under the plan's digest.
-
-        A key is in unless it is named here, so that a new one cannot be forgotten.
-        """
-        return self.model_dump(
-            mode="json",
-            exclude={
-                "run": True,
-                "privacy": True,
-                "time_zone": True,
-                "stores": {
-                    "__all__": {"credentials": True, "concurrency_max": True, "timeout": True, "inventory": {"max_age"}}
-                },
-                "directory": {"max_age"},
-            },
-        )
+        """What of this spec decides, as plain data."""
+        return deciding(self.model_dump(mode="json"))
 
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.time_zone)
+
+
+_NOT_DECIDING = {"run", "privacy", "time_zone"}
+_NOT_DECIDING_OF_A_STORE = {"credentials", "concurrency_max", "timeout"}
+
+
+def deciding(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides who, what and where, of a spec as a plan keeps it: the part under the plan's digest.
+
+    A key is in unless it is named here, so that a new one cannot be forgotten. Nothing is added: a key that came later is not in
+    the plans from before it, and their digests stay what they are.
+    """
+    found = {key: value for key, value in written.items() if key not in _NOT_DECIDING}
+    found["directory"] = _without_age(written["directory"])
+    found["stores"] = {
+        name: {key: value for key, value in store.items() if key not in _NOT_DECIDING_OF_A_STORE}
+        | {"inventory": _without_age(store["inventory"])}
+        for name, store in written["stores"].items()
+    }
+    return found
+
+
+def _without_age(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != "max_age"}
 
 
 def spec_time(value: datetime, spec: Spec) -> str:

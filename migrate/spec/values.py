@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from migrate.residency import POLICY_CODES, check_code
 from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
@@ -46,8 +46,26 @@ def _written(how: str) -> dict[str, Any]:
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, json_schema_extra=_written("size"))]
 Rate = Annotated[int, BeforeValidator(parse_rate), Field(ge=1, json_schema_extra=_written("rate"))]
 Seconds = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, json_schema_extra=_written("duration"))]
-# parts per million, so that nothing is decided by a float
-Ppm = Annotated[int, BeforeValidator(parse_percent), Field(ge=0, le=PPM_MAX, json_schema_extra=_written("share"))]
+
+IS_KEPT = "is_kept"
+"""In a validation's context: whether the spec is one that a plan keeps."""
+
+
+def _share(value: object, info: ValidationInfo) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and (info.context or {}).get(IS_KEPT):
+        return value
+    ppm = parse_percent(value)
+    if ppm > PPM_MAX:
+        raise ValueError("a share is at most 100%")
+    return ppm
+
+
+# parts per million, so that nothing is decided by a float. No number without its %: 10 may be meant as 10 % or as 10 users
+Ppm = Annotated[
+    int,
+    BeforeValidator(_share),
+    Field(json_schema_extra={"type": "string", "format": "share", "pattern": r"^\s*[0-9]{1,3}(\.[0-9]{1,4})?\s*%\s*$"}),
+]
 
 
 def _reference(value: str) -> str:

@@ -10,16 +10,17 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from planning import NOW, Item, Person, World, make_world, spec_with
 
 from migrate.errors import ExitCode, IntegrityError, UsageError, VersionError
-from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, stream_digest, table_digest
+from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, plan_digest, stream_digest, table_digest
 from migrate.planner.folder import Plan, PlanReader, find_plan, plan_folders
 
 PEOPLE = [
@@ -207,6 +208,86 @@ def test_a_changed_spec_is_found(world: World) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(IntegrityError):
         Plan.open(plan.folder)
+
+
+def edited(plan: Plan, change: Callable[[dict[str, Any]], None], *, rename: bool = False) -> Path:
+    """The plan's folder with another plan.json; `rename`: with the digest and the name that fit it."""
+    document = json.loads((plan.folder / "plan.json").read_text())
+    change(document)
+    folder = plan.folder
+    if rename:
+        document["digest"] = plan_digest(document)
+        folder = folder.rename(folder.with_name(document["digest"][:16]))
+    (folder / "plan.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_plan_from_before_a_key_of_the_spec_stays_what_it_is(world: World) -> None:
+    """Invariant 6: the digest covers what was decided from, and not what a later version would add with its default."""
+
+    def without_later_keys(document: dict[str, Any]) -> None:
+        del document["spec"]["verify"], document["spec"]["waves"]["count"], document["spec"]["stores"]["us"]["receives"]
+        for able in document["capabilities"].values():
+            del able["small_put"]
+
+    old = Plan.open(edited(world.plan(spec_with(waves={"canary": "10%"})), without_later_keys, rename=True))
+    assert "verify" not in old.document["spec"]
+    assert (old.spec.waves.count, old.spec.verify.level) == (4, "content")
+    read_all(old)
+    with pytest.raises(IntegrityError, match="digest"):
+        Plan.open(edited(old, lambda document: document["spec"].update(verify={"level": "listing"})))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["spec"]["waves"].update(later=1),
+        lambda document: document["spec"].update(later={}),
+        lambda document: document["spec"]["run"].update(later=1),
+        lambda document: document["spec"].update(format=2),
+        lambda document: document["capabilities"]["hamar"].update(later=True),
+    ],
+)
+@pytest.mark.parametrize("rename", [True, False])
+def test_a_plan_with_what_a_later_version_knows_is_told_as_such(world: World, change: Any, rename: bool) -> None:
+    """Invariant 12: it is not called tampered with, whether this version's digest over it holds or not."""
+
+    def later(document: dict[str, Any]) -> None:
+        change(document)
+        document["tool_version"] = "9.9"
+
+    folder = edited(world.plan(spec_with()), later, rename=rename)
+    with pytest.raises(VersionError, match=r"built by migrate 9\.9") as caught:
+        Plan.open(folder)
+    assert "newer" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda spec: spec["placement"]["rules"][0].update(home=["dublin-1"]),
+        lambda spec: spec["stores"]["hamar"].update(receives=["us"]),
+        lambda spec: spec["waves"].update(canary=20_000),
+        lambda spec: spec["stores"]["us"]["inventory"].update(checksummed=True),
+        lambda spec: spec["scope"]["decisions"].update(CH="out"),
+        lambda spec: spec.pop("reconcile"),
+    ],
+)
+def test_any_edit_of_what_decides_is_found(world: World, edit: Any) -> None:
+    """Invariant 6, the corrupted twins: a key changed, added or taken out."""
+    with pytest.raises(IntegrityError):
+        Plan.open(edited(world.plan(spec_with()), lambda document: edit(document["spec"])))
+
+
+def test_a_broken_folder_is_to_be_moved_before_it_is_planned_again(world: World) -> None:
+    """To build again is no way out while it stands there: the error says so, and the folder stays as it is."""
+    plan = world.plan(spec_with())
+    (plan.folder / "batches.parquet").write_bytes(b"PAR1")
+    with pytest.raises(IntegrityError, match="is no longer") as caught:
+        world.plan(spec_with())
+    assert "Move that folder away" in caught.value.remedy
+    plan.folder.rename(plan.folder.parent.parent / "moved")
+    assert world.plan(spec_with()).digest == plan.digest
 
 
 @pytest.mark.parametrize("key", ["blockers", "census", "files", "digests", "totals", "capabilities", "placement"])

@@ -252,6 +252,9 @@ CASES: list[tuple[str, Change, str]] = [
     ("a listing without a time", put("stores/us/inventory", {"kind": "listing", "path": "x.csv"}), "`as_of` goes with"),
     ("a part below S3's least", put("copying/part_bytes", "4MiB"), "5MiB"),
     ("a canary over all", put("waves/canary", "101%"), "at most 100%"),
+    ("an age without end", put("directory/max_age", "999999999d"), "directory.max_age: a duration is at most 36500d"),
+    ("a capacity beyond counting", put("sites/hamar/capacity", "9300PB"), "sites.hamar.capacity: a size is at most"),
+    ("a capacity of many digits", put("sites/hamar/capacity", 10**40), "sites.hamar.capacity: a size is at most"),
     ("a country of three letters", put("sites/us/country", "USA"), "sites.us.country"),
     ("a country that is none", put("sites/us/country", "XX"), "sites.us.country: 'XX' is no country's code"),
     (
@@ -459,7 +462,13 @@ def test_a_spec_is_frozen() -> None:
 def test_a_spec_goes_through_plan_json_unchanged() -> None:
     """What plan.json keeps of a spec reads back as the same spec."""
     spec = parse_spec(MINIMAL, place="x")
-    assert spec_from_data(spec.model_dump(mode="json"), place="plan.json") == spec
+    assert spec_from_data(spec.model_dump(mode="json"), place="plan.json", is_kept=True) == spec
+
+
+def test_a_number_that_no_integer_holds_is_a_spec_error() -> None:
+    """Python reads 4,300 digits at most, and says so by a ValueError of its own."""
+    with pytest.raises(SpecError, match="is not TOML"):
+        parse_spec(MINIMAL.replace("format = 1", "format = " + "9" * 5000), place="x")
 
 
 def test_a_missing_file_is_a_spec_error(tmp_path: Path) -> None:

@@ -50,7 +50,11 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 def test_a_size_is_exact(number: int, unit: str) -> None:
     """No float is on the way: eighteen digits come out as they went in."""
     base = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
-    assert parse_size(f"{number}{unit}") == number * base
+    if number * base < 2**63:
+        assert parse_size(f"{number}{unit}") == number * base
+    else:
+        with pytest.raises(ValueError, match="at most 8191PiB"):
+            parse_size(f"{number}{unit}")
 
 
 def test_a_rate_is_a_size_a_second() -> None:
@@ -68,24 +72,22 @@ def test_a_duration_is_read_with_its_units(text: object, seconds: int) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "1.5h", "2 h", "2w", "-2h", True, None])
+@pytest.mark.parametrize("text", ["", "2", "h", "1.5h", "2 h", "2w", "-2h", True, None, "36501d", "999999999d", 10**12])
 def test_what_is_no_duration_is_refused(text: object) -> None:
     """A number without a unit could be anything."""
     with pytest.raises(ValueError, match="a duration is"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "ppm"), [("1%", 10_000), ("0.5%", 5_000), ("100 %", 1_000_000), ("0.0001%", 1), (42, 42)]
-)
+@pytest.mark.parametrize(("text", "ppm"), [("1%", 10_000), ("0.5%", 5_000), ("100 %", 1_000_000), ("0.0001%", 1)])
 def test_a_share_is_read_as_parts_per_million(text: object, ppm: int) -> None:
     """Exactly, down to one millionth."""
     assert parse_percent(text) == ppm
 
 
-@pytest.mark.parametrize("text", ["1", "%", "1e2%", "-1%", True, None])
+@pytest.mark.parametrize("text", ["1", "%", "1e2%", "-1%", True, None, 10, 10_000])
 def test_what_is_no_share_is_refused(text: object) -> None:
-    """A share without its sign could be a fraction."""
+    """A share without its sign could be a fraction, a percentage or parts per million."""
     with pytest.raises(ValueError, match="a share is"):
         parse_percent(text)
 
