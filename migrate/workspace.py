@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrate.errors import UsageError
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -48,7 +50,14 @@ class Workspace:
         return self.private / f"capabilities-{spec_name}.json"
 
     def ensure(self, folder: Path) -> Path:
-        """Make `folder` (and `.migrate/` above it), readable by the owner alone, those that were there among them."""
+        """Make `folder` (and `.migrate/` above it), readable by the owner alone, those that were there among them.
+
+        UsageError where there is no workspace.
+        """
+        if not self.root.is_dir():
+            raise UsageError(
+                f"there is no workspace in {self.root}", remedy="`migrate init` makes one, or name another."
+            )
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for each in (self.private, folder):
             if each.exists() and each.stat().st_mode & 0o077:

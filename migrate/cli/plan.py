@@ -29,6 +29,9 @@ def plan(
     typer_context: typer.Context,
     spec: SpecArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the plan would be, and build none.")] = False,
+    list_anew: Annotated[
+        bool, typer.Option("--list-anew", help="List the stores again, whatever an earlier attempt has listed of them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build a plan: who moves, what, where to and in which order. It copies nothing, and never changes afterwards."""
@@ -36,13 +39,13 @@ def plan(
     start_logs(context)
     loaded = load_spec(spec)
     if dry_run:
-        _plan(context, loaded, None)
+        _plan(context, loaded, None, list_anew=list_anew)
         return
     with recorded_run(context, "plan", {"spec": str(spec)}, country=context.country(loaded)) as recorded:
-        _plan(context, loaded, recorded.ledger)
+        _plan(context, loaded, recorded.ledger, list_anew=list_anew)
 
 
-def _plan(context: Context, spec: Spec, ledger: Ledger | None) -> None:
+def _plan(context: Context, spec: Spec, ledger: Ledger | None, *, list_anew: bool) -> None:
     """Without a ledger nothing is built."""
     capabilities = load_capabilities(context.workspace.capabilities(spec.name), spec.stores)
     unprobed = unprobed_stores(spec, capabilities)
@@ -64,6 +67,7 @@ def _plan(context: Context, spec: Spec, ledger: Ledger | None) -> None:
                 on_progress=progress.step,
                 is_stopping=stop.is_set,
                 dry_run=ledger is None,
+                list_anew=list_anew,
             )
     finally:
         door.close()

@@ -2,9 +2,10 @@
 
 from migrate.inventory.directory import read_directory
 from migrate.inventory.files import DIRECTORY_COLUMNS, INVENTORY_COLUMNS, DirectoryFile, InventoryFile
+from migrate.inventory.live import forget_listing
 from migrate.inventory.reverse import check_complete
 from migrate.inventory.sample import SampleReport, check_sample
-from migrate.inventory.take import take_inventory
+from migrate.inventory.take import live_folder, take_inventory
 
 __all__ = [
     "DIRECTORY_COLUMNS",
@@ -14,6 +15,8 @@ __all__ = [
     "SampleReport",
     "check_complete",
     "check_sample",
+    "forget_listing",
+    "live_folder",
     "read_directory",
     "take_inventory",
 ]

@@ -33,6 +33,9 @@ def _checks(columns: DirectoryColumns) -> tuple[Check, ...]:
     return (
         Check("user_id IS NULL", f"{user} is empty"),
         Check(f"strlen(user_id) > {_USER_BYTES_MAX}", f"{user} has more than {_USER_BYTES_MAX} bytes"),
+        Check(
+            r"regexp_matches(user_id, '^[\s\pZ]|[\s\pZ]$')", f"{user} begins or ends with a blank: that is another user"
+        ),
         Check("contains(user_id, chr(0))", f"{user} holds a NUL character"),
         Check("contains(country_given, chr(0))", f"column {columns.country!r}: a NUL character"),
         Check("hold IS NULL", f"column {columns.hold!r}: neither true nor false (nor yes, no, t, f, y, n, 1, 0)"),

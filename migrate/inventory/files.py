@@ -27,6 +27,9 @@ INVENTORY_COLUMNS = (
 )
 """Keys are relative to the store's prefix, ETags without quotes, times UTC. `encryption` and `lock` speak like ObjectInfo."""
 
+OBJECT_BYTES_MAX = 2**60
+"""No store has a larger object (S3: 50 TB). A size over it is a column that was read wrong."""
+
 DIRECTORY_COLUMNS = (
     ("user_id", "VARCHAR"),
     ("country_given", "VARCHAR"),

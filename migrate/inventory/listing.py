@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from migrate.inventory.columns import Table, integer_sql, open_table, text_sql, time_sql, typed_column
-from migrate.inventory.files import INVENTORY_COLUMNS
+from migrate.inventory.files import INVENTORY_COLUMNS, OBJECT_BYTES_MAX
 from migrate.inventory.source import Fetcher, Opener, find_place
 from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
 from migrate.sql import literal
@@ -32,6 +32,7 @@ def row_checks(now: datetime, *, where: str = "true") -> list[Check]:
         ("key IS NULL OR key = ''", "the key is missing or does not decode"),
         (f"strlen(key) > {KEY_BYTES_MAX}", f"the key has more than {KEY_BYTES_MAX} bytes"),
         ("size IS NULL OR size < 0", "the size is no whole number from 0"),
+        (f"size > {OBJECT_BYTES_MAX}", "the size is more than 1 EiB: no object is so large"),
         ("etag IS NULL OR etag = ''", "the ETag is missing"),
         ("last_modified IS NULL", "the time of change is missing, or has no zone"),
         (date, "the time of change is before 1970 or in the future"),

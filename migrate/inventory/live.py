@@ -9,10 +9,10 @@ rows, finished) and its segments `NNN-NNNNNN.parquet`. A segment is written, syn
 says that it counts. What no state counts is written again under the same name. So a kill between any two writes leaves a
 listing that goes on from its last key.
 
-A listing is finished when every chain has reached its end and `listing.json` says when. A finished one is used again only if
-the caller asks (the same attempt at a plan goes on); else it is made anew. An unfinished one goes on, unless it was begun
-longer ago than the inventory's maximum age, or for a store elsewhere. An error of the store is raised as it is; nothing ends
-early and quietly (design, invariant 4).
+A listing is finished when every chain has reached its end and `listing.json` says when. It stays until who listed is done with it
+(`forget_listing`): what was stopped or refused on the way goes on with it, finished or not, and lists nothing twice. It is made
+anew where it was begun longer ago than the inventory's maximum age, or for a store elsewhere. An error of the store is raised
+as it is; nothing ends early and quietly (design, invariant 4).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import DeniedError, InputError, IntegrityError, LaterError, UnsupportedError
+from migrate.errors import InputError, IntegrityError, LaterError, PermanentStoreError
 from migrate.inventory.aside import Stopping, ask, side_by_side
 from migrate.inventory.cuts import cut_points
-from migrate.inventory.files import Progress, sync_folder, write_sealed
+from migrate.inventory.files import OBJECT_BYTES_MAX, Progress, sync_folder, write_sealed
 from migrate.inventory.paging import pages_after
 from migrate.inventory.segments import SegmentWriter
 from migrate.inventory.tables import count_rows, open_tables, reading
@@ -149,16 +149,15 @@ def list_live(
     now: Callable[[], datetime],
     is_stopping: Stopping,
     on_progress: Progress,
-    reuse: bool = False,
     threads: int = THREADS,
     segment_rows: int = SEGMENT_ROWS,
 ) -> Listed:
-    """List `store` into `folder`, going on where an earlier attempt was cut off.
+    """List `store` into `folder`, going on where an earlier attempt was cut off, or with what it has listed.
 
     `place` identifies where the store is. InterruptedRun when stopped, the store's error when it fails: call again to go on.
     """
     with _locked(folder.with_name(folder.name + ".lock")), open_tables(scratch) as connection:
-        heading = _open(folder, place, timedelta(seconds=max_age_seconds), now(), reuse)
+        heading = _open(folder, place, timedelta(seconds=max_age_seconds), now())
         listing = _Listing(store, folder, heading, connection, segment_rows, is_stopping, on_progress, threads)
         if heading.ended is None:
             listing.run()
@@ -166,24 +165,30 @@ def list_live(
         return listing.result()
 
 
-def _open(folder: Path, place: str, max_age: timedelta, now: datetime, reuse: bool) -> Heading:
+def _open(folder: Path, place: str, max_age: timedelta, now: datetime) -> Heading:
     """The heading of the listing to go on with, or of a new one in an emptied folder."""
     path = folder / "listing.json"
     if path.exists():
         data = json.loads(path.read_bytes())
         if data.get("format") == _FORMAT:
             heading = Heading.from_json(data)
-            fits = heading.place == place and heading.started <= now <= heading.started + max_age
-            if fits and (heading.ended is None or reuse):
+            if heading.place == place and heading.started <= now <= heading.started + max_age:
                 return heading
-        path.unlink()  # first: what stands without it counts for nothing
-        sync_folder(folder)
-    if folder.exists():
-        shutil.rmtree(folder)
+    forget_listing(folder)
     folder.mkdir(mode=0o700)
     heading = Heading(place, now.astimezone(UTC), (Interval("", None),))
     write_sealed(path, heading.to_json())
     return heading
+
+
+def forget_listing(folder: Path) -> None:
+    """Remove a listing: the next one is made anew. Quiet where there is none."""
+    path = folder / "listing.json"
+    if path.exists():
+        path.unlink()  # first: what stands without it counts for nothing
+        sync_folder(folder)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 class _Listing:
@@ -301,7 +306,7 @@ class _Listing:
             "uploads.json",
             lambda: {"open_uploads": len(self._store.list_uploads())},
             halted,
-            possible=self._store.capabilities.multipart,
+            possible=True,  # nobody probes whether a source joins parts: only asking shows whether it tells
         )
 
     def _remember(self, name: str, count: Callable[[], dict[str, int]], halted: Stopping, *, possible: bool) -> None:
@@ -313,7 +318,7 @@ class _Listing:
         if possible:
             try:
                 counts = ask(count)
-            except (UnsupportedError, DeniedError):
+            except PermanentStoreError:
                 counts = {}
         if not halted():
             write_sealed(path, json.dumps(counts).encode())
@@ -351,7 +356,8 @@ class _Listing:
 
 
 def _in_interval(page: Sequence[ObjectInfo], interval: Interval, last_key: str, store: str) -> Sequence[ObjectInfo]:
-    """What of the page lies in the interval. InputError where keys are not in order: going on from a last key would lose some.
+    """What of the page lies in the interval. InputError where keys are not in order (going on from a last key would lose some)
+    and for a size that no object has.
 
     Python compares texts by code points, which is the order of their UTF-8 bytes.
     """
@@ -360,6 +366,11 @@ def _in_interval(page: Sequence[ObjectInfo], interval: Interval, last_key: str, 
             raise InputError(
                 f"{store}: its listing is not in the order of the keys' bytes",
                 remedy="Give an inventory file for this store (kind s3-inventory or listing).",
+            )
+        if not 0 <= info.size <= OBJECT_BYTES_MAX:
+            raise InputError(
+                f"{store}: its listing shows an object of {info.size:,} bytes: none is so large",
+                remedy="Look at the store's server, or give an inventory file (kind s3-inventory or listing).",
             )
         last_key = info.key
     until = interval.until

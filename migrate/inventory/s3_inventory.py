@@ -59,6 +59,7 @@ _PARQUET_NAMES = {
     "LastModifiedDate": "last_modified_date",
     "ETag": "e_tag",
     "StorageClass": "storage_class",
+    "IntelligentTieringAccessTier": "intelligent_tiering_access_tier",
     "EncryptionStatus": "encryption_status",
     "ObjectLockMode": "object_lock_mode",
     "ObjectLockLegalHoldStatus": "object_lock_legal_hold_status",
@@ -67,6 +68,12 @@ _PARQUET_NAMES = {
 _ENCRYPTION = (
     "CASE {0} WHEN 'SSE-S3' THEN 'AES256' WHEN 'SSE-KMS' THEN 'aws:kms' WHEN 'DSSE-KMS' THEN 'aws:kms:dsse' "
     "WHEN 'NOT-SSE' THEN NULL ELSE {0} END"
+)
+# The inventory's words for the tiers of S3 Intelligent-Tiering that are not read at once, as HEAD says them: they go before the
+# class, which is INTELLIGENT_TIERING in every tier.
+_CLASS = (
+    "CASE upper({1}) WHEN 'ARCHIVE' THEN 'ARCHIVE_ACCESS' WHEN 'ARCHIVE_ACCESS' THEN 'ARCHIVE_ACCESS' "
+    "WHEN 'DEEP_ARCHIVE' THEN 'DEEP_ARCHIVE_ACCESS' WHEN 'DEEP_ARCHIVE_ACCESS' THEN 'DEEP_ARCHIVE_ACCESS' ELSE {0} END"
 )
 _CURRENT = "is_latest AND NOT is_delete_marker"
 
@@ -279,7 +286,8 @@ def _stage(
         f"{typed_column(table, 'Size', integer_sql, 'a whole number', label)} AS size, "
         f"trim({text('ETag')}, '\"') AS etag, "
         f"{typed_column(table, 'LastModifiedDate', time_sql, 'a time', label)} AS last_modified, "
-        f"{text('StorageClass')} AS storage_class, {_ENCRYPTION.format(text('EncryptionStatus'))} AS encryption, "
+        f"{_CLASS.format(text('StorageClass'), text('IntelligentTieringAccessTier'))} AS storage_class, "
+        f"{_ENCRYPTION.format(text('EncryptionStatus'))} AS encryption, "
         f"coalesce({text('ObjectLockMode')}, "
         f"CASE {text('ObjectLockLegalHoldStatus')} WHEN 'ON' THEN 'legal-hold' END) AS lock "
         f"FROM {table.relation}) TO {literal(str(staged))} (FORMAT parquet)"

@@ -98,6 +98,8 @@ class Fetcher:
             except NotFoundError as error:
                 raise _missing(place) from error
         path = Path(place.path)
+        if path.is_dir():
+            raise InputError(f"{place.label}: a folder, and not a file", remedy="Name the file in it.")
         if not path.is_file():
             raise _missing(place)
         try:

@@ -69,10 +69,13 @@ def reading(label: str) -> Iterator[None]:
             remedy="Free disk space for .migrate/scratch; check that the file is whole.",
         ) from None
     except duckdb.Error as error:
+        form = (
+            "CSV as in RFC 4180, with commas" if "CSV" in str(error) else "a Parquet file that was cut cannot be read"
+        )
         raise InputError(
             f"{label}: does not parse",
             [f"{label}: {_csv_place(str(error))}"],
-            remedy="Mend or deliver the file again; CSV as in RFC 4180, with commas.",
+            remedy=f"Mend or deliver the file again; {form}.",
         ) from None
 
 

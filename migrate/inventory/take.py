@@ -34,20 +34,19 @@ def take_inventory(
     now: Callable[[], datetime],
     on_progress: Progress = _silent,
     is_stopping: Stopping = never,
-    reuse: bool = False,
 ) -> InventoryFile:
     """List all current objects of a source or backup store, from where its spec says, as Parquet under `scratch`.
 
-    `opener` opens the store of a `store:NAME/KEY` path, read-only. `reuse` takes up a finished live listing that is not too
-    old: say so only where the same attempt at a plan goes on. Raises InputError for an inventory that is stale, not whole,
-    or does not parse (design, invariant 4), the store's own error where a listing fails, InterruptedRun when stopped. One
-    process at a time may use a scratch folder.
+    `opener` opens the store of a `store:NAME/KEY` path, read-only. A live listing goes on with what an earlier call listed, and
+    stays for a later one until `forget_listing`. Raises InputError for an inventory that is stale, not whole, or does not parse
+    (design, invariant 4), the store's own error where a listing fails, InterruptedRun when stopped. One process at a time may
+    use a scratch folder.
     """
 
     def take() -> InventoryFile:
         workspace.ensure(scratch)
         if store_spec.inventory.kind == "live":
-            taken = _take_live(name, store_spec, store, scratch, now, on_progress, is_stopping, reuse)
+            taken = _take_live(name, store_spec, store, scratch, now, on_progress, is_stopping)
         elif store_spec.inventory.kind == "listing":
             taken = _take_listing(name, store_spec, opener, workspace, scratch, now())
         else:
@@ -58,6 +57,11 @@ def take_inventory(
     return aside(take, is_stopping)
 
 
+def live_folder(scratch: Path, name: str) -> Path:
+    """Where the live listing of the store `name` is kept."""
+    return scratch / f"live-{name}"
+
+
 def _take_live(
     name: str,
     store_spec: StoreSpec,
@@ -66,20 +70,18 @@ def _take_live(
     now: Callable[[], datetime],
     on_progress: Progress,
     is_stopping: Stopping,
-    reuse: bool,
 ) -> InventoryFile:
     listed = list_live(
         store,
         place=f"{store_spec.endpoint or ''} {store_spec.url}",
-        folder=scratch / f"live-{name}",
+        folder=live_folder(scratch, name),
         scratch=scratch,
         max_age_seconds=store_spec.inventory.max_age,
         now=now,
         is_stopping=is_stopping,
         on_progress=on_progress,
-        reuse=reuse,
     )
-    remedy = "Listing it took longer than stores.NAME.inventory.max_age: raise that, or use an S3 Inventory."
+    remedy = f"Listing it took longer than stores.{name}.inventory.max_age: raise that, or use an S3 Inventory."
     check_age(f"the listing of {name}", listed.started, store_spec.inventory.max_age, now(), remedy=remedy)
     with open_tables(scratch) as connection, reading(f"the listing of {name}"):
         digest = fingerprint(connection, listed.folder, INVENTORY_COLUMNS)

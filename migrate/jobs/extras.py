@@ -72,7 +72,6 @@ def find_loose_extras(
             now=now,
             on_progress=on_listing,
             is_stopping=is_stopping,
-            reuse=True,  # this pass's own: the folder is named by it
         )
         for chunk in _extras(plan, name, listing, rules, verification, scratch):
             ledger.add_findings(verification, chunk, run_id=run_id, now=now())

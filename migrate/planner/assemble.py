@@ -37,7 +37,8 @@ _BLOCKING = (
     ("backup_only", ("store", "key")),
     ("unprobed", ("store", "count")),
 )
-_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")  # GLACIER_IR is read at once
+# GLACIER_IR is read at once; the last two are tiers of INTELLIGENT_TIERING (S3 API reference, HeadObject, x-amz-archive-status)
+_ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS")
 
 
 def write_copies(

@@ -21,27 +21,32 @@ from migrate.units import number_of
 _TICKETS = "STRUCT(form VARCHAR, site VARCHAR)[]"
 
 
-def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
-    """Make the table `placed`; the sites that closed. RefusedError where a user can go nowhere."""
-    rules = spec.placement.rules
-    covered = [(code, rule_for(code, rules)) for code in sorted(ISO_COUNTRIES)]
+def cover_countries(session: Session, spec: Spec) -> None:
+    """Make the table `country_rules`. RefusedError where no placement rule names the country of a planned user."""
+    covered = [(code, rule_for(code, spec.placement.rules)) for code in sorted(ISO_COUNTRIES)]
     session.table(
         "country_rules",
         "country VARCHAR, rule VARCHAR",
         [(code, rule.name) for code, rule in covered if rule is not None],
     )
+    _refuse_if_any(
+        session,
+        "SELECT u.country, count(*) FROM users AS u ANTI JOIN country_rules AS r ON u.country = r.country "
+        "WHERE u.state = 'planned' GROUP BY u.country ORDER BY u.country",
+        "no placement rule names these countries",
+        "Add them to a rule under placement.rules in the spec.",
+    )
+
+
+def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
+    """Make the table `placed`; the sites that closed. RefusedError where a user can go nowhere. Needs `country_rules`."""
+    rules = spec.placement.rules
     session.table(
         "rule_tickets",
         f"rule VARCHAR, home_tickets {_TICKETS}, backup_tickets {_TICKETS}",
         [(rule.name, _tickets(spec, "home", rule), _tickets(spec, "backup", rule)) for rule in rules],
     )
     session.run("tally")
-    _refuse_if_any(
-        session,
-        "SELECT country, count(*) FROM tally WHERE placement_rule IS NULL GROUP BY country ORDER BY country",
-        "no placement rule names these countries",
-        "Add them to a rule under placement.rules in the spec.",
-    )
     session.run("preferences")
     closings = _close_sites(session, spec)
     _refuse_if_any(

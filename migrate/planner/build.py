@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from migrate import __version__
-from migrate.errors import RefusedError
+from migrate.errors import IntegrityError, MigrateError, RefusedError
+from migrate.inventory import forget_listing, live_folder
 from migrate.inventory.aside import Stopping, aside, never
-from migrate.inventory.files import Progress, sync_folder
+from migrate.inventory.files import DirectoryFile, Progress, sync_folder
 from migrate.layout import compile_rules
+from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner import assemble, document
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
-from migrate.planner.assign import make_batches, make_routes, may_collide, place_users
+from migrate.planner.assign import cover_countries, make_batches, make_routes, may_collide, place_users
 from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
-from migrate.planner.inputs import Opens, PlanInputs, gather_inputs
+from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
 from migrate.spec import Spec
@@ -54,24 +56,51 @@ def build_plan(
     on_progress: Progress,
     is_stopping: Stopping = never,
     dry_run: bool = False,
+    list_anew: bool = False,
 ) -> Plan | PlanSummary:
     """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept.
 
-    Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError while another planning runs.
+    A live listing serves for one plan: one that was stopped, refused or a dry run leaves it to the next attempt, until it is too
+    old. `list_anew` drops it first. Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError
+    while another planning runs.
     """
     with planning_alone(workspace):
+        if list_anew:
+            _forget_listings(spec, workspace)
+        directory = gather_directory(spec, workspace, door, now=now, on_progress=on_progress, is_stopping=is_stopping)
+        aside(lambda: _refuse_early(spec, workspace, directory), is_stopping)
         inputs = gather_inputs(
             spec,
             workspace,
             door,
+            directory,
             capabilities=capabilities,
             now=now,
             on_progress=on_progress,
             is_stopping=is_stopping,
         )
-        return aside(
+        built = aside(
             lambda: make_plan(spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run), is_stopping
         )
+        if not dry_run:
+            _forget_listings(spec, workspace)
+        return built
+
+
+def _forget_listings(spec: Spec, workspace: Workspace) -> None:
+    for name in spec.by_role(Role.SOURCE, Role.BACKUP):
+        forget_listing(live_folder(workspace.scratch, name))
+
+
+def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile) -> None:
+    """RefusedError for what the directory alone shows, before any store is listed, which may take hours."""
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
+    try:
+        with Session(scratch) as session:
+            judge_users(session, spec, directory)
+            cover_countries(session, spec)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def make_plan(
@@ -117,6 +146,7 @@ def _steps(
 ) -> dict[str, Any]:
     rules = compile_rules(spec.layout.rules)
     users = judge_users(session, spec, inputs.directory)
+    cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
     census = take_census(session, spec, rules, inputs.inventories)
     on_progress("census", sum(store.listed for store in census.stores.values()))
@@ -156,19 +186,21 @@ def _steps(
 
 
 def _refuse_collisions(session: Session, spec: Spec, workspace: Workspace) -> None:
-    path = workspace.scratch / f"collisions-{spec.name}.parquet"
-    session.run("collisions", path=literal(str(path)))
-    path.chmod(0o600)
+    session.run("collisions")
     count, stores = session.query(
         "SELECT count(*), list_sort(list(DISTINCT target_store)) "
-        f"FROM (SELECT DISTINCT target_store, target_key FROM read_parquet({literal(str(path))}, hive_partitioning = false))"
+        "FROM (SELECT DISTINCT target_store, target_key FROM collisions)"
     )[0]
+    path = workspace.private / f"collisions-{spec.name}.csv"  # not scratch: it is to be read, and stays for that
+    path.unlink(missing_ok=True)
     if count:
+        session.query(f"COPY (FROM collisions ORDER BY ALL) TO {literal(str(path))} (FORMAT csv, HEADER)")
+        path.chmod(0o600)
         raise RefusedError(
-            f"{count} target keys would each be taken by several objects, at {', '.join(stores)}; they are listed in {path}",
-            remedy="Give the layout rules targets that keep them apart, or the source stores target stores of their own.",
+            f"{count} target keys would each be taken by several objects, at {', '.join(stores)}",
+            remedy=f"They stand in {path}, a CSV of target stores and keys with the objects that would take each. "
+            "Give the layout rules targets that keep them apart, or the source stores target stores of their own.",
         )
-    path.unlink()
 
 
 def _publish(building: Path, folder: Path) -> Plan:
@@ -178,7 +210,14 @@ def _publish(building: Path, folder: Path) -> Plan:
     to secrets, when and from what it was built. What it says of the tables is under the digest, and so the same.
     """
     if folder.exists():
-        Plan.open(folder)  # what is broken is not made to look sound
+        try:
+            Plan.open(folder)
+        except MigrateError as error:  # what is broken is not made to look sound
+            raise IntegrityError(
+                f"{folder} was this plan, and is no longer: {error.what}",
+                remedy="Move that folder away, and plan again. What relied on it is to be looked at: "
+                "`migrate status` tells whether a run has begun.",
+            ) from error
         (building / DOCUMENT).replace(folder / DOCUMENT)
         sync_folder(folder)
     else:

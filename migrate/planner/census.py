@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from migrate import layout, residency
-from migrate.errors import IntegrityError, RefusedError
+from migrate.errors import InputError, IntegrityError, RefusedError
 from migrate.inventory.files import DirectoryFile, InventoryFile
 from migrate.layout import CompiledRule
 from migrate.model import CensusClass, Role
 from migrate.planner.session import Session, numbers, pattern, text, texts
 from migrate.spec import Spec
 from migrate.sql import literal
+from migrate.units import SIZE_MAX
 
 # An ETag that speaks of the content alone: an MD5 or a composite of MD5s, with no customer's or KMS key behind it.
 _COMPARABLE = (
@@ -105,12 +106,24 @@ def take_census(
         paths.append(path)
     listed = ", ".join(pattern(path) for path in paths)
     session.query(f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet([{listed}], hive_partitioning = false)")
+    _check_bytes(session)
     _fetch_backup_only(session, spec, inventories)
     counts = session.run("counts")
     stores = _count(spec, counts)
     for name, census in stores.items():
         census.check(name, inventories[name].rows)
     return Census(stores, _reconcile(spec, counts))
+
+
+def _check_bytes(session: Session) -> None:
+    """InputError where the objects have more bytes than can be counted, twice: at a home and a backup."""
+    sums = session.query("SELECT source, sum(size) AS total FROM census GROUP BY source ORDER BY total DESC, source")
+    if sum(total or 0 for _, total in sums) > SIZE_MAX // 2:
+        source, total = sums[0]
+        raise InputError(
+            f"{source}: the sizes in its inventory add up to {total:,} bytes, more than can be counted",
+            remedy="Look at the column of sizes: it is in another unit, or holds something else.",
+        )
 
 
 def backups_of(spec: Spec, source: str) -> list[str]:

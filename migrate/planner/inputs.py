@@ -36,27 +36,42 @@ class PlanInputs:
     capabilities: Mapping[str, Capabilities]
 
 
+def gather_directory(
+    spec: Spec,
+    workspace: Workspace,
+    door: Opens,
+    *,
+    now: Callable[[], datetime],
+    on_progress: Progress,
+    is_stopping: Stopping,
+) -> DirectoryFile:
+    """Read the directory. Raises what `read_directory` raises."""
+    scratch = workspace.ensure(workspace.scratch)
+    directory = read_directory(
+        spec.directory, opener=door.open, workspace=workspace, scratch=scratch, now=now, is_stopping=is_stopping
+    )
+    on_progress("directory", directory.rows)
+    return directory
+
+
 def gather_inputs(
     spec: Spec,
     workspace: Workspace,
     door: Opens,
+    directory: DirectoryFile,
     *,
     capabilities: Mapping[str, Capabilities],
     now: Callable[[], datetime],
     on_progress: Progress,
     is_stopping: Stopping,
 ) -> PlanInputs:
-    """Read the directory and take the inventories; hold those that are no live listing against a sample of the store, both ways.
+    """Take the inventories; hold those that are no live listing against a sample of the store, both ways.
 
     Every target is opened as well: what the door refuses of them is refused before anything is planned (design, invariant 7).
     The inventories are taken at the same time, so that as little as can be changes between a source and its backup. Raises what
-    `read_directory`, `take_inventory`, `check_sample` and `check_complete` raise.
+    `take_inventory`, `check_sample` and `check_complete` raise.
     """
     scratch = workspace.ensure(workspace.scratch)
-    directory = read_directory(
-        spec.directory, opener=door.open, workspace=workspace, scratch=scratch, now=now, is_stopping=is_stopping
-    )
-    on_progress("directory", directory.rows)
     able = _capabilities(spec, door, capabilities)
     stores = spec.by_role(Role.SOURCE, Role.BACKUP)
     opened = {name: door.open(name) for name in sorted(stores)}

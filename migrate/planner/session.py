@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import duckdb
 
-from migrate.errors import MigrateError, UnreachableError
+from migrate.errors import IntegrityError, MigrateError, UnreachableError
 from migrate.inventory.files import parquet_glob
 from migrate.sql import literal
 
@@ -25,7 +25,10 @@ THREADS = 2
 
 
 class Session:
-    """A connection in memory that spills to `folder`. All errors of DuckDB leave as UnreachableError: disk or memory ran out."""
+    """A connection in memory that spills to `folder`.
+
+    Errors of DuckDB leave as UnreachableError where disk or memory ran out, else as IntegrityError: no check caught it before.
+    """
 
     def __init__(self, folder: Path, *, memory_bytes: int = MEMORY_BYTES, threads: int = THREADS) -> None:
         self.folder = folder
@@ -78,10 +81,12 @@ class Session:
 
 def _failed(error: duckdb.Error) -> MigrateError:
     # DuckDB's text may quote a value of a row, so only the kind of the error is told
-    return UnreachableError(
-        f"planning failed in DuckDB: {type(error).__name__}",
-        remedy="See that the scratch folder's disk has room for the inventories twice over, and plan again.",
-    )
+    what = f"planning failed in DuckDB: {type(error).__name__}"
+    if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
+        return UnreachableError(
+            what, remedy="See that the scratch folder's disk has room for the inventories twice over, and plan again."
+        )
+    return IntegrityError(what, remedy="This is a bug in migrate, and no plan was built: report it.")
 
 
 def text(name: str, **given: object) -> str:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from migrate.errors import InputError, InterruptedRun, LaterError, RefusedError
-from migrate.model import Purpose
+from migrate.model import ObjectInfo, Purpose
 from migrate.planner.alone import planning_alone
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.summary import PlanSummary
 from migrate.spec import Spec, spec_from_data
+from migrate.spec.sections import Placement
 from migrate.stores.door import Door, Visitor
+from migrate.stores.file import FileStore
 from migrate.workspace import Workspace
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -65,11 +68,13 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def build(spec: Spec, workspace: Workspace, *, country: str = "IE", **options: Any) -> Plan | PlanSummary:
+def build(
+    spec: Spec, workspace: Workspace, *, country: str = "IE", now: datetime = NOW, **options: Any
+) -> Plan | PlanSummary:
     door = Door(spec, workspace, Visitor("op", "host", country, Purpose.PLAN, None), capabilities={})
     try:
         return build_plan(
-            spec, workspace, door, capabilities={}, now=lambda: NOW, on_progress=lambda name, done: None, **options
+            spec, workspace, door, capabilities={}, now=lambda: now, on_progress=lambda name, done: None, **options
         )
     finally:
         door.close()
@@ -127,6 +132,75 @@ def test_plannings_in_one_workspace_wait_for_each_other(workspace: Workspace) ->
         build(make_spec(), workspace)
     assert not any(folder.exists() for folder in left)
     assert isinstance(build(make_spec(), workspace), Plan)
+
+
+class Listing:
+    """Counts the LIST requests of the source stores."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        list_store = FileStore.list
+
+        def listed(store: FileStore, prefix: str = "", *, start_after: str = "") -> Iterator[Sequence[ObjectInfo]]:
+            self.asked.append(store.name)
+            return list_store(store, prefix, start_after=start_after)
+
+        monkeypatch.setattr(FileStore, "list", listed)
+
+    def taken(self) -> list[str]:
+        found, self.asked = sorted(set(self.asked)), []
+        return found
+
+
+def test_what_the_directory_alone_shows_is_refused_before_any_store_is_listed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing takes hours. A country that nobody has decided, and one that no placement rule names."""
+    listing = Listing(monkeypatch)
+    nordic = {"rules": [{"name": "nordic", "countries": ["NO"], "home": ["hamar"]}]}
+    with pytest.raises(RefusedError, match=r"no placement rule names these countries: DE \(1 user\)"):
+        build(make_spec().model_copy(update={"placement": Placement.model_validate(nordic)}), workspace)
+    (workspace.root / "users.csv").write_text("user_id,country\nanna,CH\n")
+    with pytest.raises(RefusedError, match="written decision"):
+        build(make_spec(), workspace)
+    assert listing.taken() == []
+
+
+def test_a_finished_listing_serves_until_a_plan_has_been_made_of_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run, and a planning that is refused after it, leave it; a plan uses it up; `list_anew` drops it."""
+    listing = Listing(monkeypatch)
+    dry = build(make_spec(), workspace, dry_run=True)
+    assert listing.taken() == ["singapore", "us"]
+    full = {**make_spec().sites, "dublin": make_spec().sites["dublin"].model_copy(update={"capacity": 1})}
+    with pytest.raises(RefusedError, match="capacity"):
+        build(make_spec().model_copy(update={"sites": full}), workspace)
+    assert listing.taken() == []
+    assert build(make_spec(), workspace).digest == dry.digest
+    assert listing.taken() == []
+    build(make_spec(), workspace, dry_run=True)
+    assert listing.taken() == ["singapore", "us"]
+    (workspace.root / "us/users/anna/3").write_text("new")
+    assert build(make_spec(), workspace, dry_run=True).digest == dry.digest
+    assert listing.taken() == []
+    assert build(make_spec(), workspace, dry_run=True, list_anew=True).digest != dry.digest
+    assert listing.taken() == ["singapore", "us"]
+
+
+def test_a_listing_that_is_too_old_or_of_another_place_is_not_used(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound is the spec's `max_age`, which may be lowered; a store that has moved is another."""
+    listing = Listing(monkeypatch)
+    build(make_spec(), workspace, dry_run=True)
+    assert listing.taken() == ["singapore", "us"]
+    (workspace.root / "us").rename(workspace.root / "moved")
+    build(make_spec(us={"url": "file:moved"}), workspace, dry_run=True)
+    assert listing.taken() == ["us"]
+    young = make_spec(us={"url": "file:moved", "inventory": {"max_age": "1h"}})
+    build(young, workspace, dry_run=True, now=NOW + timedelta(hours=1, seconds=1))
+    assert listing.taken() == ["us"]
 
 
 def test_a_listing_that_leaves_keys_out_builds_no_plan(workspace: Workspace) -> None:

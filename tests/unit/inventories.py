@@ -77,7 +77,6 @@ class Desk:
         *,
         url: str = "s3://bucket/",
         now: Callable[[], datetime] = clock,
-        reuse: bool = False,
         is_stopping: Callable[[], bool] = lambda: False,
         **inventory: Any,
     ) -> InventoryFile:
@@ -92,10 +91,10 @@ class Desk:
             workspace=self.workspace,
             scratch=self.scratch,
             now=now,
-            reuse=reuse,
             is_stopping=is_stopping,
         )
 
 
 def desk(tmp_path: Path) -> Desk:
+    tmp_path.mkdir(exist_ok=True)
     return Desk(tmp_path, MemoryPlace(now=clock))

@@ -271,6 +271,26 @@ def test_missing_file_or_object_is_refused(tmp_path: Path) -> None:
     assert "users.csv: no such file" in refusal(tmp_path)
     assert "store:reports/u.csv: no such file" in refusal(tmp_path, path="store:reports/u.csv")
     assert "not a place in a store" in refusal(tmp_path, path="store:reports")
+    (tmp_path / "folder").mkdir()
+    assert "folder: a folder, and not a file" in refusal(tmp_path, path="folder")
+
+
+@pytest.mark.parametrize("user", [f" {SECRET}", f"{SECRET} ", f"{SECRET}\t", f"\u00a0{SECRET}", f"{SECRET}\u3000", " "])
+def test_a_user_id_with_a_blank_around_it_is_refused(tmp_path: Path, user: str) -> None:
+    """It would be another user than the one in the keys, whose objects would be orphans. Blanks inside belong to an id."""
+    text = refusal(tmp_path, f'user_id,country\n"b c",IE\n"{user}",IE\n'.encode())
+    assert "users.csv: row 2: column 'user_id': the user id begins or ends with a blank" in text
+
+
+def test_a_damaged_parquet_is_told_as_one(tmp_path: Path) -> None:
+    """Not as CSV."""
+    write_parquet(tmp_path / "users.parquet", "SELECT 'u' AS user_id, 'IE' AS country")
+    whole = (tmp_path / "users.parquet").read_bytes()
+    (tmp_path / "users.parquet").write_bytes(whole[: len(whole) // 2])
+    text = refusal(tmp_path, path="users.parquet")
+    assert "Parquet" in text
+    assert "CSV" not in text
+    assert "CSV" in refusal(tmp_path, b"user_id,country\na,IE,3\n")
 
 
 def test_directory_has_an_age(tmp_path: Path) -> None:
@@ -290,7 +310,9 @@ _FIELD = st.text(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    users=st.lists(st.tuples(_FIELD, _FIELD), min_size=1, max_size=8, unique_by=lambda user: user[0]),
+    users=st.lists(
+        st.tuples(_FIELD.map("x{}x".format), _FIELD), min_size=1, max_size=8, unique_by=lambda user: user[0]
+    ),
     line_end=st.sampled_from(["\n", "\r\n"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
     bom=st.booleans(),
@@ -298,7 +320,7 @@ _FIELD = st.text(
 def test_whatever_python_writes_as_csv_is_read_back(
     tmp_path: Path, users: list[tuple[str, str]], line_end: str, quoting: int, bom: bool
 ) -> None:
-    """Any text that a CSV writer can quote arrives to the character."""
+    """Any text that a CSV writer can quote arrives to the character. (An id has no blank at its ends.)"""
     if any("\r" in field for user in users for field in user):
         quoting = csv.QUOTE_ALL  # Python leaves a lone CR bare
     text = io.StringIO()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from migrate.errors import (
 from migrate.inventory import INVENTORY_COLUMNS
 from migrate.inventory.aside import never
 from migrate.inventory.cuts import CUTS_MAX, cut_points
-from migrate.inventory.live import Listed, list_live
+from migrate.inventory.live import Listed, forget_listing, list_live
 from migrate.model import Attributes, ObjectInfo
 from migrate.stores import memory_place
 from migrate.stores.base import Capabilities
@@ -66,6 +67,12 @@ def listing(folder: Path, place: MemoryPlace, /, **options: Any) -> Listed:
     fields |= {"on_progress": lambda _name, _rows: None, "segment_rows": 5, "threads": 3} | options
     store = fields.pop("store", None) or MemoryStore("us", place)
     return list_live(store, folder=folder / "live", scratch=folder, **fields)
+
+
+def listing_anew(folder: Path, place: MemoryPlace, /, **options: Any) -> Listed:
+    """Without what an earlier example has listed."""
+    forget_listing(folder / "live")
+    return listing(folder, place, **options)
 
 
 def listed_keys(found: Listed) -> list[str]:
@@ -132,7 +139,8 @@ def test_fingerprint_does_not_depend_on_the_chains(tmp_path: Path, pages_of_five
     listing(table.scratch, place, place=" s3://bucket/")
     assert len(list((table.scratch / "live").glob("chain-*.json"))) > 3
     (table.scratch / "live").rename(table.scratch / "live-us")
-    again = table.take(MemoryStore("us", place), reuse=True)
+    again = table.take(MemoryStore("us", place))
+    forget_listing(table.scratch / "live-us")
     more = table.take(MemoryStore("us", filled([*keys, "one more"])))
     assert whole.fingerprint == again.fingerprint != more.fingerprint
 
@@ -147,7 +155,7 @@ def test_union_of_all_chains_is_the_full_listing(
 ) -> None:
     """Invariant 4: whatever the keys, no chain loses one and no two chains list the same."""
     wanted = sorted({top + key for top in tops or {""} for key in keys})
-    assert listed_keys(listing(tmp_path, filled(wanted))) == wanted
+    assert listed_keys(listing_anew(tmp_path, filled(wanted))) == wanted
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,7 +170,7 @@ def test_cuts_anywhere_lose_no_key(tmp_path: Path, pages_of_five: None, data: st
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("migrate.inventory.live.cut_points", cut)
-        assert listed_keys(listing(tmp_path, filled(keys))) == keys
+        assert listed_keys(listing_anew(tmp_path, filled(keys))) == keys
 
 
 def dying_at(point: int) -> Callable[[Path, Path], Path]:
@@ -309,7 +317,7 @@ def test_listing_goes_on_from_keys_that_a_server_cannot_repeat(
     watch(place, once)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("migrate.inventory.aside.RETRY_WAIT_SECONDS", 0.0)
-        found = listing(tmp_path, place, store=Echoing("us", place))
+        found = listing_anew(tmp_path, place, store=Echoing("us", place))
     assert listed_keys(found) == sorted(keys)
 
 
@@ -335,8 +343,8 @@ def test_listing_out_of_order_is_refused(tmp_path: Path, order: Callable[[list[O
         listing(tmp_path / "bad", place, store=store)
 
 
-def test_finished_listing_is_used_again_only_on_request_and_while_fresh(tmp_path: Path) -> None:
-    """`reuse` takes it up without a request; else, or when too old, or for another place, the store is listed anew."""
+def test_finished_listing_serves_until_it_is_forgotten_or_too_old(tmp_path: Path) -> None:
+    """It is taken up without a request; one that is forgotten, too old, or of another place, is made anew."""
     place = filled(["a"])
     asked = watch(place)
 
@@ -346,11 +354,41 @@ def test_finished_listing_is_used_again_only_on_request_and_while_fresh(tmp_path
         return len(asked)
 
     assert requests() == 1
-    assert requests(reuse=True) == 0
+    assert requests() == 0
+    forget_listing(tmp_path / "live")
     assert requests() == 1
-    assert requests(reuse=True, now=lambda: NOW + timedelta(hours=1)) == 0
-    assert requests(reuse=True, now=lambda: NOW + timedelta(hours=1, seconds=1)) == 1
-    assert requests(reuse=True, place="elsewhere", now=lambda: NOW + timedelta(hours=2)) == 1
+    assert requests(now=lambda: NOW + timedelta(hours=1)) == 0
+    assert requests(now=lambda: NOW + timedelta(hours=1, seconds=1)) == 1
+    assert requests(place="elsewhere", now=lambda: NOW + timedelta(hours=2)) == 1
+
+
+@pytest.mark.parametrize("size", [-1, 2**60 + 1, 2**80])
+def test_an_object_of_a_size_that_none_has_ends_the_listing(tmp_path: Path, size: int) -> None:
+    """What no column holds would end as a bug, or as somebody's bytes."""
+
+    class Odd(MemoryStore):
+        def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[Sequence[ObjectInfo]]:
+            for page in super().list(prefix, start_after=start_after):
+                yield [replace(info, size=size) for info in page]
+
+    place = filled(["a"])
+    with pytest.raises(InputError, match="none is so large"):
+        listing(tmp_path, place, store=Odd("us", place))
+
+
+def test_a_source_that_nobody_probed_is_asked_for_its_uploads(tmp_path: Path) -> None:
+    """Whether a source joins parts is never probed; a store that has no uploads says so, and the count is unknown, not none."""
+    place = MemoryPlace(now=clock)
+    MemoryStore("us", place).create_upload("huge", attributes=Attributes())
+    stranger = MemoryStore("us", place, capabilities=Capabilities())
+    assert listing(tmp_path / "asked", place, store=stranger).counts.open_uploads == 1
+
+    def fault(operation: str, key: str) -> None:
+        if operation == "list_uploads":
+            raise UnsupportedError("us", operation)
+
+    place.fault = fault
+    assert listing(tmp_path / "refused", place, store=stranger).counts.open_uploads is None
 
 
 def test_unfinished_listing_that_is_too_old_begins_anew(tmp_path: Path, pages_of_five: None) -> None:
@@ -373,10 +411,10 @@ def test_lost_segment_is_an_integrity_error(tmp_path: Path, pages_of_five: None)
     """Sealed segments that have gone, or hold other rows, are noticed before anybody plans with them."""
     place = filled([f"{number:05d}" for number in range(40)])
     found = listing(tmp_path, place)
-    assert listing(tmp_path, place, reuse=True).rows == 40
+    assert listing(tmp_path, place).rows == 40
     next(found.folder.glob("*.parquet")).unlink()
     with pytest.raises(IntegrityError, match="40 were sealed"):
-        listing(tmp_path, place, reuse=True)
+        listing(tmp_path, place)
 
 
 def test_stop_is_heard_while_the_store_is_silent(tmp_path: Path, pages_of_five: None) -> None:

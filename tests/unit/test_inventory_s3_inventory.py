@@ -153,6 +153,18 @@ def test_fields_arrive_in_the_words_of_the_stores(tmp_path: Path) -> None:
     assert [row[6:] for row in found[1:]] == [("AES256", None), ("aws:kms", "legal-hold"), ("SSE-C", "COMPLIANCE")]
 
 
+def test_an_archive_tier_of_intelligent_tiering_is_told_as_head_tells_it(tmp_path: Path) -> None:
+    """The class is INTELLIGENT_TIERING in every tier; only the tier says whether an object can be read."""
+    tiers = ["FREQUENT", "ARCHIVE_INSTANT_ACCESS", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS", "ARCHIVE", ""]
+    entries = [
+        entry(str(number), StorageClass="INTELLIGENT_TIERING", IntelligentTieringAccessTier=tier)
+        for number, tier in enumerate(tiers)
+    ]
+    found = rows(take(tmp_path, Report([entries], fields=(*FIELDS, "IntelligentTieringAccessTier"))).glob)
+    plain = "INTELLIGENT_TIERING"
+    assert [row[5] for row in found] == [plain, plain, "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS", "ARCHIVE_ACCESS", plain]
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keys=st.lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning import Item, Person, World, make_world, spec_with
 
-from migrate.errors import InputError, IntegrityError, RefusedError
+from migrate.errors import InputError, IntegrityError, RefusedError, UnreachableError
+from migrate.planner.alone import planning_alone
 from migrate.planner.digest import FINDINGS
 from migrate.planner.folder import Plan, PlanReader
+from migrate.planner.session import Session
 from migrate.stores.base import Capabilities
 
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -302,19 +305,49 @@ def test_colliding_target_keys_stop_planning(tmp_path: Path) -> None:
     world = make_world(tmp_path, PEOPLE, us=[Item("a/in/secret"), Item("b/in/secret"), Item("a/in/x")], singapore=[])
     with pytest.raises(RefusedError, match="2 target keys") as caught:
         world.plan(spec_with(layout=layout))
-    path = world.workspace.scratch / "collisions-small.parquet"
-    assert str(path) in caught.value.what
-    assert "secret" not in caught.value.what.replace(str(path), "")
+    path = world.workspace.private / "collisions-small.csv"
+    assert str(path) in caught.value.remedy
+    assert "secret" not in caught.value.what + caught.value.remedy
     assert path.stat().st_mode & 0o777 == 0o600
-    rows = duckdb.execute(f"SELECT target_key, key FROM '{path}' ORDER BY ALL").fetchall()
-    assert set(rows) == {("in/secret", "a/in/secret"), ("in/secret", "b/in/secret")}
+    with planning_alone(world.workspace), path.open(newline="") as file:  # which clears what earlier plannings left
+        rows = {(row["target_key"], row["key"]) for row in csv.DictReader(file)}
+    assert rows == {("in/secret", "a/in/secret"), ("in/secret", "b/in/secret")}
     assert list(world.workspace.plans.iterdir()) == []
+    path.unlink()
+    with pytest.raises(RefusedError, match="2 target keys"):
+        world.forecast(spec_with(layout=layout))
+    assert path.exists()
+
+
+def test_sizes_that_add_up_to_more_than_can_be_counted_build_no_plan(tmp_path: Path) -> None:
+    """Each size may be one, and their sum, twice, must fit what counts bytes. The store is named. With the twin that fits."""
+    items = [Item(f"mail/in/{number}", size=2**60) for number in range(4)]
+    world = make_world(tmp_path / "over", PEOPLE, us=items, singapore=[])
+    with pytest.raises(InputError, match=f"us: the sizes .* add up to {2**62:,} bytes"):
+        world.plan(spec_with())
+    assert (
+        make_world(tmp_path / "fits", PEOPLE, us=items[:3], singapore=[])
+        .plan(spec_with())
+        .document["totals"]["size_bytes"]
+        == 6 * 2**60
+    )
+
+
+def test_an_error_of_duckdb_that_is_not_the_disks_says_nothing_of_disks(tmp_path: Path) -> None:
+    """What no check caught is a bug (exit code 5); what ran out of room is the machine's (69)."""
+    with Session(tmp_path / "a") as session, pytest.raises(IntegrityError) as caught:
+        session.query("SELECT CAST(CAST(9223372036854775807 AS HUGEINT) + 1 AS BIGINT)")
+    assert "disk" not in caught.value.remedy
+    with Session(tmp_path / "b") as session, pytest.raises(UnreachableError, match="IOException") as missing:
+        session.query("SELECT * FROM read_parquet('/no/such/file.parquet')")
+    assert "disk" in missing.value.remedy
 
 
 def test_what_cannot_be_read_or_kept_is_a_finding_and_still_planned(tmp_path: Path) -> None:
     """Archived, customer-key, locked, too large, too long and odd keys are found; the copies stay counted (invariant 3)."""
     items = [
         Item("mail/in/cold", storage_class="DEEP_ARCHIVE"),
+        Item("mail/in/cool", storage_class="ARCHIVE_ACCESS"),
         Item("mail/in/warm", storage_class="GLACIER_IR"),
         Item("mail/in/theirs", encryption="SSE-C"),
         Item("mail/in/locked", lock="legal-hold"),
@@ -326,19 +359,22 @@ def test_what_cannot_be_read_or_kept_is_a_finding_and_still_planned(tmp_path: Pa
     for name in ("dublin-1", "dublin-2", "hamar"):
         stores[name] |= {"url": f"s3://{name}/prefix", "credentials": "env:X"}
     plan = make_world(tmp_path, PEOPLE, us=items, singapore=[], capabilities={}).plan(spec_with(stores=stores))
-    assert plan.document["totals"]["copies"] == 14
+    assert plan.document["totals"]["copies"] == 16
     found = plan.document["findings"]
     assert {kind: found[kind] for kind in ("archived", "customer_key", "object_lock", "too_large")} == {
-        "archived": 1,
+        "archived": 2,
         "customer_key": 1,
         "object_lock": 1,
         "too_large": 1,
     }
     assert (found["key_too_long"], found["odd_key"]) == (2, 2)
-    assert found["unprobed"] == 14
+    assert found["unprobed"] == 16
     assert "no_tags" not in found  # nobody has asked, so nobody says that it keeps none
-    assert {blocker["kind"]: blocker["count"] for blocker in plan.document["blockers"]} == {"review": 2, "unprobed": 14}
-    assert findings(plan, "archived") == [("us", "in", "mail/in/cold", "DEEP_ARCHIVE", 1)]
+    assert {blocker["kind"]: blocker["count"] for blocker in plan.document["blockers"]} == {"review": 2, "unprobed": 16}
+    assert findings(plan, "archived") == [
+        ("us", "in", "mail/in/cold", "DEEP_ARCHIVE", 1),
+        ("us", "in", "mail/in/cool", "ARCHIVE_ACCESS", 1),
+    ]
 
 
 def test_a_capable_target_has_no_findings(tmp_path: Path) -> None:
