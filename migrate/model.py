@@ -203,7 +203,7 @@ class PlannedObject:
     category: Category
     rule: str
     target_key: str
-    flag: str | None  # diverged, unbacked, backup_only
+    flag: str | None  # diverged, incomparable, unbacked, backup_only
     copies: tuple[PlannedCopy, ...]
 
 

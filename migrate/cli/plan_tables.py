@@ -38,6 +38,8 @@ def show_summary(
         [Column("store"), Column("listed", number=True), *(Column(kind.value, number=True) for kind in CensusClass)],
         [_warned(row) for row in plan_view.census_rows(summary.census)],
     )
+    for line in plan_view.left_out_lines(summary):
+        output.line(f"  {line}")
     rows = plan_view.reconciliation_rows(summary.reconciliation)
     if rows:
         output.line()
@@ -63,6 +65,7 @@ def _head(output: Output, summary: PlanSummary, spec: Spec, *, built: bool) -> N
     what = f"plan {shown} ({summary.name}), built {at}" if built else f"{summary.name}: this would be plan {shown}"
     users = ", ".join(f"{count:,} {state}" for state, count in summary.users.items() if count)
     output.line(what, style="bold")
+    output.line(f"  inputs    {plan_view.inputs_line(summary, spec)}")
     output.line(f"  users     {users or 'none'}")
     objects, copies = number_of(summary.objects, "object"), number_of(summary.copies, "copy", "copies")
     output.line(f"  moves     {objects} as {copies}, in {number_of(summary.batches, 'batch', 'batches')}")

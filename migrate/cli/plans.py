@@ -12,14 +12,14 @@ from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, u
 from migrate.cli.output import Column, Output
 from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
 from migrate.cli.records import existing_ledger
-from migrate.errors import MigrateError, UsageError
+from migrate.errors import ExitCode, MigrateError, UsageError, worst
 from migrate.jobs.common import taken_elsewhere
 from migrate.planner.diff import PlanDiff
 from migrate.planner.diff import diff as compare
 from migrate.planner.explain import Explanation
 from migrate.planner.explain import explain as explain_user
 from migrate.planner.folder import Plan, find_plan, plan_folders
-from migrate.planner.listing import Listed, list_findings
+from migrate.planner.listing import FLAGS, Listed, list_findings
 from migrate.planner.summary import summarise
 from migrate.report import plan_view
 from migrate.report.plan_view import DIGEST_SHOWN
@@ -30,22 +30,29 @@ LISTED_MAX = 10_000
 
 
 def plans(typer_context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the plans of the workspace, the newest first."""
+    """List the plans of the workspace, the newest first. One that cannot be read is named, and makes the exit code."""
     context = context_of(typer_context, as_json=as_json)
     rows: list[dict[str, Any]] = []
+    codes: list[ExitCode] = []
     for folder in plan_folders(context.workspace):
         try:
             rows.append(_row(Plan.open(folder)))
-        except MigrateError as error:  # one that cannot be read does not hide the others
-            rows.append({"folder": str(folder), "problem": error.what})
+        except MigrateError as error:  # one that cannot be read does not hide the others, and is not hidden by them
+            rows.append({"folder": str(folder), "problem": error.what, "remedy": error.remedy})
+            codes.append(error.exit_code)
     rows.sort(key=lambda row: str(row.get("built_at", "")), reverse=True)
     if context.as_json:
         context.output.document({"plans": rows})
-        return
-    if not rows:
+    elif not rows:
         context.output.note("there is no plan here: `migrate plan SPEC` builds one")
-        return
-    context.output.table(
+    else:
+        _show_plans(context.output, rows)
+    if codes:
+        raise typer.Exit(worst(codes))
+
+
+def _show_plans(output: Output, rows: Sequence[dict[str, Any]]) -> None:
+    output.table(
         [
             Column("plan"),
             Column("name"),
@@ -59,7 +66,7 @@ def plans(typer_context: typer.Context, as_json: JsonOption = False) -> None:
     )
     for row in rows:
         if "problem" in row:
-            context.output.note(row["problem"], style="red")
+            output.note_error(row["problem"], (), row["remedy"])
 
 
 def _row(plan: Plan) -> dict[str, Any]:
@@ -143,7 +150,8 @@ def _show_findings(context: Context, plan: Plan, kind: str) -> None:
         [(row.store, row.user_id or "–", row.key or "–", row.detail or "–", f"{row.count:,}") for row in rows],
     )
     if len(rows) == LISTED_MAX:
-        context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / 'findings.parquet'}")
+        files = "copies-*.parquet" if kind in FLAGS else "findings.parquet"
+        context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / files}")
 
 
 def _finding(row: Listed) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def diff(
     after: Annotated[str, typer.Argument(metavar="B", help="The start of another's.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two plans: the spec's keys, the users, and the copies."""
+    """Compare two plans: the spec's keys, what was found, the users, and the copies."""
     context = context_of(typer_context, as_json=as_json)
     found = compare(find_plan(context.workspace, before), find_plan(context.workspace, after))
     if context.as_json:
@@ -230,17 +238,17 @@ def diff(
 def _show_diff(output: Output, found: PlanDiff) -> None:
     output.line(f"from plan {found.before[:DIGEST_SHOWN]} to {found.after[:DIGEST_SHOWN]}", style="bold")
     rows = plan_view.diff_rows(found)
-    if found.is_empty or not (rows or found.spec):
-        output.line("users and copies are the same")
-        return
     if rows:
         output.table([Column("what"), Column("count", number=True), Column("bytes", number=True)], rows)
-    if found.spec:
-        output.line()
-        output.table(
-            [Column("spec", folds=True), Column("before", folds=True), Column("after", folds=True)],
-            [
-                (change.key, plan_view.value_text(change.before), plan_view.value_text(change.after))
-                for change in found.spec
-            ],
-        )
+    else:
+        output.line("users and copies are the same")
+    for title, changes in (("spec", found.spec), ("found", found.found)):
+        if changes:
+            output.line()
+            output.table(
+                [Column(title, folds=True), Column("before", folds=True), Column("after", folds=True)],
+                [
+                    (change.key, plan_view.value_text(change.before), plan_view.value_text(change.after))
+                    for change in changes
+                ],
+            )

@@ -1,4 +1,4 @@
-"""What differs between two plans: the spec's keys, the users, and the copies."""
+"""What differs between two plans: the spec's keys, what was found, the users, and the copies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import duckdb
 
 from migrate.errors import IntegrityError
 from migrate.planner.folder import Plan, open_reader
+from migrate.spec import deciding
 
 
 @dataclass(frozen=True, slots=True)
 class SpecChange:
-    """A key of the deciding sections, with both values; None where a plan's spec does not have it."""
+    """A key of the spec's deciding sections, or of what was found, with both values; None where a plan does not have it."""
 
     key: str
     before: Any
@@ -36,6 +37,7 @@ class PlanDiff:
     before: str
     after: str
     spec: tuple[SpecChange, ...]
+    found: tuple[SpecChange, ...]  # what stores can do, findings and blockers, the census, sites that closed
     users_added: int
     users_removed: int
     users_state_changed: int
@@ -65,7 +67,8 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
     return PlanDiff(
         before=before.digest,
         after=after.digest,
-        spec=tuple(_spec_changes(before.spec.deciding(), after.spec.deciding(), "")),
+        spec=tuple(_changes(deciding(before.document["spec"]), deciding(after.document["spec"]), "")),
+        found=tuple(_changes(_found(before), _found(after), "")),
         users_added=users[0],
         users_removed=users[1],
         users_state_changed=users[2],
@@ -131,17 +134,30 @@ def _named(value: Any) -> dict[str, Any] | None:
     return None
 
 
-def _spec_changes(before: Any, after: Any, place: str) -> Iterator[SpecChange]:
+def _found(plan: Plan) -> dict[str, Any]:
+    """What the digest covers beside the spec and the tables of users and copies. Digests stand for which keys it is about."""
+    document = plan.document
+    return {
+        key: document[key] for key in ("name", "capabilities", "census", "reconciliation", "placement", "findings")
+    } | {
+        "blockers": {
+            blocker["kind"]: f"{blocker['count']}:{blocker['digest'][:12]}" for blocker in document["blockers"]
+        },
+        "findings.parquet": document["digests"]["findings"][:12],
+    }
+
+
+def _changes(before: Any, after: Any, place: str) -> Iterator[SpecChange]:
     """What differs, key by key; of two lists of rules, which rules do, and whether the others stand in another order."""
     rules, others = _named(before), _named(after)
     if rules is not None and others is not None:
-        yield from _spec_changes(rules, others, place)
+        yield from _changes(rules, others, place)
         kept, now = [name for name in rules if name in others], [name for name in others if name in rules]
         if kept != now:
             yield SpecChange(f"{place}: order", kept, now)
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in sorted(before.keys() | after.keys()):
-            yield from _spec_changes(before.get(key), after.get(key), f"{place}.{key}" if place else key)
+            yield from _changes(before.get(key), after.get(key), f"{place}.{key}" if place else key)
     elif before != after:
         yield SpecChange(place, before, after)

@@ -1,4 +1,8 @@
-"""Lists a plan's findings of one kind, as the operator asks for them before accepting a blocker."""
+"""Lists a plan's findings of one kind, as the operator asks for them before accepting a blocker.
+
+How a key stands in the backups is said of copies, each with its flag: there the findings have the sum by backup, and the keys
+come from the copies.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ import duckdb
 from migrate.errors import IntegrityError
 from migrate.planner.folder import Plan, open_reader
 
+FLAGS = ("diverged", "incomparable", "unbacked")
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A row of the plan's findings."""
+    """A row of the plan's findings, or a key that one counts."""
 
     store: str
     user_id: str | None
@@ -22,14 +28,19 @@ class Listed:
 
 
 def list_findings(plan: Plan, kind: str, *, limit: int) -> list[Listed]:
-    """The first `limit` findings of a kind, by store, user and key. IntegrityError where one was changed."""
+    """The first `limit` findings of a kind: sums, then keys, each by store, user and key. IntegrityError for a broken plan."""
     plan.check_findings()
+    findings = f"SELECT store, user_id, key, detail, count FROM {plan.relation('findings')} WHERE kind = $kind"
+    if kind in FLAGS:
+        findings += (
+            f" UNION ALL SELECT store, user_id, key, NULL, 1 FROM {plan.relation('copies')} "
+            "WHERE flag = $kind AND target_role = 'home'"
+        )
     connection = open_reader()
     try:
         rows = connection.execute(
-            f"SELECT store, user_id, key, detail, count FROM {plan.relation('findings')} WHERE kind = ? "
-            "ORDER BY store, user_id NULLS FIRST, key NULLS FIRST, detail NULLS FIRST LIMIT ?",
-            [kind, limit],
+            f"{findings} ORDER BY key IS NOT NULL, store, user_id NULLS FIRST, key, detail NULLS FIRST LIMIT $limit",
+            {"kind": kind, "limit": limit},
         ).fetchall()
     except duckdb.Error as error:
         raise IntegrityError(f"the findings of the plan in {plan.folder} cannot be read") from error

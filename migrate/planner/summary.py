@@ -49,7 +49,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A plan in numbers. `census`, `reconciliation` and `closed` are as in `plan.json`."""
+    """A plan in numbers. `inputs`, `census`, `reconciliation` and `closed` are as in `plan.json`."""
 
     digest: str
     name: str
@@ -62,6 +62,7 @@ class PlanSummary:
     by_country: tuple[Share, ...]
     by_site: tuple[Share, ...]
     by_wave: tuple[Share, ...]
+    inputs: list[dict[str, Any]]
     census: dict[str, Any]
     reconciliation: dict[str, dict[str, int]]
     skew_seconds: dict[str, int]
@@ -91,6 +92,7 @@ def summarise(
         by_country=tuple(_share(row, "country") for row in totals["by_country"]),
         by_site=tuple(_share(row, "site") for row in totals["by_site"]),
         by_wave=tuple(_share(row, "wave") for row in totals["by_wave"]),
+        inputs=document["inputs"],
         census=document["census"],
         reconciliation=document["reconciliation"],
         skew_seconds=document["skew_seconds"],

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from migrate.model import CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Blocker, PlanSummary, Share
-from migrate.spec import Spec
+from migrate.spec import Spec, spec_time
 from migrate.stores.base import Capabilities
 from migrate.units import format_duration, format_size
 
@@ -90,6 +91,23 @@ def census_rows(census: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (store, f"{counts['listed']:,}", *(f"{counts['classes'][kind.value]:,}" for kind in CensusClass))
         for store, counts in census.items()
+    ]
+
+
+def inputs_line(summary: PlanSummary, spec: Spec) -> str:
+    """What the plan was made from, and which time each shows: a listing may be an earlier attempt's."""
+    return ", ".join(
+        f"{found['input']} of {spec_time(datetime.fromisoformat(found['as_of']), spec)}" for found in summary.inputs
+    )
+
+
+def left_out_lines(summary: PlanSummary) -> list[str]:
+    """What inventories list beside the keys of the census, so that no row of theirs is unaccounted for (invariant 3)."""
+    return [
+        f"the inventory of {found['input']} lists {found['left_out']:,} more, which are no objects of the store: "
+        "outside its prefix, or the prefix itself"
+        for found in summary.inputs
+        if found.get("left_out")
     ]
 
 

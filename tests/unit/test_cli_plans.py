@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from migrate.errors import ExitCode
 from migrate.ledger import Ledger
 from migrate.planner import document as planner_document
 from migrate.planner.summary import Blocker, Forecast, PlanSummary
-from migrate.report.plan_view import FINDINGS, accept_word, closed_lines, forecast_lines
+from migrate.report.plan_view import FINDINGS, accept_word, closed_lines, forecast_lines, left_out_lines
 from migrate.workspace import Workspace
 
 
@@ -101,15 +102,27 @@ def test_the_newest_plan_is_the_default(run: Run, spec: str) -> None:
 
 
 def test_a_plan_that_cannot_be_read_does_not_hide_the_others(run: Run, spec: str, tmp_path: Path) -> None:
-    """It is told, and the others are listed."""
+    """It is told, the others are listed, and the exit code says that something is broken."""
     run("plan", spec)
     broken = tmp_path / ".migrate/plans/0123456789abcdef"
     broken.mkdir()
     (broken / "plan.json").write_text("{}")
     done = run("plans")
-    assert done.code == 0
+    assert done.code == 5
     assert "small" in done.out
     assert "0123456789abcdef" in done.err
+    listed = run("plans", "--json")
+    assert listed.code == 5
+    assert ["problem" in row for row in listed.answer["plans"]] == [False, True]
+
+
+def test_planning_makes_no_workspace(run: Run, spec: str, tmp_path: Path) -> None:
+    """A misspelt --workspace is not filled with a ledger."""
+    for options in ((), ("--dry-run",)):
+        done = run("--workspace", str(tmp_path / "nowhere"), "plan", spec, *options)
+        assert done.code == ExitCode.USAGE
+        assert "migrate init" in done.err
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_an_empty_workspace_says_how_to_begin(run: Run) -> None:
@@ -307,6 +320,10 @@ SUMMARY = PlanSummary(
     copies=2,
     size_bytes=2,
     batches=1,
+    inputs=[
+        {"input": "directory", "as_of": "2026-11-24T00:00:00+00:00"},
+        {"input": "us", "as_of": "2026-11-23T23:00:00+00:00", "left_out": 3},
+    ],
     by_country=(),
     by_site=(),
     by_wave=(),
@@ -325,6 +342,13 @@ def test_a_forecast_is_in_requests_bytes_and_time() -> None:
     requests, duration = forecast_lines(SUMMARY)
     assert requests == "3 GET (1 MiB), 2 PUT and 4 parts of 1 uploads (2 MiB)"
     assert duration == "2h 00m or more with one worker"
+
+
+def test_what_an_inventory_lists_beside_the_census_is_told() -> None:
+    """Invariant 3: a row outside of the store is counted too; where there is none, nothing is said."""
+    [line] = left_out_lines(SUMMARY)
+    assert line.startswith("the inventory of us lists 3 more")
+    assert left_out_lines(replace(SUMMARY, inputs=SUMMARY.inputs[:1])) == []
 
 
 def test_a_full_site_is_told() -> None:

@@ -14,7 +14,9 @@ from migrate.placement import Lost
 from migrate.planner.diff import Change, diff
 from migrate.planner.explain import CopiesShare, UserFinding, explain
 from migrate.planner.folder import Plan
+from migrate.planner.listing import list_findings
 from migrate.planner.summary import summarise
+from migrate.stores.base import Capabilities
 
 PEOPLE = [Person(f"user-{number}", ("de", "NO")[number % 2]) for number in range(30)]
 ITEMS = [Item(f"mail/user-{number}/{part}") for number in range(30) for part in range(3)]
@@ -132,6 +134,39 @@ def test_a_diff_counts_copies_and_their_bytes(tmp_path: Path) -> None:
         Change(copies=2, size_bytes=20),
         Change(copies=2, size_bytes=14),
     )
+
+
+def test_a_diff_tells_what_else_makes_another_plan(tmp_path: Path) -> None:
+    """What a store can do, a finding, keys that no rule knows: where neither spec nor copies differ, the reason is told."""
+    before = build(tmp_path / "a", PEOPLE, ITEMS)
+    able = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(tags=True, metadata=True, odd_keys=True))
+    able["hamar"] = replace(able["hamar"], versions=True)
+    other = make_world(tmp_path / "b", PEOPLE, able, us=ITEMS, singapore=ITEMS).plan(spec_with())
+    assert [(change.key, change.before, change.after) for change in diff(before, other).found] == [
+        ("capabilities.hamar.versions", False, True)
+    ]
+    unknown, twin = (build(tmp_path / name, PEOPLE, [*ITEMS, Item(name)]) for name in ("one", "two"))
+    keys = [change.key for change in diff(before, unknown).found]
+    assert {"census.us.classes.unclassified", "findings.unclassified", "blockers.unclassified"} <= set(keys)
+    assert [change.key for change in diff(unknown, twin).found] == ["blockers.unclassified", "findings.parquet"]
+    assert diff(unknown, twin).copies_changed.copies == 0
+
+
+@pytest.mark.parametrize("kind", ["diverged", "incomparable", "unbacked"])
+def test_keys_that_differ_from_the_backup_are_listed(tmp_path: Path, kind: str) -> None:
+    """The sum that the backup's finding has, then each key once, though it has two copies."""
+    backup = {
+        "diverged": [replace(ITEMS[0], size=99), replace(ITEMS[1], size=99), *ITEMS[2:]],
+        "incomparable": [replace(ITEMS[0], encryption="aws:kms"), replace(ITEMS[1], encryption="SSE-C"), *ITEMS[2:]],
+        "unbacked": ITEMS[2:],
+    }[kind]
+    plan = make_world(tmp_path, PEOPLE, us=ITEMS, singapore=backup).plan(spec_with())
+    first, *rows = list_findings(plan, kind, limit=10)
+    assert (first.store, first.key, first.count) == ("singapore", None, 2)
+    assert [(row.store, row.key, row.count) for row in rows] == [
+        ("us", key, 1) for key in sorted((ITEMS[0].key, ITEMS[1].key))
+    ]
+    assert len(list_findings(plan, kind, limit=2)) == 2
 
 
 def test_a_plan_does_not_differ_from_itself(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ COPY (
         CASE
             WHEN NOT in_primary THEN 'backup_only'
             WHEN diverged > 0 THEN 'diverged'
+            WHEN incomparable > 0 THEN 'incomparable'
             WHEN seen = 0 AND $backups > 0 THEN 'unbacked'
         END AS flag,
         in_primary,
