@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 _BLOCK_BYTES = 256 * 1024
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"})
 
+_KMS_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -32,12 +34,21 @@ class RecordingProxy:
     """Forwards to `upstream` (`http://HOST:PORT`) and keeps a list of what it forwarded, in `seen`.
 
     `wants_md5`: a PUT of an object without Content-MD5 is refused, as S3 does where a bucket gives each a retention period.
+    `shows_kms_key`: what an answer shows instead of the KMS key that an object is under.
     From when `redirect` is set, status and endpoint, every request is told to go there instead, to a bucket in another region.
     """
 
-    def __init__(self, upstream: str, kind: type[ForwardHandler] | None = None, *, wants_md5: bool = False) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        kind: type[ForwardHandler] | None = None,
+        *,
+        wants_md5: bool = False,
+        shows_kms_key: str | None = None,
+    ) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.wants_md5 = wants_md5
+        self.shows_kms_key = shows_kms_key
         self.redirect: tuple[int, str] | None = None
         self.seen: list[Seen] = []
         handler = type("Handler", (kind or ForwardHandler,), {"owner": self})
@@ -67,9 +78,9 @@ class RecordingProxy:
 
 
 @contextlib.contextmanager
-def recording(upstream: str, *, wants_md5: bool = False) -> Iterator[RecordingProxy]:
+def recording(upstream: str, *, wants_md5: bool = False, shows_kms_key: str | None = None) -> Iterator[RecordingProxy]:
     """A proxy before `upstream` for the block."""
-    proxy = RecordingProxy(upstream, wants_md5=wants_md5)
+    proxy = RecordingProxy(upstream, wants_md5=wants_md5, shows_kms_key=shows_kms_key)
     proxy.start()
     try:
         yield proxy
@@ -138,7 +149,7 @@ class ForwardHandler(BaseHTTPRequestHandler):
     def _send_answer(self, answer: http.client.HTTPResponse) -> None:
         self.send_response_only(answer.status, answer.reason)
         for name, value in self.kept_headers(answer.getheaders()):
-            self.send_header(name, value)
+            self.send_header(name, self._shown(name.lower(), value))
         bodiless = self.command == "HEAD" or answer.status in (204, 304)
         if answer.length is None and not bodiless:
             body = answer.read()
@@ -149,6 +160,9 @@ class ForwardHandler(BaseHTTPRequestHandler):
         self.end_headers()
         while not bodiless and (block := answer.read(_BLOCK_BYTES)):
             self.wfile.write(block)
+
+    def _shown(self, name: str, value: str) -> str:
+        return (self.owner.shows_kms_key or value) if name == _KMS_KEY else value
 
     def _any(self) -> None:
         self.handle_any()

@@ -129,7 +129,10 @@ def crash_report(error: BaseException, folder: Path) -> Path | None:
 
 @contextmanager
 def _termination(*, as_json: bool) -> Iterator[None]:
-    """SIGINT and SIGTERM interrupt a command that has no handler of its own. While its module loads they end the process."""
+    """SIGINT, SIGTERM and SIGHUP interrupt a command that has no handler of its own. While its module loads they end the process.
+
+    What is ignored stays ignored: SIGHUP under nohup.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -139,7 +142,8 @@ def _termination(*, as_json: bool) -> Iterator[None]:
             end_at_once(as_json=as_json)
         raise KeyboardInterrupt
 
-    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield

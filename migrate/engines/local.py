@@ -61,9 +61,9 @@ class EngineReport:
 
 @contextmanager
 def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[Stop]:
-    """SIGINT and SIGTERM set the event while this is open; `on_signal` is told how many there were.
+    """SIGINT, SIGTERM and SIGHUP set the event while this is open; `on_signal` is told how many there were.
 
-    In the main thread only; elsewhere signals are not ours.
+    In the main thread only; elsewhere signals are not ours. A SIGHUP that is ignored (nohup) stays ignored.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -77,7 +77,10 @@ def stop_on_signal(on_signal: Callable[[int], None]) -> Iterator[Stop]:
         stop.set()
         on_signal(count)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stop
     finally:

@@ -32,11 +32,17 @@ def never() -> bool:
     return False
 
 
-def side_by_side(jobs: Sequence[Callable[[Stopping], T]], *, threads: int, is_stopping: Stopping) -> list[T]:
+def side_by_side(
+    jobs: Sequence[Callable[[Stopping], T]],
+    *,
+    threads: int,
+    is_stopping: Stopping,
+    stopped: InterruptedRun | None = None,
+) -> list[T]:
     """Run the jobs on up to `threads` daemon threads; their results in the order of the jobs.
 
     The first error halts the others and is raised as it is. When `is_stopping` says so, the jobs get five seconds to come to
-    their end, then InterruptedRun is raised. Each job is given a callable that tells it to halt.
+    their end, then InterruptedRun is raised: `stopped`, where it is given. Each job is given a callable that tells it to halt.
     """
     halt = threading.Event()
     done: queue.SimpleQueue[tuple[int, T | None, BaseException | None]] = queue.SimpleQueue()
@@ -47,7 +53,9 @@ def side_by_side(jobs: Sequence[Callable[[Stopping], T]], *, threads: int, is_st
             if is_stopping():
                 halt.set()
                 _wait(workers)
-                raise InterruptedRun("stopped while reading the inputs", remedy="Run it again: it goes on from there.")
+                raise stopped or InterruptedRun(
+                    "stopped while reading the inputs", remedy="Run it again: it goes on from there."
+                )
             try:
                 number, value, error = done.get(timeout=_POLL_SECONDS)
             except queue.Empty:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-from migrate.errors import ExitCode, MigrateError, worst
+from migrate.errors import ExitCode, InterruptedRun, MigrateError, worst
 from migrate.inventory.aside import Stopping, side_by_side
 from migrate.ledger import Ledger
 from migrate.privacy import Pseudonyms
@@ -87,19 +87,24 @@ class Examined:
 def examine_stores(spec: Spec, door: Door, *, clock: Callable[[], datetime], is_stopping: Stopping) -> Examined:
     """Probe every store. InterruptedRun when stopped."""
 
-    def look(name: str) -> tuple[str, ProbeReport | MigrateError]:
+    def look(name: str, halted: Stopping) -> tuple[str, ProbeReport | MigrateError]:
         store = spec.stores[name]
         try:
             opened, questions = door.open(name), door.questions(name)
         except MigrateError as error:
             return name, error
-        return name, probe(opened, store.role, questions, country=spec.sites[store.site].country, clock=clock)
+        country = spec.sites[store.site].country
+        return name, probe(opened, store.role, questions, country=country, clock=clock, is_stopping=halted)
 
-    jobs = [lambda _halted, name=name: look(name) for name in spec.stores]
+    stopped = InterruptedRun(
+        "stopped while looking at the stores; nothing was written down",
+        remedy="Run it again. What a trial has left at a target is cleared away by any `migrate doctor` an hour from now.",
+    )
+    jobs = [lambda halted, name=name: look(name, halted) for name in spec.stores]
     found: list[Finding] = []
     capabilities = {}
     unreached = set()
-    for name, report in side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping):
+    for name, report in side_by_side(jobs, threads=len(jobs), is_stopping=is_stopping, stopped=stopped):
         if isinstance(report, MigrateError):
             check = Check("open", CheckStatus.FAIL, report.what, report.remedy, report.exit_code)
             found.append(Finding(name, check))

@@ -74,10 +74,12 @@ def probe(
     country: str,
     clock: Callable[[], datetime] = _utc_now,
     token: Callable[[], str] = lambda: secrets.token_hex(8),
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> ProbeReport:
     """Ask everything. `store` and `questions` come from the door; `country` is that of the store's site.
 
-    Raises nothing for what a store does or does not do: the report says it. With a target, `token` names the scratch prefix.
+    Raises nothing for what a store does or does not do: the report says it. InterruptedRun where `is_stopping` says so, between
+    two steps and after what was written is gone again. With a target, `clock` and `token` name the scratch prefix.
     """
     checks = Checks()
     first = _reach(store, checks)
@@ -87,7 +89,7 @@ def probe(
     if role is Role.TARGET and worst(check.exit for check in checks.found) is ExitCode.REFUSED:
         found = Capabilities()  # nothing is written to a place where no data may be
     elif role is Role.TARGET:
-        found = TargetTrial(store, questions, checks, f".migrate-probe-{token()}/").run()
+        found = TargetTrial(store, questions, checks, started=clock(), token=token(), is_stopping=is_stopping).run()
     else:
         found = _read(store, first, checks)
     if details is not None and details.object_lock is not None:

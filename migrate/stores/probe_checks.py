@@ -55,6 +55,14 @@ class Refusals:
     sha256: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    """What a server says it has encrypted an object with."""
+
+    algorithm: str | None
+    is_right: bool  # the key is the spec's
+
+
 class Questions(Protocol):
     """What is asked of a store's server, beyond the Store protocol. The door hands out the one that fits a store."""
 
@@ -70,6 +78,10 @@ class Questions(Protocol):
         self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
     ) -> PutResult | None:
         """Writes the short way that the store has for small plain objects; None where it has none. For targets only."""
+        ...
+
+    def put_encrypted(self, key: str, body: bytes) -> Encrypted | None:
+        """Writes with the store's KMS key, and believes nothing; None where the spec names no key. For targets only."""
         ...
 
 
@@ -91,6 +103,9 @@ class LocalQuestions:
     def put_small(
         self, key: str, body: bytes, attributes: Attributes, *, create_only: bool = False
     ) -> PutResult | None:
+        return None
+
+    def put_encrypted(self, key: str, body: bytes) -> Encrypted | None:
         return None
 
 

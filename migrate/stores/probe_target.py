@@ -1,5 +1,8 @@
 """Trying a target out: each ability is used once, under a scratch prefix that is emptied at the end whatever happened.
 
+The prefix of a trial has the time when it began in its name, below one that all trials share. So a trial first clears away what
+earlier ones have left there that were killed: those older than an hour, which no live one is.
+
 The capability that a store gets for it is what it did, not what it answered: after a PUT that must be refused, the key is
 looked at. The odd keys stay under the scratch prefix even at a server that takes keys for paths and resolves them.
 """
@@ -7,15 +10,27 @@ looked at. The odd keys stay under the scratch prefix even at a server that take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
-from migrate.errors import NotFoundError, PreconditionError, StoreError, UnsupportedError
+from migrate.errors import (
+    ExitCode,
+    InterruptedRun,
+    NotFoundError,
+    PermanentStoreError,
+    PreconditionError,
+    StoreError,
+    UnsupportedError,
+)
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Capabilities, PartInfo, PutResult, Store
 from migrate.stores.probe_checks import Checks, Questions
 
+TRIALS = ".migrate-probe/"
+_TIME = "%Y%m%dT%H%M%SZ"
+_TRIAL_LASTS = timedelta(hours=1)
 _PLAIN = Attributes(content_type="text/plain")
 _BODY = b"written by migrate doctor"
 _OTHER = b"written over by migrate doctor"
@@ -35,41 +50,78 @@ _FOREIGN_METADATA = (("migrate-probe", "grün"),)
 
 
 class TargetTrial:
-    """One trial of one target, under `scratch` (which ends in `/`)."""
+    """One trial of one target, begun at `started` by this machine's clock. `token` tells it from others of that second."""
 
-    def __init__(self, store: Store, questions: Questions, checks: Checks, scratch: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        questions: Questions,
+        checks: Checks,
+        *,
+        started: datetime,
+        token: str,
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._questions = questions
         self._checks = checks
-        self._scratch = scratch
+        self._started = started.astimezone(UTC)
+        self._scratch = f"{TRIALS}{self._started:{_TIME}}-{token}/"
+        self._is_stopping = is_stopping
 
     def run(self) -> Capabilities:
-        """What the store was found to do. Nothing is left behind, or a check says so."""
+        """What the store was found to do. Nothing is left behind, or a check says so. InterruptedRun between two steps."""
         try:
+            self._clear_abandoned()
             return self._try()
         finally:
             self._clean()
 
+    def _go_on(self) -> None:
+        if self._is_stopping():
+            raise InterruptedRun("stopped while a store was tried out")
+
     def _try(self) -> Capabilities:
         found = Capabilities()
-        with self._checks.needed("write, read, list", "Allow PutObject, GetObject and ListBucket."):
-            found = replace(found, etag_is_md5=self._write_and_read())
+        with self._checks.needed("kms", "Allow this machine's credentials the key (kms:GenerateDataKey, kms:Decrypt)."):
+            self._encrypts()
+        if not self._checks.any_failed:
+            with self._checks.needed("write, read, list", "Allow PutObject, GetObject and ListBucket."):
+                found = replace(found, etag_is_md5=self._write_and_read())
         if self._checks.any_failed:
             return found
-        refusals = self._refuses()
-        conditional = self._honours_conditions()
-        return replace(
-            found,
-            conditional_put=conditional,
-            small_put=found.etag_is_md5 and self._takes_small_puts(conditional),
-            refuses_wrong_md5=refusals[0],
-            refuses_wrong_sha256=refusals[1],
-            tags=self._keeps_tags(),
-            metadata=self._keeps_metadata(),
-            versions=self._has_versions(),
-            multipart=self._joins_parts(),
-            odd_keys=self._keeps_odd_keys(),
+        self._go_on()
+        md5, sha256 = self._refuses()
+        found = replace(found, refuses_wrong_md5=md5, refuses_wrong_sha256=sha256)
+        steps: tuple[tuple[str, Callable[[Capabilities], bool]], ...] = (
+            ("conditional_put", lambda _: self._honours_conditions()),
+            ("small_put", lambda found: found.etag_is_md5 and self._takes_small_puts(found.conditional_put)),
+            ("tags", lambda _: self._keeps_tags()),
+            ("metadata", lambda _: self._keeps_metadata()),
+            ("versions", lambda _: self._has_versions()),
+            ("multipart", lambda _: self._joins_parts()),
+            ("odd_keys", lambda _: self._keeps_odd_keys()),
         )
+        for name, step in steps:
+            self._go_on()
+            found = replace(found, **{name: step(found)})
+        return found
+
+    def _encrypts(self) -> None:
+        """Whether what is written lies under the KMS key that the spec names."""
+        shown = self._questions.put_encrypted(self._scratch + "kms", _BODY)
+        if shown is None:
+            return
+        fix = "Let the server know the key, or name the one that the bucket is to use. Without it nothing is copied to here."
+        kept = self._store.head(self._scratch + "kms").encryption
+        if not (shown.algorithm or "").startswith("aws:kms") or not (kept or "").startswith("aws:kms"):
+            self._checks.fail("kms", "the store did not encrypt with a KMS key", fix, ExitCode.REFUSED)
+        elif not shown.is_right:
+            self._checks.fail(
+                "kms", "the store encrypted with another KMS key than the spec names", fix, ExitCode.REFUSED
+            )
+        else:
+            self._checks.ok("kms", "what is written is encrypted with the key of the spec")
 
     def _put(
         self,
@@ -235,7 +287,7 @@ class TargetTrial:
     def _keeps_odd_keys(self) -> bool:
         fix = "Keys with empty, `.` or `..` segments or control characters cannot be copied to this store."
         odd = f"{self._scratch}odd/"
-        names = ["a//b", "/lead", "trail/", f"../../{self._scratch}odd/up", "c\x01d", "n\nl"]
+        names = ["a//b", "/lead", "trail/", f"../../../{self._scratch}odd/up", "c\x01d", "n\nl"]
         with self._checks.wanted("odd keys", fix):
             for name in names:
                 with suppress(StoreError):  # refused, in whatever words: what is there afterwards counts
@@ -250,25 +302,64 @@ class TargetTrial:
     def _clean(self) -> None:
         fix = f"Allow DeleteObject and AbortMultipartUpload, then delete what is under {self._scratch}."
         with self._checks.needed("delete", fix):
-            with suppress(UnsupportedError):
-                for upload in self._store.list_uploads(self._scratch):
-                    self._store.abort_upload(upload.key, upload.upload_id)
-            self._delete((key, None) for key in self._listed(self._scratch))
-            with suppress(StoreError):  # a store without versions
-                self._delete(
-                    [
-                        (info.key, info.version_id)
-                        for page in self._store.list_versions(self._scratch)
-                        for info in page
-                        if info.version_id is not None
-                    ]
-                )
+            retained = self._remove(self._scratch)
             left = self._listed(self._scratch)
             if left:
                 raise StoreError(self._store.name, "delete", f"{len(left)} objects of the trial are still there")
-            self._checks.ok("delete", "what was written for the trial is gone")
+            self._checks.judge(
+                "delete",
+                not retained,
+                "what was written for the trial is gone",
+                f"{retained} versions of the trial stay, behind delete markers: the bucket retains what is written, or does not "
+                "let them be deleted",
+                f"Delete the versions under {self._scratch} when their retention has ended, or allow DeleteObjectVersion.",
+            )
 
-    def _delete(self, objects: Iterable[tuple[str, str | None]]) -> None:
-        for key, version_id in objects:
+    def _clear_abandoned(self) -> None:
+        """Remove what trials have left that began more than an hour ago. One that cannot be removed is nobody's fault here."""
+        with self._checks.wanted("earlier trials", f"Look at what is under {TRIALS}, and delete it."):
+            names = set(self._listed(TRIALS))
+            with suppress(UnsupportedError):
+                names |= {upload.key for upload in self._store.list_uploads(TRIALS)}
+            trials = {TRIALS + name.removeprefix(TRIALS).partition("/")[0] + "/" for name in names}
+            abandoned = sorted(trial for trial in trials if self._is_abandoned(trial))
+            for trial in abandoned:
+                self._go_on()
+                self._remove(trial)
+            if abandoned:
+                self._checks.ok(
+                    "earlier trials", f"{len(abandoned)} that was or were killed had left objects here: they are gone"
+                )
+
+    def _is_abandoned(self, trial: str) -> bool:
+        try:
+            began = datetime.strptime(trial.removeprefix(TRIALS).partition("-")[0], _TIME).replace(tzinfo=UTC)
+        except ValueError:
+            return False  # not a trial's name: not ours to remove
+        return self._started - began > _TRIAL_LASTS
+
+    def _remove(self, prefix: str) -> int:
+        """Remove uploads, objects and versions under the prefix; how many versions the store has kept."""
+        with suppress(UnsupportedError):
+            for upload in self._store.list_uploads(prefix):
+                self._store.abort_upload(upload.key, upload.upload_id)
+        for key in self._listed(prefix):
             with suppress(NotFoundError):
-                self._store.delete(key, version_id=version_id)
+                self._store.delete(key)
+        try:
+            versions = [
+                info for page in self._store.list_versions(prefix) for info in page if info.version_id is not None
+            ]
+        except StoreError:  # a store without versions
+            return 0
+        kept: set[str] = set()
+        count = 0
+        for info in sorted(versions, key=lambda info: info.is_delete_marker):
+            if info.is_delete_marker and info.key in kept:
+                continue  # without its marker, what is kept would be listed again
+            try:
+                self._store.delete(info.key, version_id=info.version_id)
+            except PermanentStoreError:
+                kept.add(info.key)
+                count += 1
+        return count

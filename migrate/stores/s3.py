@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -31,7 +31,15 @@ from migrate.stores.keys import is_odd
 from migrate.stores.s3_endpoint import base_url
 from migrate.stores.s3_errors import MalformedError, error_of
 from migrate.stores.s3_fast import FastWriter, fits
-from migrate.stores.s3_headers import headers_of, is_plain, tagging_header, version_of
+from migrate.stores.s3_headers import (
+    ENCRYPTION,
+    ENCRYPTION_KEY,
+    headers_of,
+    is_plain,
+    is_same_key,
+    tagging_header,
+    version_of,
+)
 from migrate.stores.s3_http import S3Client
 from migrate.stores.s3_read import S3Reader
 from migrate.stores.s3_sign import CredentialSource
@@ -131,13 +139,12 @@ class S3Store(S3Reader):
             headers["if-match"] = if_match.encode()  # without quotes: with them Ceph's PUT never finds it equal
         answer, _ = self._client.call("put", "PUT", key, (), headers, body)
         result = PutResult(answer.get("etag", "").strip('"'), version_of(answer))
-        encryption = answer.get("x-amz-server-side-encryption")
         try:
-            self._check_encryption("put", key, encryption)
+            self._check_encryption("put", key, answer)
         except UnsupportedError:
-            self.delete(key, version_id=result.version_id)  # it lies there in the clear
+            self.delete(key, version_id=result.version_id)  # it lies there in the clear, or under another key
             raise
-        self._confirm_put(key, result, md5, encryption=encryption)
+        self._confirm_put(key, result, md5, encryption=answer.get(ENCRYPTION))
         self._confirm_attributes(key, attributes, result)
         return result
 
@@ -150,7 +157,7 @@ class S3Store(S3Reader):
         answer, content = self._client.call("create upload", "POST", key, [("uploads", "")], headers)
         upload_id = self._parsed("create upload", content, s3_xml.parse_upload_id)
         try:
-            self._check_encryption("create upload", key, answer.get("x-amz-server-side-encryption"))
+            self._check_encryption("create upload", key, answer)
         except StoreError:
             self.abort_upload(key, upload_id)
             raise
@@ -230,14 +237,19 @@ class S3Store(S3Reader):
         except MalformedError as error:
             raise UnsupportedError(self.name, operation, str(error), key=key) from None
         if self._kms_key is not None:
-            headers["x-amz-server-side-encryption"] = b"aws:kms"
-            headers["x-amz-server-side-encryption-aws-kms-key-id"] = self._kms_key.encode()
+            headers[ENCRYPTION] = b"aws:kms"
+            headers[ENCRYPTION_KEY] = self._kms_key.encode()
         return headers
 
-    def _check_encryption(self, operation: str, key: str, encryption: str | None) -> None:
-        """A store that does not know KMS takes the object and leaves it in the clear."""
-        if self._kms_key is not None and not (encryption or "").startswith("aws:kms"):
+    def _check_encryption(self, operation: str, key: str, answer: Mapping[str, str]) -> None:
+        """A store that does not know KMS takes the object and leaves it in the clear; one that takes a key of its own, such as a
+        bucket's, has it elsewhere than the spec says."""
+        if self._kms_key is None:
+            return
+        if not answer.get(ENCRYPTION, "").startswith("aws:kms"):
             raise UnsupportedError(self.name, operation, "the store did not encrypt with the KMS key", key=key)
+        if not is_same_key(answer.get(ENCRYPTION_KEY), self._kms_key):
+            raise UnsupportedError(self.name, operation, "the store encrypted with another KMS key", key=key)
 
     def _confirm_put(self, key: str, result: PutResult, md5: bytes, *, encryption: str | None) -> None:
         """The store holds these bytes (`base.Store.put`), or CorruptBodyError: then what came of them is taken away again, since

@@ -36,6 +36,8 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, token; in lower cas
 _VALUE_ENDS = " \t"
 _ENCODED_WORD = re.compile(r"=\?[Uu][Tt][Ff]-8\?([QqBb])\?([^?]*)\?=")
 _ENCODED_WORDS = re.compile(r"=\?[Uu][Tt][Ff]-8\?[QqBb]\?[^?]*\?=([ \t]+=\?[Uu][Tt][Ff]-8\?[QqBb]\?[^?]*\?=)*")
+ENCRYPTION = "x-amz-server-side-encryption"
+ENCRYPTION_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
 _PLAIN_NAME = re.compile(r"[0-9a-z-]+")
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -126,7 +128,8 @@ def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
         etag=etag,
         last_modified=parse_http_date(headers.get("last-modified", "")),
         version_id=version_of(headers),
-        storage_class=headers.get("x-amz-storage-class"),
+        # where Intelligent-Tiering has archived it, the tier says whether it can be read, and the class does not
+        storage_class=headers.get("x-amz-archive-status") or headers.get("x-amz-storage-class"),
         attributes=attributes_of(headers),
         tag_count=int(headers.get("x-amz-tagging-count") or 0),
         encryption=_encryption(headers),
@@ -137,6 +140,11 @@ def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
 def version_of(headers: Mapping[str, str]) -> str | None:
     """The version id; None where the bucket keeps no versions."""
     return headers.get("x-amz-version-id")
+
+
+def is_same_key(shown: str | None, named: str) -> bool:
+    """Whether the KMS key that a server shows is the one that the spec names: by its ARN, or by the id at the ARN's end."""
+    return shown is not None and shown in (named, named.rpartition(":key/")[2])
 
 
 def parse_http_date(text: str) -> datetime:
@@ -157,7 +165,7 @@ def _checked(what: str, text: str) -> bytes:
 def _encryption(headers: Mapping[str, str]) -> str | None:
     if "x-amz-server-side-encryption-customer-algorithm" in headers:
         return "SSE-C"
-    return headers.get("x-amz-server-side-encryption")
+    return headers.get(ENCRYPTION)
 
 
 def _lock(headers: Mapping[str, str]) -> str | None:

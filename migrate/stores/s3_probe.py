@@ -13,9 +13,9 @@ from migrate.errors import NotFoundError, PermanentStoreError, StoreError
 from migrate.model import Attributes
 from migrate.regions import region_of_location
 from migrate.stores.base import PutResult
-from migrate.stores.probe_checks import Refusals, StoreDetails, is_absent
+from migrate.stores.probe_checks import Encrypted, Refusals, StoreDetails, is_absent
 from migrate.stores.s3 import S3Store
-from migrate.stores.s3_headers import parse_http_date
+from migrate.stores.s3_headers import ENCRYPTION, ENCRYPTION_KEY, is_same_key, parse_http_date
 
 _BODY = b"written by migrate doctor with a wrong checksum"
 _OTHER = b"other bytes"
@@ -58,6 +58,13 @@ class S3Questions:
             return None
         return self._store._fast.put(key, body, attributes=attributes, create_only=create_only)
 
+    def put_encrypted(self, key: str, body: bytes) -> Encrypted | None:
+        if self._store._kms_key is None:
+            return None
+        headers = {**self._store._headers("put", key, Attributes()), "content-md5": _digest("md5", body)}
+        answer, _ = self._client.call("put", "PUT", key, (), headers, body)
+        return Encrypted(answer.get(ENCRYPTION), is_same_key(answer.get(ENCRYPTION_KEY), self._store._kms_key))
+
     def _ask(self, setting: str, pattern: bytes) -> str | None:
         """A bucket's setting: the text that `pattern` finds, "" where it finds none or the server has none, None if unknown."""
         try:
@@ -84,5 +91,5 @@ class S3Questions:
         return is_absent(self._store, key)
 
 
-def _digest(algorithm: str) -> bytes:
-    return base64.b64encode(hashlib.new(algorithm, _OTHER, usedforsecurity=False).digest())
+def _digest(algorithm: str, body: bytes = _OTHER) -> bytes:
+    return base64.b64encode(hashlib.new(algorithm, body, usedforsecurity=False).digest())

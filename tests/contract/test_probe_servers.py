@@ -32,9 +32,10 @@ def ask(
     country: str = "IE",
     is_aws: bool = False,
     bucket: str | None = None,
+    kms_key: str | None = None,
 ) -> ProbeReport:
     bucket = bucket or new_bucket(server)
-    store = s3_store(server, bucket, "some/prefix/", TO_BE_PROBED, writable=role is Role.TARGET)
+    store = s3_store(server, bucket, "some/prefix/", TO_BE_PROBED, writable=role is Role.TARGET, kms_key=kms_key)
     try:
         report = probe(
             store, role, S3Questions(store, is_aws=is_aws), country=country, clock=lambda: datetime.now(UTC) + ahead
@@ -116,6 +117,49 @@ def test_where_object_lock_is_on_each_put_goes_with_its_md5(moto_server: S3Serve
     assert [seen.headers.get("content-md5") for seen in proxy.seen if seen.method == "PUT"] == [
         "ndTkYSaMgDT1yFZOFVxnpg=="
     ]
+
+
+def test_a_kms_key_is_tried_out(real: S3Server) -> None:
+    """On Ceph and moto: the answer to a PUT shows the key, and the object's headers that it is encrypted."""
+    report = ask(real, country="US", kms_key="dublin-key")
+    assert (statuses(report)["kms"], report.exit) == (CheckStatus.OK, ExitCode.DONE)
+
+
+def test_a_kms_key_that_is_not_taken_is_found(real: S3Server, rclone_server: S3Server) -> None:
+    """The corrupted twins: an answer with another key, and rclone, which drops the header. Policy refuses such a target."""
+    with recording(real.endpoint, shows_kms_key="hamar-key") as proxy:
+        through = S3Server(proxy.endpoint, real.access_key, real.secret_key)
+        report = ask(through, country="US", bucket=new_bucket(real), kms_key="dublin-key")
+    for found in (report, ask(rclone_server, kms_key="dublin-key")):
+        assert (statuses(found)["kms"], found.exit) == (CheckStatus.FAIL, ExitCode.REFUSED)
+
+
+@pytest.mark.realstore
+@pytest.mark.xdist_group("rgw")
+def test_a_kms_key_that_the_server_does_not_know_is_found(rgw_server: S3Server) -> None:
+    """Ceph refuses the PUT, and the line says what to allow."""
+    report = ask(rgw_server, kms_key="nobodys-key")
+    assert (statuses(report)["kms"], report.exit) == (CheckStatus.FAIL, ExitCode.UNREACHABLE)
+
+
+@pytest.mark.realstore
+@pytest.mark.xdist_group("rgw")
+def test_versions_that_a_bucket_retains_are_said(rgw_server: S3Server) -> None:
+    """With a default retention each version of the trial stays, behind a delete marker. (moto lets them be deleted.)"""
+    bucket = f"b-{uuid.uuid4().hex[:20]}"
+    client: Any = rgw_server.boto3()
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    client.put_object_lock_configuration(
+        Bucket=bucket,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}},
+        },
+    )
+    report = ask(rgw_server, bucket=bucket)
+    found = next(check for check in report.checks if check.name == "delete")
+    assert (found.status, report.exit) == (CheckStatus.WARN, ExitCode.DONE)
+    assert "retains" in found.finding
 
 
 def test_moto_says_where_it_is(moto_server: S3Server) -> None:

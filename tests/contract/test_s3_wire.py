@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 
 import pytest
 from lying import http, lying, says
@@ -34,6 +35,7 @@ from migrate.model import Attributes
 from migrate.secrets import AccessKey
 from migrate.stores.base import Capabilities, PartInfo
 from migrate.stores.s3 import S3Store
+from migrate.stores.s3_headers import is_same_key
 
 KEY = "user-4711-secret.jpg"
 SECRET = "the-secret-key"
@@ -439,12 +441,6 @@ def test_what_somebody_else_wrote_since_is_not_taken_away() -> None:
 # what is sent
 
 
-@pytest.fixture(params=["moto_server", "rgw_server"])
-def real(request: pytest.FixtureRequest) -> S3Server:
-    server: S3Server = request.getfixturevalue(request.param)
-    return server
-
-
 def test_reading_sends_get_and_head_alone(real: S3Server) -> None:
     """Sources are only ever read."""
     bucket = new_bucket(real)
@@ -476,6 +472,42 @@ def test_kms_is_asked_for_and_looked_at(real: S3Server) -> None:
     etag = store.put_part("big", upload, 1, b"hello", md5=md5(b"hello"))
     store.complete_upload("big", upload, [PartInfo(1, etag, 5)], tags={"a": "b"})
     assert store.head("big").encryption == "aws:kms"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda store: put(store, FAST), lambda store: store.create_upload("big", attributes=FAST)],
+    ids=["put", "upload"],
+)
+def test_a_store_that_takes_another_kms_key_is_refused(real: S3Server, write: Callable[[S3Store], object]) -> None:
+    """The corrupted twin: an answer that names the key of another site. What lies there by then is taken away again."""
+    bucket = new_bucket(real)
+    with recording(real.endpoint, shows_kms_key="hamar-key") as proxy:
+        through = S3Server(proxy.endpoint, real.access_key, real.secret_key)
+        store = s3_store(through, bucket, "", EVERYTHING, kms_key="dublin-key")
+        with pytest.raises(UnsupportedError, match="another KMS key"):
+            write(store)
+        store.close()
+    look = s3_store(real, bucket, "", EVERYTHING)
+    assert [page for page in look.list() if page] == []
+    assert list(look.list_uploads()) == []
+    look.close()
+
+
+def test_a_kms_key_may_be_shown_by_its_id_alone() -> None:
+    """By its ARN, as AWS does, or by the id at its end; no answer, and an alias, are no proof."""
+    arn = "arn:aws:kms:eu-west-1:111122223333:key/1234"
+    assert is_same_key(arn, arn)
+    assert is_same_key("1234", arn)
+    assert not any(is_same_key(shown, arn) for shown in (None, "", "234", "alias/1234", arn.replace("eu-", "us-")))
+
+
+def test_where_intelligent_tiering_has_archived_an_object_its_tier_is_told() -> None:
+    """S3 API reference, HeadObject: x-amz-archive-status. The GET of such an object is refused (InvalidObjectState, above)."""
+    tiered = OBJECT | {"X_Amz_Storage_Class": "INTELLIGENT_TIERING"}
+    for archived, told in (({}, "INTELLIGENT_TIERING"), ({"X_Amz_Archive_Status": "ARCHIVE_ACCESS"}, "ARCHIVE_ACCESS")):
+        with lying(says(http("200 OK", b"", **tiered, **archived))) as server:
+            assert opened(server).head(KEY).storage_class == told
 
 
 def test_a_store_that_ignores_the_kms_key_is_refused(rclone_server: S3Server) -> None:

@@ -23,6 +23,7 @@ from commands import Run, build_workspace, is_harmless, runner
 
 from migrate import __version__
 from migrate.cli import app
+from migrate.engines.local import stop_on_signal
 from migrate.errors import ExitCode, MigrateError, RefusedError, SpecError
 
 HEAVY = ("pydantic", "boto3", "duckdb", "sqlalchemy", "obstore", "alembic", "structlog", "rich", "urllib3", "stamina")
@@ -282,17 +283,38 @@ def test_sigint_ends_with_130(run: Run, command: Callable[..., None]) -> None:
     assert "interrupted" in done.err
 
 
-def test_sigterm_ends_with_130(run: Run, command: Callable[..., None]) -> None:
-    """systemd's stop is like a Ctrl-C, and the handler is gone afterwards."""
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_and_sighup_end_with_130(run: Run, command: Callable[..., None], number: signal.Signals) -> None:
+    """systemd's stop and a terminal that closes are like a Ctrl-C, and the handler is gone afterwards."""
 
     def body() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         signal.pause()
 
     command(body)
-    assert run("try").code == ExitCode.INTERRUPTED
-    assert signal.getsignal(signal.SIGTERM) is before
+    before = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        assert run("try").code == ExitCode.INTERRUPTED
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_under_nohup_a_command_goes_on(run: Run, command: Callable[..., None]) -> None:
+    """The twin: a SIGHUP that the shell has made to be ignored stays ignored, with a handler of a command's own as well."""
+
+    def body() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        with stop_on_signal(lambda _count: None) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.is_set()
+
+    command(body)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run("try").code == ExitCode.DONE
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("code", [0, 3, 75])

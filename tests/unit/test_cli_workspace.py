@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import sqlite3
 import stat
 import tomllib
@@ -22,6 +24,7 @@ from migrate.spec import load_spec, parse_spec
 from migrate.stores.base import Capabilities
 from migrate.stores.capabilities import load_capabilities
 from migrate.stores.probe import Check, CheckStatus
+from migrate.stores.probe_target import TargetTrial
 from migrate.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -212,6 +215,33 @@ def test_the_country_of_the_environment_goes_before_the_specs(
     if code is ExitCode.REFUSED:
         assert done.answer["capabilities"] == {}
         assert {where for where, _ in checks(done)} == {"here"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_doctor_that_is_stopped_leaves_nothing_and_has_its_end_in_the_ledger(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Its own words, exit code 130 in the ledger too, and no object of a trial at any target."""
+    spec = build_workspace(tmp_path)
+    joins, turn = TargetTrial._joins_parts, itertools.count()
+
+    def joins_and_is_stopped(trial: TargetTrial) -> bool:
+        if next(turn) == 0:  # a second signal would end the process at once
+            os.kill(os.getpid(), number)
+        return joins(trial)
+
+    monkeypatch.setattr(TargetTrial, "_joins_parts", joins_and_is_stopped)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        done = run("doctor", str(spec))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.code == ExitCode.INTERRUPTED
+    assert "stopped while looking at the stores" in done.err
+    assert [(row.verb, row.exit_code) for row in runs_of(tmp_path)] == [("doctor", ExitCode.INTERRUPTED)]
+    for name in ("dublin-1", "hamar"):
+        left = [path for path in (tmp_path / "stores" / name).rglob("*") if path.is_file()]
+        assert [path.name for path in left] == ["lock"]
 
 
 def test_a_bad_spec_is_78_with_all_its_problems(run: Run, tmp_path: Path) -> None:

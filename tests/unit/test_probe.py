@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from migrate.errors import DeniedError, ExitCode, TransientStoreError
+from migrate.errors import DeniedError, ExitCode, InterruptedRun, TransientStoreError
 from migrate.model import Attributes, Role
 from migrate.stores.base import Capabilities, PutResult
 from migrate.stores.file import FILE_CAPABILITIES, FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryPlace, MemoryStore
 from migrate.stores.probe import Check, CheckStatus, LocalQuestions, ProbeReport, Refusals, StoreDetails, probe
+from migrate.stores.probe_checks import Encrypted
 
 READS = {"list", "head", "get", "read", "get_tags", "list_versions", "list_uploads"}
 
@@ -40,6 +41,7 @@ class Answers:
     refused: Refusals = field(default=Refusals(md5=True, sha256=True))
     small: Callable[[MemoryStore, str, bytes, Attributes, bool], PutResult | None] = as_any_other
     store: MemoryStore | None = None
+    encrypted: Encrypted | None = None
 
     def details(self, clock: Callable[[], datetime]) -> StoreDetails | None:
         return self.said
@@ -53,16 +55,26 @@ class Answers:
         assert self.store is not None
         return self.small(self.store, key, body, attributes, create_only)
 
+    def put_encrypted(self, key: str, body: bytes) -> Encrypted | None:
+        if self.encrypted is not None:
+            assert self.store is not None
+            self.store.place.seed(key, body, encryption=self.encrypted.algorithm)
+        return self.encrypted
+
 
 GOOD = Answers(StoreDetails("eu-west-1", True, 0.2, versioning=True, object_lock=False))
 NEVER_LOCKED = replace(ALL_CAPABILITIES, object_lock=False)
 
 
-def target(place: MemoryPlace, questions: Any = GOOD) -> ProbeReport:
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+TRIAL = ".migrate-probe/20261124T120000Z-t/"
+
+
+def target(place: MemoryPlace, questions: Any = GOOD, **options: Any) -> ProbeReport:
     store = MemoryStore("dublin", place)
     if isinstance(questions, Answers):
         questions = replace(questions, store=store)
-    return probe(store, Role.TARGET, questions, country="IE", token=lambda: "t")
+    return probe(store, Role.TARGET, questions, country="IE", clock=lambda: NOW, token=lambda: "t", **options)
 
 
 def named(report: ProbeReport, name: str) -> Check:
@@ -202,7 +214,85 @@ def test_what_cannot_be_deleted_is_said() -> None:
     report = target(place)
     found = named(report, "delete")
     assert (found.status, report.exit) == (CheckStatus.FAIL, ExitCode.UNREACHABLE)
-    assert ".migrate-probe-t/" in found.fix
+    assert TRIAL in found.fix
+
+
+def left_by_a_trial(place: MemoryPlace, trial: str) -> None:
+    """What a doctor leaves that was killed: an object and an upload."""
+    store = MemoryStore("dublin", place)
+    place.seed(f"{trial}plain", b"x")
+    store.create_upload(f"{trial}parted", attributes=Attributes())
+
+
+def test_what_a_killed_trial_has_left_is_cleared_away_an_hour_later() -> None:
+    """Objects, versions and uploads; those of a trial that may be under way, and what no trial has written, stay."""
+    place = MemoryPlace(versioned=True)
+    left_by_a_trial(place, ".migrate-probe/20261124T105959Z-dead/")
+    left_by_a_trial(place, ".migrate-probe/20261124T110001Z-alive/")
+    place.seed(".migrate-probe/of-another-name", b"x")
+    report = target(place)
+    assert {info.key for info in place.versions("")} == {
+        ".migrate-probe/20261124T110001Z-alive/plain",
+        ".migrate-probe/of-another-name",
+    }
+    [upload] = MemoryStore("dublin", place).list_uploads()
+    assert upload.key == ".migrate-probe/20261124T110001Z-alive/parted"
+    assert named(report, "earlier trials").status is CheckStatus.OK
+    assert [check.name for check in target(place).checks].count("earlier trials") == 0
+
+
+@pytest.mark.parametrize("after", range(0, 18, 3))
+def test_a_trial_that_is_stopped_leaves_nothing(after: int) -> None:
+    """Wherever between two steps the stop is heard, what was written is gone before the probe ends."""
+    place = MemoryPlace(versioned=True)
+    written: list[str] = []
+    place.fault = lambda operation, key: written.append(operation) if operation not in READS else None
+    with pytest.raises(InterruptedRun):
+        target(place, is_stopping=lambda: len(written) > after)
+    assert len(written) > after
+    assert place.versions("") == []
+    assert place.uploads == {}
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "status", "code"),
+    [
+        (Encrypted("aws:kms", True), CheckStatus.OK, ExitCode.DONE),
+        (Encrypted("aws:kms", False), CheckStatus.FAIL, ExitCode.REFUSED),
+        (Encrypted("AES256", False), CheckStatus.FAIL, ExitCode.REFUSED),
+        (Encrypted(None, True), CheckStatus.FAIL, ExitCode.REFUSED),
+    ],
+)
+def test_the_kms_key_is_tried_out(encrypted: Encrypted, status: CheckStatus, code: ExitCode) -> None:
+    """Only the key of the spec will do; without it nothing more is tried, and nothing is left."""
+    place = MemoryPlace()
+    report = target(place, replace(GOOD, encrypted=encrypted))
+    assert (named(report, "kms").status, report.exit) == (status, code)
+    assert (report.capabilities == NEVER_LOCKED) is (code is ExitCode.DONE)
+    assert place.versions("") == []
+
+
+def test_without_a_key_there_is_no_line_for_it() -> None:
+    """Nobody is told of what was not asked for."""
+    assert "kms" not in [check.name for check in target(MemoryPlace()).checks]
+
+
+def test_versions_that_the_bucket_retains_are_said() -> None:
+    """A default retention keeps them behind their delete markers: no object is left, and the operator knows of the rest."""
+    place = MemoryPlace(versioned=True)
+
+    class Retaining(MemoryStore):
+        def delete(self, key: str, *, version_id: str | None = None) -> None:
+            if version_id in [info.version_id for info in place.versions(key) if not info.is_delete_marker]:
+                raise DeniedError(self.name, "delete", key=key)
+            super().delete(key, version_id=version_id)
+
+    store = Retaining("dublin", place)
+    report = probe(store, Role.TARGET, replace(GOOD, store=store), country="IE")
+    found = named(report, "delete")
+    assert (found.status, report.exit) == (CheckStatus.WARN, ExitCode.DONE)
+    assert "retains" in found.finding
+    assert [page for page in store.list() if page] == []
 
 
 def test_everything_stays_under_the_scratch_prefix() -> None:
@@ -220,8 +310,8 @@ def test_everything_stays_under_the_scratch_prefix() -> None:
         steps: list[str] = []
         for step in key.split("/"):
             steps = steps[:-1] if step == ".." else [*steps, step]
-        assert key.startswith(".migrate-probe-t/")
-        assert steps[0] == ".migrate-probe-t"
+        assert key.startswith(TRIAL)
+        assert steps[:2] == TRIAL.split("/")[:2]
 
 
 @pytest.mark.parametrize("role", [Role.SOURCE, Role.BACKUP, Role.REPORTS])
