@@ -20,7 +20,7 @@ def parse_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)\s*", str(value))
+        match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", str(value))
         if not match or match[2].upper() not in _SIZES:
             raise ValueError("a size is a number with B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB or PiB")
         size = int(Fraction(match[1]) * _SIZES[match[2].upper()])
@@ -43,9 +43,9 @@ def parse_duration(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         seconds = value
     else:
-        if not re.fullmatch(r"\s*(\d{1,9}[smhd])+\s*", str(value)):
+        if not re.fullmatch(r"\s*([0-9]{1,9}[smhd])+\s*", str(value)):
             raise ValueError("a duration is a number with s, m, h or d, such as 2h or 1h30m")
-        seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhd])", str(value)))
+        seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([smhd])", str(value)))
     if seconds > SECONDS_MAX:
         raise ValueError("a duration is at most 36500d")
     return seconds
@@ -53,7 +53,7 @@ def parse_duration(value: object) -> int:
 
 def parse_percent(value: object) -> int:
     """Parts per million from `1%`, `0.5%`. ValueError otherwise, also for a bare number."""
-    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{1,4})?)\s*%\s*", str(value))
+    match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,4})?)\s*%\s*", str(value))
     if not match:
         raise ValueError("a share is a number with %, such as 1% or 0.5%")
     return int(Fraction(match[1]) * 10_000)

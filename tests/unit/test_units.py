@@ -48,13 +48,22 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 
 @given(st.integers(0, 10**18 - 1), st.sampled_from(["B", "KB", "MB", "GB", "KiB", "MiB", "GiB"]))
 def test_a_size_is_exact(number: int, unit: str) -> None:
-    """No float is on the way: eighteen digits come out as they went in."""
+    """No float is on the way: eighteen digits come out as they went in, or are more than a database counts with."""
     base = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
     if number * base < 2**63:
         assert parse_size(f"{number}{unit}") == number * base
     else:
         with pytest.raises(ValueError, match="at most 8191PiB"):
             parse_size(f"{number}{unit}")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("36500d", 36_500 * 86_400), (36_500 * 86_400, 36_500 * 86_400)])
+def test_the_longest_duration_is_a_century(text: object, seconds: int) -> None:
+    """More than that would lead out of the calendar, and a time past it is an error nobody understands."""
+    assert parse_duration(text) == seconds
+    for more in ("36501d", "999999999d", "36500d1s", 10**30):
+        with pytest.raises(ValueError, match="at most 36500d"):
+            parse_duration(more)
 
 
 def test_a_rate_is_a_size_a_second() -> None:
