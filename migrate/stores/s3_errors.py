@@ -56,11 +56,28 @@ class MalformedError(ValueError):
     """An answer, or a value, that cannot be trusted or sent. The text says why, and repeats nothing of it."""
 
 
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """The root of a document. MalformedError for what is none."""
+    try:
+        return ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise MalformedError(f"the answer is not XML: {error.msg.split(':')[0]}") from None
+    except (LookupError, ValueError):  # what an XML declaration can name as its encoding
+        raise MalformedError("the answer is XML in an encoding that is not read") from None
+
+
+def parse_count(text: str) -> int:
+    """A size or a number as servers write them. MalformedError for anything else: Python's `int` takes more."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise MalformedError("a number makes no sense")
+    return int(text)
+
+
 def parse_error(content: bytes) -> tuple[str, str]:
     """The code of an error document, and the region that it names; empty texts where there is none."""
     try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError):
+        root = parse_xml(content)
+    except MalformedError:
         return "", ""
     found = {element.tag.rpartition("}")[2]: element.text or "" for element in root.iter()}
     code = found.get("Code", "")
@@ -152,6 +169,6 @@ def _wait_seconds(headers: Mapping[str, str]) -> float | None:
         return float(text)
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo else None

@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, unquote_to_bytes
 
 from migrate.model import Attributes, ObjectInfo, Tags
-from migrate.stores.s3_errors import MalformedError
+from migrate.stores.s3_errors import MalformedError, parse_count
 
 META = "x-amz-meta-"
 
@@ -117,21 +117,19 @@ def info_of(key: str, headers: Mapping[str, str]) -> ObjectInfo:
     """What HEAD or GET tells. ValueError where size, ETag or time are missing or senseless."""
     span = headers.get("content-range")
     size = span.rpartition("/")[2] if span is not None else headers.get("content-length", "")
-    if not size.isascii() or not size.isdigit():
-        raise MalformedError("no size")
     etag = headers.get("etag", "").strip('"')
     if not etag:
         raise MalformedError("no ETag")
     return ObjectInfo(
         key=key,
-        size=int(size),
+        size=parse_count(size),
         etag=etag,
         last_modified=parse_http_date(headers.get("last-modified", "")),
         version_id=version_of(headers),
         # where Intelligent-Tiering has archived it, the tier says whether it can be read, and the class does not
         storage_class=headers.get("x-amz-archive-status") or headers.get("x-amz-storage-class"),
         attributes=attributes_of(headers),
-        tag_count=int(headers.get("x-amz-tagging-count") or 0),
+        tag_count=parse_count(headers.get("x-amz-tagging-count") or "0"),
         encryption=_encryption(headers),
         lock=_lock(headers),
     )
@@ -149,8 +147,11 @@ def is_same_key(shown: str | None, named: str) -> bool:
 
 def parse_http_date(text: str) -> datetime:
     """RFC 9110's date, to the second. ValueError otherwise."""
-    moment = parsedate_to_datetime(text)
-    return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except OverflowError:
+        raise MalformedError("a time before the year 1 or after 9999") from None
 
 
 def _checked(what: str, text: str) -> bytes:

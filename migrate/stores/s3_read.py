@@ -14,7 +14,7 @@ from migrate.model import ObjectInfo, Tags
 from migrate.stores import s3_xml
 from migrate.stores.base import Capabilities, PartInfo, UploadInfo
 from migrate.stores.keys import key_problem
-from migrate.stores.s3_errors import MalformedError
+from migrate.stores.s3_errors import MalformedError, parse_count
 from migrate.stores.s3_headers import info_of
 from migrate.stores.s3_http import Answer, S3Client
 from migrate.stores.s3_xml import Page
@@ -186,10 +186,10 @@ class S3Reader:
 
         UnsupportedError where the server answers with something else than the range asked for.
         """
-        text = headers.get("content-length", "")
-        if not text.isascii() or not text.isdigit():
-            raise CorruptBodyError(self.name, "get", "the body has no announced length", key=key)
-        announced = int(text)
+        try:
+            announced = parse_count(headers.get("content-length", ""))
+        except MalformedError:
+            raise CorruptBodyError(self.name, "get", "the body has no announced length", key=key) from None
         if first is None:
             expected = info.size
         else:

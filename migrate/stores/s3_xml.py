@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 from xml.sax.saxutils import escape, unescape
 
 from migrate.model import ObjectInfo, Tags
 from migrate.stores.base import PartInfo, UploadInfo
 from migrate.stores.keys import unquote_key
-from migrate.stores.s3_errors import MalformedError
+from migrate.stores.s3_errors import MalformedError, parse_count, parse_xml
 
 Item = TypeVar("Item")
 Query = tuple[tuple[str, str], ...]
@@ -48,10 +47,7 @@ class _Document:
     """A parsed answer, its namespace out of the way."""
 
     def __init__(self, content: bytes, *roots: str) -> None:
-        try:
-            self.root = ElementTree.fromstring(content)
-        except ElementTree.ParseError as error:
-            raise MalformedError(f"the answer is not XML: {error.msg.split(':')[0]}") from None
+        self.root = parse_xml(content)
         tag = self.root.tag
         self.space = tag[: tag.find("}") + 1]
         if tag[len(self.space) :] not in roots:
@@ -108,7 +104,7 @@ def parse_objects(content: bytes, prefix: str) -> Page[ObjectInfo]:
         if not key.startswith(prefix):
             raise MalformedError(_OUTSIDE)
         moment = parse_time(modified)
-        found.append(ObjectInfo(key[cut:], int(size), etag.strip('"'), moment, None, storage_class or None))
+        found.append(ObjectInfo(key[cut:], parse_count(size), etag.strip('"'), moment, None, storage_class or None))
     return Page(found, _continued(document))
 
 
@@ -133,7 +129,7 @@ def parse_versions(content: bytes, prefix: str) -> Page[ObjectInfo]:
         found.append(
             ObjectInfo(
                 key=document.key(element, prefix),
-                size=0 if marker else int(document.needed(element, "Size")),
+                size=0 if marker else parse_count(document.needed(element, "Size")),
                 etag="" if marker else document.needed(element, "ETag").strip('"'),
                 last_modified=parse_time(document.needed(element, "LastModified")),
                 version_id=document.needed(element, "VersionId"),
@@ -169,9 +165,9 @@ def parse_parts(content: bytes) -> Page[PartInfo]:
     document = _Document(content, "ListPartsResult", "ListPartsResponse")  # the latter is moto's
     found = [
         PartInfo(
-            int(document.needed(element, "PartNumber")),
+            parse_count(document.needed(element, "PartNumber")),
             document.needed(element, "ETag").strip('"'),
-            int(document.needed(element, "Size")),
+            parse_count(document.needed(element, "Size")),
         )
         for element in document.all("Part")
     ]
@@ -188,10 +184,7 @@ def parse_upload_id(content: bytes) -> str:
 
 def is_error(content: bytes) -> bool:
     """True where a 200 brings an error document after all (CompleteMultipartUpload does that)."""
-    try:
-        return ElementTree.fromstring(content.strip()).tag.rpartition("}")[2] == "Error"
-    except ElementTree.ParseError as error:
-        raise MalformedError("the answer is not XML") from error
+    return parse_xml(content.strip()).tag.rpartition("}")[2] == "Error"
 
 
 def parse_tags(content: bytes) -> Tags:
@@ -228,7 +221,10 @@ def parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise MalformedError("a time without its zone")
-    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    try:
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    except OverflowError:
+        raise MalformedError("a time before the year 1 or after 9999") from None
 
 
 def _escaped(text: str) -> str:
