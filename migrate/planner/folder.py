@@ -24,6 +24,7 @@ from migrate.errors import IntegrityError, SpecError, UsageError, VersionError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
+from migrate.planner.summary import summarise
 from migrate.spec import Spec, UnknownKeyError, spec_from_data
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
@@ -59,10 +60,14 @@ class Plan:
         try:
             digest, batches = plan_digest(document), document["digests"]["batches"]
             plan = _plan_of(document, folder, is_whole=digest == document["digest"])
-        except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+            summarise(document)
+            relation = plan.relation("batches")
+        except VersionError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError, MigrateError) as error:
             raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error
         with _reading(folder) as connection:
-            found = stream_digest(connection, plan.relation("batches"), BATCHES)
+            found = stream_digest(connection, relation, BATCHES)
         if found != batches:
             raise IntegrityError(
                 f"the batches of the plan in {folder} are not those that it was built with", remedy=_REBUILD
@@ -146,7 +151,7 @@ def _plan_of(document: dict[str, Any], folder: Path, *, is_whole: bool) -> Plan:
         capabilities={name: Capabilities(**found) for name, found in document["capabilities"].items()},
         folder=folder,
         document=document,
-        built_at=datetime.fromisoformat(document["built_at"]),
+        built_at=_built_at(document),
     )
 
 
@@ -262,7 +267,7 @@ def _read_document(folder: Path) -> dict[str, Any]:
         version = document["format"]
     except FileNotFoundError as error:
         raise UsageError(f"there is no plan in {folder}", remedy="`migrate plans` lists the plans.") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise IntegrityError(f"{path} is not a plan's", remedy=_REBUILD) from error
     if version != PLAN_FORMAT:
         raise VersionError(
@@ -278,7 +283,7 @@ def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
     if prefix is None:
         if not folders:
             raise UsageError("there is no plan here", remedy=_first_step(workspace))
-        return Plan.open(max(folders, key=lambda folder: (_built_at(folder), folder.name)))
+        return Plan.open(max(folders, key=lambda folder: (_built_when(folder), folder.name)))
     wanted = prefix.lower()
     found = [folder for folder in folders if folder.name.startswith(wanted[:PREFIX_DIGITS])] if wanted else []
     if len(found) != 1:
@@ -304,8 +309,15 @@ def plan_folders(workspace: Workspace) -> list[Path]:
     return sorted(path.parent for path in workspace.plans.glob(f"*/{DOCUMENT}") if not path.parent.name.startswith("."))
 
 
-def _built_at(folder: Path) -> datetime:
+def _built_at(document: dict[str, Any]) -> datetime:
+    at = datetime.fromisoformat(document["built_at"])
+    if at.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return at.astimezone(UTC)
+
+
+def _built_when(folder: Path) -> datetime:
     try:
-        return datetime.fromisoformat(_read_document(folder)["built_at"])
-    except (KeyError, ValueError) as error:
+        return _built_at(_read_document(folder))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error

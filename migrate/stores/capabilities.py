@@ -36,7 +36,7 @@ def load_capabilities(path: Path, stores: Mapping[str, StoreSpec]) -> dict[str, 
         raise InputError(f"{path} cannot be read: {error}", remedy=_REMEDY) from error
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}", remedy=_REMEDY) from error
     if not isinstance(document, dict) or not isinstance(document.get("stores"), dict):
         raise InputError(f"{path} is no capabilities file", remedy=_REMEDY)

@@ -138,7 +138,7 @@ class Reserve:
             data = file.read()
         try:
             return parse_record(data)
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise UnreadableError(
                 self._store,
                 "read",
@@ -318,7 +318,7 @@ class Reserve:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._own_shard(name))
             with os.fdopen(fd, "rb") as file:
                 return parse_record(file.read())
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError):
             return None  # torn: a record that is not whole was never a file's
 
 
@@ -333,7 +333,16 @@ def dump_record(record: Record) -> bytes:
 
 
 def parse_record(data: bytes) -> Record:
-    document = json.loads(data)
-    attributes = Attributes(**document.get("attributes", {}))
-    metadata = tuple((name, value) for name, value in attributes.metadata)
-    return Record(document["key"], document["etag"], replace(attributes, metadata=metadata), document.get("tags", {}))
+    """What `dump_record` wrote. ValueError for anything else: a text is a text, or it ends up in a header as it is."""
+    try:
+        document = json.loads(data)
+        given = Attributes(**document.get("attributes", {}))
+        attributes = replace(given, metadata=tuple((name, value) for name, value in given.metadata))
+        record = Record(document["key"], document["etag"], attributes, dict(document.get("tags", {})))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError("not a record") from error
+    *single, metadata = asdict(attributes).values()
+    texts = [record.key, *(text for pair in (*metadata, *record.tags.items()) for text in pair)]
+    if not all(isinstance(text, str) for text in texts + [text for text in (record.etag, *single) if text is not None]):
+        raise ValueError("not a record")
+    return record
