@@ -5,19 +5,20 @@ follow from the cuts alone: wherever these lie, each key is in exactly one inter
 and keys under no prefix need no care. Where the cuts lie only decides how even the work is.
 
 On disk, in a private folder: `listing.json` (start, the cuts, the end), for each chain `chain-NNN.json` (last key, segments,
-rows, finished) and its segments `NNN-NNNNNN.parquet`. A segment is written, synced and renamed first; then the chain's state
+rows, finished), and its segments `NNN-NNNNNN.parquet`. A segment is written, synced and renamed first; then the chain's state
 says that it counts. What no state counts is written again under the same name. So a kill between any two writes leaves a
-listing that goes on from its last key.
+listing that goes on from its last key. Before each JSON stands its SHA-256: a last key that a disk changed would lose keys.
 
 A listing is finished when every chain has reached its end and `listing.json` says when. It stays until who listed is done with it
 (`forget_listing`): what was stopped or refused on the way goes on with it, finished or not, and lists nothing twice. It is made
-anew where it was begun longer ago than the inventory's maximum age, or for a store elsewhere. An error of the store is raised
-as it is; nothing ends early and quietly (design, invariant 4).
+anew where it was begun longer ago than the inventory's maximum age, for a store elsewhere, or is not what was written. An error
+of the store is raised as it is; nothing ends early and quietly (design, invariant 4).
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import itertools
 import json
 import shutil
@@ -43,7 +44,7 @@ from migrate.model import ObjectInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import Store
 
-_FORMAT = 1
+_FORMAT = 2
 SEGMENT_ROWS = 20_000
 THREADS = 8
 
@@ -84,17 +85,15 @@ class Heading:
     split: bool = False
     ended: datetime | None = None
 
-    def to_json(self) -> bytes:
-        return json.dumps(
-            {
-                "format": _FORMAT,
-                "place": self.place,
-                "started": self.started.isoformat(),
-                "intervals": [[interval.after, interval.until] for interval in self.intervals],
-                "split": self.split,
-                "ended": self.ended.isoformat() if self.ended else None,
-            }
-        ).encode()
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "place": self.place,
+            "started": self.started.isoformat(),
+            "intervals": [[interval.after, interval.until] for interval in self.intervals],
+            "split": self.split,
+            "ended": self.ended.isoformat() if self.ended else None,
+        }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Heading:
@@ -126,6 +125,26 @@ class Listed:
     ended: datetime
     counts: SideCounts
     left_out: int
+
+
+def _save_json(path: Path, data: dict[str, Any]) -> None:
+    content = json.dumps(data).encode()
+    write_sealed(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def _load_json(path: Path) -> dict[str, Any] | None:
+    """What `_save_json` wrote; None where there is nothing, or something else."""
+    try:
+        digest, _, content = path.read_bytes().partition(b"\n")
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        return None
+    return dict(json.loads(content))
+
+
+def _is_whole(folder: Path) -> bool:
+    return all(_load_json(path) is not None for path in folder.glob("*.json"))
 
 
 @contextmanager
@@ -168,16 +187,15 @@ def list_live(
 def _open(folder: Path, place: str, max_age: timedelta, now: datetime) -> Heading:
     """The heading of the listing to go on with, or of a new one in an emptied folder."""
     path = folder / "listing.json"
-    if path.exists():
-        data = json.loads(path.read_bytes())
-        if data.get("format") == _FORMAT:
-            heading = Heading.from_json(data)
-            if heading.place == place and heading.started <= now <= heading.started + max_age:
-                return heading
+    data = _load_json(path)
+    if data is not None and data["format"] == _FORMAT and _is_whole(folder):
+        heading = Heading.from_json(data)
+        if heading.place == place and heading.started <= now <= heading.started + max_age:
+            return heading
     forget_listing(folder)
     folder.mkdir(mode=0o700)
     heading = Heading(place, now.astimezone(UTC), (Interval("", None),))
-    write_sealed(path, heading.to_json())
+    _save_json(path, heading.to_json())
     return heading
 
 
@@ -241,14 +259,12 @@ class _Listing:
         self._save(replace(self._heading, intervals=intervals, split=True))
 
     def _save(self, heading: Heading) -> None:
-        write_sealed(self._folder / "listing.json", heading.to_json())
+        _save_json(self._folder / "listing.json", heading.to_json())
         self._heading = heading
 
     def _state(self, number: int) -> ChainState:
-        path = self._folder / f"chain-{number:03d}.json"
-        if not path.exists():
-            return ChainState(self._heading.intervals[number].after)
-        return ChainState(**json.loads(path.read_bytes()))
+        saved = _load_json(self._folder / f"chain-{number:03d}.json")
+        return ChainState(self._heading.intervals[number].after) if saved is None else ChainState(**saved)
 
     def _chain(self, number: int, halted: Stopping, segments_max: int | None = None) -> None:
         """List one interval to its end, or until `segments_max` segments are sealed, or until halted (what it has is sealed)."""
@@ -277,7 +293,7 @@ class _Listing:
             writer.seal(self._segment(number, state.segments))
             pause_at(PausePoint.SEGMENT_SEALED)
         sealed = ChainState(last_key, state.segments + (1 if rows else 0), state.rows + rows, state.left_out, finished)
-        write_sealed(self._folder / f"chain-{number:03d}.json", json.dumps(asdict(sealed)).encode())
+        _save_json(self._folder / f"chain-{number:03d}.json", asdict(sealed))
         return sealed
 
     def _segment(self, number: int, segment: int) -> Path:
@@ -321,7 +337,7 @@ class _Listing:
             except PermanentStoreError:
                 counts = {}
         if not halted():
-            write_sealed(path, json.dumps(counts).encode())
+            _save_json(path, counts)
 
     def finish(self, ended: datetime) -> None:
         """Say that all is listed, and remove what no state counts."""
@@ -349,7 +365,7 @@ class _Listing:
             )
         counts: dict[str, int] = {}
         for name in ("versions.json", "uploads.json"):
-            counts |= json.loads((self._folder / name).read_bytes())
+            counts |= _load_json(self._folder / name) or {}
         side = SideCounts(counts.get("noncurrent"), counts.get("delete_markers"), counts.get("open_uploads"))
         left_out = sum(state.left_out for state in self._states())
         return Listed(self._folder, rows, self._heading.started, ended, side, left_out)

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from migrate import __version__
-from migrate.errors import IntegrityError, SpecError, UsageError, VersionError
+from migrate.errors import IntegrityError, MigrateError, SpecError, UsageError, VersionError
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
