@@ -120,7 +120,7 @@ def read_manifest(path: str, *, opener: Opener, workspace: Workspace, scratch: P
         _check_sum(fetcher, place, fetched)
         try:
             document = json.loads(fetched.path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place.label}: not JSON", remedy=_AGAIN) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,6 +159,8 @@ def _parse(place: Place, document: Any) -> Manifest:
     if len({file.key for file in files}) < len(files):
         _refuse(place, "a data file is named twice")
     fields = tuple(field.strip() for field in schema.split(",")) if kind.upper() == "CSV" else ()
+    if len(set(fields)) < len(fields):
+        _refuse(place, "fileSchema names a field twice")
     return Manifest(place, bucket, created, kind.upper() == "CSV", fields, files)
 
 

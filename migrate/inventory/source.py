@@ -98,11 +98,11 @@ class Fetcher:
             except NotFoundError as error:
                 raise _missing(place) from error
         path = Path(place.path)
-        if path.is_dir():
-            raise InputError(f"{place.label}: a folder, and not a file", remedy="Name the file in it.")
-        if not path.is_file():
-            raise _missing(place)
         try:
+            if path.is_dir():
+                raise InputError(f"{place.label}: a folder, and not a file", remedy="Name the file in it.")
+            if not path.is_file():
+                raise _missing(place)
             digest, size = hashlib.md5(usedforsecurity=False), 0
             for chunk in _chunks(path):
                 digest.update(chunk)

@@ -85,6 +85,8 @@ def _csv_place(text: str) -> str:
     reason = "not a table that can be read"
     if columns:
         reason = f"{columns[2]} columns instead of {columns[1]}"
+    elif "Maximum line size" in text:
+        reason = "a line of more than 2 MB"
     elif "unterminated quote" in text:
         reason = "a quote that does not end, or ends in the middle"
     elif "invalid state" in text:
