@@ -36,6 +36,7 @@ def _checks(columns: DirectoryColumns) -> tuple[Check, ...]:
         Check(
             r"regexp_matches(user_id, '^[\s\pZ]|[\s\pZ]$')", f"{user} begins or ends with a blank: that is another user"
         ),
+        Check("contains(user_id, '/')", f"{user} holds a `/`, and in a key an id is what stands between two of them"),
         Check("contains(user_id, chr(0))", f"{user} holds a NUL character"),
         Check("contains(country_given, chr(0))", f"column {columns.country!r}: a NUL character"),
         Check("hold IS NULL", f"column {columns.hold!r}: neither true nor false (nor yes, no, t, f, y, n, 1, 0)"),

@@ -109,7 +109,7 @@ class DirectoryColumns(_Section):
     """The names of the directory's columns."""
 
     user: str = "user_id"
-    """The user's id, as it stands in keys."""
+    """The user's id, as it stands in keys: one path segment, so without a `/`."""
     country: str = "country"
     """The country of residence. Anything may stand there: what is no country's code puts the user in review."""
     hold: str | None = None
