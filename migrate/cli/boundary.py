@@ -23,10 +23,10 @@ import typer
 
 from migrate import __version__
 from migrate.cli.app import app, loading
-from migrate.cli.context import Context
+from migrate.cli.context import Context, is_utf8
 from migrate.cli.interrupts import NEXT, end_at_once
 from migrate.cli.output import Output
-from migrate.errors import ExitCode, MigrateError, SpecError
+from migrate.errors import ExitCode, MigrateError, SpecError, UsageError
 from migrate.privacy import WorkerBugError, bare_traceback
 from migrate.workspace import private_umask
 
@@ -44,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         with _termination(as_json="--json" in words):
+            _check_words(arguments)
             context = command.make_context("migrate", list(arguments))
             with context:
                 ending.context = context
@@ -53,6 +54,16 @@ def run(arguments: Sequence[str]) -> int:
         return ending.of(error)
     finally:
         _flush()
+
+
+def _check_words(arguments: Sequence[str]) -> None:
+    """UsageError for a word, or a variable of ours, that is not UTF-8: no database takes it, and no user has such an id."""
+    for number, word in enumerate(arguments, 1):
+        if not is_utf8(word):
+            raise UsageError(f"word {number} of the command line is not UTF-8", remedy="Write it in UTF-8.")
+    for name, value in os.environ.items():
+        if name.startswith("MIGRATE_") and not is_utf8(value):
+            raise UsageError(f"{name} in the environment is not UTF-8", remedy="Write it in UTF-8, or unset it.")
 
 
 class _Ending:

@@ -90,7 +90,24 @@ def context_of(context: typer.Context, *, as_json: bool) -> Context:
 
 def user_given(text: str) -> str:
     """A user's id from the command line; `-` reads it from stdin, so that it stands in no list of processes (invariant 10)."""
-    return sys.stdin.readline().rstrip("\n") if text == "-" else text
+    if text != "-":
+        return text
+    try:
+        given = sys.stdin.readline().rstrip("\n")
+    except UnicodeDecodeError:
+        given = "\udcff"
+    if not is_utf8(given):
+        raise UsageError("the user's id on stdin is not UTF-8", remedy="Write it in UTF-8, as the directory has it.")
+    return given
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text from outside was UTF-8. Python reads other bytes as lone surrogates, which cannot be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _login_name() -> str:

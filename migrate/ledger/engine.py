@@ -67,7 +67,7 @@ def parse_url(url: str) -> URL:
     """The URL of a ledger: `sqlite:///PATH` or `postgresql://…`. UsageError for anything else."""
     try:
         parsed = make_url(url)
-    except sa_exc.ArgumentError:
+    except (sa_exc.ArgumentError, ValueError):  # the latter for a port that is no number
         # not chained: the cause repeats the URL, which may hold a password
         raise UsageError("the ledger's URL cannot be read", remedy=_URL_HELP) from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):

@@ -21,8 +21,10 @@ def parse_spec(text: str, *, place: str) -> Spec:
     """Read a spec from TOML. SpecError with all problems, each with its place."""
     try:
         data = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, or an integer of too many digits
+    except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{place} is not TOML", [f"{place}: {error}"], remedy="Mend the line that is named.") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise SpecError(f"{place} is TOML that no spec needs", remedy="Shorten its numbers and its nesting.") from error
     return spec_from_data(data, place=place)
 
 
