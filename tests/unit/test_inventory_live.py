@@ -228,7 +228,7 @@ def test_resume_lists_only_the_rest(tmp_path: Path, pages_of_five: None) -> None
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from test_inventory_live import filled, listing, memory_place, watch
 memory_place.PAGE_KEYS = 5
 place = filled([f"{number:05d}" for number in range(500)])
@@ -243,10 +243,9 @@ listing(Path(sys.argv[1]), place)
 @pytest.mark.parametrize("page", [1, 7, 60])
 def test_killed_process_is_gone_on_from(tmp_path: Path, pages_of_five: None, page: int) -> None:
     """kill -9 in the middle: the next process has the lock at once and asks for no sealed page again."""
-    here = str(Path(__file__).parent)
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(page), here], timeout=60, check=False, capture_output=True
-    )
+    here = Path(__file__).parent
+    arguments = map(str, (tmp_path, page, here, here.parent))
+    ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], timeout=60, check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     sealed = sum(1 for _ in (tmp_path / "live").glob("*.parquet"))
     keys = [f"{number:05d}" for number in range(500)]
