@@ -13,6 +13,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,13 @@ def seen(text: object) -> str:
     return re.sub(r"\s+", "", safe(text))
 
 
+def accepting_all(root: Path) -> list[str]:
+    """The words that accept what blocks the plan: four kinds of hostile names."""
+    blockers = json.loads(in_a_pipe(["--workspace", str(root), "show", "--json"]).out)["blockers"]
+    assert {blocker["kind"] for blocker in blockers} == {"unclassified", "orphan", "review", "backup_only"}
+    return [word for blocker in blockers for word in ("--accept", blocker["accept"])]
+
+
 def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> None:
     """Shown whole, with their escapes: nothing is obeyed, and nothing is dropped either."""
     spec = world(tmp_path)
@@ -149,9 +157,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("--debug", "plan", spec)
     run("plans")
     run("show")
-    blockers = json.loads(in_a_pipe(["--workspace", str(tmp_path), "show", "--json"]).out)["blockers"]
-    assert {blocker["kind"] for blocker in blockers} == {"unclassified", "orphan", "review", "backup_only"}
-    accepted = [word for blocker in blockers for word in ("--accept", blocker["accept"])]
+    accepted = accepting_all(tmp_path)
     assert seen(STRANGE) in run("show", "--list", "unclassified")
     assert seen(f"stranger{EVIL}") in run("show", "--list", "orphan")
     assert seen(f"where{EVIL}") in run("show", "--list", "review")
@@ -235,6 +241,19 @@ def test_hostile_words_are_refused_and_shown_as_text(way: Way, tmp_path: Path, w
     shown = run(*words, code=None)
     assert "error:" in shown
     assert "unexpected" not in shown
+
+
+def test_workers_in_processes_of_their_own_are_harmless_too(tmp_path: Path) -> None:
+    """What they log goes to the same stderr, past the parent."""
+    spec = world(tmp_path)
+    place = ["--workspace", str(tmp_path)]
+    assert in_a_pipe([*place, "plan", spec]).code == 0
+    with opened(tmp_path, "us") as us:
+        us.delete(f"users/{USER}/{KEYS[4]}")
+    words = [*place, "--debug", "run", "--wave", "all", "--workers", "2", *accepting_all(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "migrate", *words], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 4, done.stderr
+    assert is_harmless(done.stdout.decode() + done.stderr.decode())
 
 
 def test_an_environment_that_is_not_utf8_is_refused(way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
