@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -121,6 +122,11 @@ class Answer:
         return json.loads(self.out)
 
 
+def _close(stores: dict[str, FileStore]) -> None:
+    for store in stores.values():
+        store.close()
+
+
 @dataclass
 class SmallWorld:
     """The workspace, and what its source holds: key to body, attributes and tags."""
@@ -130,6 +136,9 @@ class SmallWorld:
     objects: dict[str, tuple[bytes, Attributes, dict[str, str]]] = field(default_factory=dict)
     ledger: str | None = None
     stores: dict[str, FileStore] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _close, self.stores)  # a model test goes through hundreds of worlds
 
     def store(self, name: str) -> FileStore:
         if name not in self.stores:

@@ -512,6 +512,7 @@ def test_a_crash_at_any_call_leaves_old_or_new(
         assert len(records(root)) == len(keys(second))
         assert len(os.listdir(root / ".migrate-store" / "temporary")) == 1
         second.close()
+        first.close()  # what the kernel does for the dead
         if not died:
             break
     assert seen == {0, 1}
