@@ -82,6 +82,10 @@ class _Ending:
             return ExitCode.INTERRUPTED
         if isinstance(error, typer.TyperException):
             return self._usage(error)
+        if isinstance(error, OSError) and _is_of_typer(
+            error
+        ):  # it writes help by itself, and does nothing else with files
+            return self._help_lost(error)
         if self._debug:
             self._traceback(error)
         if isinstance(error, MigrateError):
@@ -97,6 +101,13 @@ class _Ending:
         help_command = f"{context.command_path} --help" if context is not None else "migrate --help"
         self._say(error.format_message(), remedy=f"`{help_command}`", code=ExitCode.USAGE)
         return ExitCode.USAGE
+
+    def _help_lost(self, error: OSError) -> int:
+        if isinstance(error, BrokenPipeError):  # `migrate --help | true`
+            return ExitCode.DONE
+        what = f"standard output cannot be written: {error.strerror}"
+        self._say(what, remedy="Send it elsewhere; nothing was done.", code=ExitCode.UNREACHABLE)
+        return ExitCode.UNREACHABLE
 
     def _bug(self, error: BaseException) -> int:
         path = crash_report(error, self._crash_folder())
@@ -121,6 +132,14 @@ class _Ending:
 
     def _say(self, what: str, *, remedy: str = "", problems: Sequence[str] = (), code: int) -> None:
         self._output.error(what, problems=problems, remedy=remedy, code=code)
+
+
+def _is_of_typer(error: BaseException) -> bool:
+    """Whether it was raised in typer's own code."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and str(step.tb_frame.f_globals.get("__name__")).split(".")[0] == "typer"
 
 
 def crash_report(error: BaseException, folder: Path) -> Path | None:

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work_on
-from migrate.engines.local import JSON_LOGS
+from migrate.engines.local import DEBUG_LOGS, JSON_LOGS
 from migrate.errors import MigrateError
 from migrate.privacy import bare_traceback
 from migrate.transfer.limits import RateLimit
@@ -36,7 +36,7 @@ def main() -> None:
     """Do what standard input says; exit without waiting for threads."""
     private_umask()
     say = _channel()
-    _start_logs(as_json=JSON_LOGS in sys.argv)
+    _start_logs(as_json=JSON_LOGS in sys.argv, debug=DEBUG_LOGS in sys.argv)
     stop = Stop()
     # a terminal sends SIGINT to all of a group: the parent hears it and closes our standard input
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -67,10 +67,11 @@ def _channel() -> Callable[[dict[str, Any]], None]:
     return say
 
 
-def _start_logs(*, as_json: bool) -> None:
+def _start_logs(*, as_json: bool, debug: bool) -> None:
     """Logs to stderr, as the parent writes its own; on a terminal, where the parent shows what goes on, only warnings."""
     keys = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], sort_keys=True)
-    level = logging.WARNING if sys.stderr.isatty() and not as_json else logging.INFO
+    shown = logging.WARNING if sys.stderr.isatty() and not as_json else logging.INFO
+    level = logging.DEBUG if debug else shown
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

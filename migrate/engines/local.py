@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import selectors
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from migrate.worker.work import Tally
 
 _KILL_SECONDS = 8.0  # after a signal; a worker needs five for what is in flight
 
-JSON_LOGS = "--json-logs"
+JSON_LOGS, DEBUG_LOGS = "--json-logs", "--debug-logs"
 _CHILD = "from migrate.engines.child import main; main()"
 
 OnProgress = Callable[[Snapshot], None]
@@ -245,5 +246,9 @@ class _Parent:
 
 def _log_words() -> list[str]:
     """What tells a worker process to log as this one does: both write to one stderr."""
-    renderer = structlog.get_config()["processors"][-1]
-    return [JSON_LOGS] if isinstance(renderer, structlog.processors.JSONRenderer) else []
+    config = structlog.get_config()
+    as_json = isinstance(config["processors"][-1], structlog.processors.JSONRenderer)
+    return [
+        *([JSON_LOGS] if as_json else []),
+        *([DEBUG_LOGS] if structlog.get_logger().is_enabled_for(logging.DEBUG) else []),
+    ]

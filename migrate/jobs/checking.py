@@ -38,6 +38,7 @@ from migrate.model import Level, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
+from migrate.units import number_of
 from migrate.worker.loop import Stop, StopReason
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
@@ -75,7 +76,10 @@ def plan_id_of(plan: Plan, ledger: Ledger) -> int:
     """The plan's id in the ledger. LaterError where nothing of it was run yet."""
     plan_id = registered(plan, ledger)
     if plan_id is None:
-        raise LaterError("nothing of this plan was copied yet", remedy=f"`migrate run {plan.digest[:12]}` comes first.")
+        raise LaterError(
+            "the ledger knows of no copy of this plan yet",
+            remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
+        )
     return plan_id
 
 
@@ -216,7 +220,7 @@ def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Prob
     findings = ledger.findings(verification.plan_id, _SHOWN, pass_id=verification.id, kind=SEAL_LOST)
     files = ", ".join(sorted({row.finding.key for row in findings if row.finding.key}))
     return Problem(
-        f"the receipts of {len(lost)} batches are lost: sealed file {files} is missing or was changed",
+        f"the receipts of {number_of(len(lost), 'batch', 'batches')} are lost: sealed file {files} is missing or was changed",
         "Bring it back from a backup of .migrate/seals and verify again;"
         " or `migrate verify --repair`, and then `migrate run` makes new receipts.",
         ExitCode.INTEGRITY,

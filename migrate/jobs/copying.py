@@ -35,6 +35,7 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
 from migrate.states import BatchState
+from migrate.units import number_of
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
@@ -137,10 +138,12 @@ def choose_waves(named: str | None, progress: Sequence[WaveProgress], *, retry: 
 
 def _held_up(wave: WaveProgress) -> str:
     """What no verification can mend."""
-    bad = {
-        outcome: wave.outcomes[outcome] for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED) if wave.outcomes[outcome]
-    }
-    return f" ({', '.join(f'{number} copies are {outcome}' for outcome, number in bad.items())})" if bad else ""
+    bad = [
+        f"{number_of(wave.outcomes[outcome], 'copy', 'copies')} {outcome}"
+        for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)
+        if wave.outcomes[outcome]
+    ]
+    return f" ({', '.join(bad)})" if bad else ""
 
 
 def _how_to_go_on(waiting: WaveProgress, by_name: str) -> str:

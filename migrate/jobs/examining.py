@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from migrate.errors import ExitCode, InterruptedRun, MigrateError, worst
 from migrate.inventory.aside import Stopping, side_by_side
@@ -56,6 +57,7 @@ def examine_here(
         *(_library(name, version(name)) for name in TESTED),
         Check("time zone", CheckStatus.OK, f"{spec.time_zone}: it is {spec_time(now, spec)}"),
         *_decisions(spec),
+        *_plain_http(spec),
         *_inputs(spec, workspace, now),
     ]
     return [Finding(HERE, check) for check in checks]
@@ -187,6 +189,23 @@ def _decisions(spec: Spec) -> list[Check]:
     finding = f"{', '.join(missing)}: nobody has decided; planning stops at the first user who lives there"
     fix = 'Say "in", "out" or "review" under scope.decisions.'
     return [Check("decisions", CheckStatus.WARN, finding, fix)]
+
+
+def _plain_http(spec: Spec) -> list[Check]:
+    """The stores whose requests cross a network that anybody on the way can read."""
+    fix = "Give an https:// endpoint, unless the way there is encrypted by other means."
+    return [
+        Check(
+            f"transport {name}",
+            CheckStatus.WARN,
+            f"{store.endpoint} is not encrypted: the bodies can be read on the way",
+            fix,
+        )
+        for name, store in spec.stores.items()
+        if store.endpoint is not None
+        and (parts := urlsplit(store.endpoint.lower())).scheme == "http"
+        and parts.hostname not in ("127.0.0.1", "::1", "localhost")
+    ]
 
 
 def _inputs(spec: Spec, workspace: Workspace, now: datetime) -> list[Check]:

@@ -77,7 +77,7 @@ def test_a_wave_that_is_held_by_drift_is_gone_past_by_name(world: SmallWorld) ->
     assert "--wave 1` takes the next wave" in verify.out
     refused = world.migrate("run")
     assert refused.code == 75
-    assert "2 copies are drifted" in refused.err
+    assert "2 copies drifted" in refused.err
     assert "migrate run --wave 1" in refused.err
     assert "migrate verify" not in refused.err
     assert world.migrate("run", "--wave", "1").code in (4, 75)

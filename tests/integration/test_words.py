@@ -173,30 +173,34 @@ def test_with_json_every_line_on_stderr_is_json(tmp_path: Path) -> None:
 
 
 def test_workers_log_as_their_parent_does(tmp_path: Path) -> None:
-    """A worker process is told: JSON where the parent's logs are JSON, key=value where they are."""
+    """A worker process is told: JSON where the parent's logs are JSON, key=value where they are; and how much."""
     code = (
         "import logging, sys, structlog\n"
         "from types import SimpleNamespace\n"
         "from migrate.cli.logs import start_logs\n"
         "from migrate.cli.output import Output\n"
         "from migrate.engines import child, local\n"
-        "start_logs(SimpleNamespace(debug=False, as_json='json' in sys.argv, output=Output(as_json='json' in sys.argv)))\n"
+        "as_json = 'json' in sys.argv\n"
+        "start_logs(SimpleNamespace(debug='debug' in sys.argv, as_json=as_json, output=Output(as_json=as_json)))\n"
         "sys.argv = ['-c', *local._log_words()]\n"
-        "child._start_logs(as_json=local.JSON_LOGS in sys.argv)\n"
+        "child._start_logs(as_json=local.JSON_LOGS in sys.argv, debug=local.DEBUG_LOGS in sys.argv)\n"
         "structlog.get_logger().info('said', count=1)\n"
+        "structlog.get_logger().debug('more', count=1)\n"
     )
-    for words, opening in (((), "timestamp="), (("json",), "{")):
+    for words, opening, lines in (((), "timestamp=", 1), (("json",), "{", 1), (("json", "debug"), "{", 2)):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
         assert done.stderr.startswith(opening)
+        assert len(done.stderr.splitlines()) == lines
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_an_answer_that_cannot_be_written_is_said_to_be_lost(world: SmallWorld) -> None:
+@pytest.mark.parametrize("words", [["plans", "--json"], ["run", "--help", "--json"]])
+def test_an_answer_that_cannot_be_written_is_said_to_be_lost(world: SmallWorld, words: list[str]) -> None:
     """A full disk is no bug of ours: 69, in words, and no crash report."""
     planned(world)
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "migrate", *world.arguments(["plans", "--json"])],
+            [sys.executable, "-m", "migrate", *world.arguments(words)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -305,6 +305,19 @@ def test_codes_that_nobody_has_decided_are_told(tmp_path: Path) -> None:
     assert found.finding.startswith("GG, GI, IM, JE:")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "warned"),
+    [("http://127.0.0.1:9000", False), ("http://10.0.0.7:9000", True), ("https://s3.example", False)],
+)
+def test_a_way_that_is_not_encrypted_is_told(tmp_path: Path, endpoint: str, warned: bool) -> None:
+    """Everybody on the way could read the bodies; on this machine there is no way."""
+    spec = SPEC.replace(
+        '"file:stores/hamar"',
+        f'"s3://hamar/", credentials = "env:HAMAR", region = "eu-north-1", endpoint = "{endpoint}"',
+    )
+    assert ("transport hamar" in here(tmp_path, spec)) is warned
+
+
 def test_the_tested_versions_are_those_that_are_pinned() -> None:
     """What doctor takes for tested is what pyproject.toml allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
