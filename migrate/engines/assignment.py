@@ -132,12 +132,13 @@ def work_on(
     plan_id = ledger.plan_id(plan.digest)
     if plan_id is None:
         raise IntegrityError("the plan is not registered in this ledger", remedy="Run `migrate run` again.")
+    reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
     identity = ProcessIdentity.current()
     worker_id = ledger.start_worker(assignment.run_id, identity, utc_now())
     worker = Worker(
         ledger,
         worker_id,
-        _leaser(assignment, plan, plan_id, ledger, worker_id, caller, Seals(workspace.seals, plan.digest)),
+        _leaser(assignment, plan, plan_id, ledger, worker_id, caller, reader, seals),
         lambda: ledger.left(plan_id, purpose, waves=assignment.waves, pass_id=assignment.pass_id),
         run_id=assignment.run_id,
         watch=LeaseWatch(identity, LEASE_SECONDS, clock=time.monotonic),
@@ -150,14 +151,23 @@ def work_on(
         stop=stop,
         on_progress=lambda waves, waits_for: on_progress(Snapshot(waves, caller.retries, caller.levels(), waits_for)),
     )
-    # nothing is closed here: threads may still be in a request, and the process ends next
-    return worker.run()
+    report = worker.run()
+    if report.is_idle:  # otherwise a silent server holds some of its threads, and the process ends next
+        for opened in (door, reader, seals, ledger):
+            opened.close()
+    return report
 
 
 def _leaser(
-    assignment: Assignment, plan: Plan, plan_id: int, ledger: Ledger, worker_id: int, caller: Caller, seals: Seals
+    assignment: Assignment,
+    plan: Plan,
+    plan_id: int,
+    ledger: Ledger,
+    worker_id: int,
+    caller: Caller,
+    reader: PlanReader,
+    seals: Seals,
 ) -> Callable[[], Work | None]:
-    reader = PlanReader(plan)
     purpose = Purpose(assignment.purpose)
 
     def lease() -> Lease | None:

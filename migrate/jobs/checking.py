@@ -111,10 +111,8 @@ def verify_plan(
         for other in closed:
             forget_listings(plan, workspace, other)
         if verification.is_full:
-            visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
-            door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
             _look_beside_batches(
-                plan, door, workspace, ledger, verification, request, run_id, now, stop, watch.on_listing
+                plan, workspace, ledger, actor, verification, request, run_id, now, stop, watch.on_listing
             )
         taken = [wave for wave in progress if waves is None or wave.wave in waves]
         watch.on_start(verification, ledger.pass_progress(verification.id), taken)
@@ -169,9 +167,9 @@ def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[in
 
 def _look_beside_batches(
     plan: Plan,
-    door: Door,
     workspace: Workspace,
     ledger: Ledger,
+    actor: Actor,
     verification: Pass,
     request: VerifyRequest,
     run_id: int,
@@ -180,6 +178,8 @@ def _look_beside_batches(
     on_listing: Callable[[str, int], None],
 ) -> None:
     """EXTRA objects that no check of a batch can see."""
+    visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
+    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     deadline = request.limits.deadline
 
     def is_stopping() -> bool:
@@ -213,6 +213,7 @@ def _look_beside_batches(
         raise LaterError(
             "time is up while the target stores were listed", remedy="`migrate verify` goes on with the listing."
         ) from error
+    door.close()  # not where it was stopped: threads may be in a request
 
 
 def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Problem:

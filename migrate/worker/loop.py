@@ -70,11 +70,12 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """How a worker ended, and what it did, by wave."""
+    """How a worker ended, and what it did, by wave. `is_idle`: no thread of it is in a request any more."""
 
     reason: StopReason
     waves: Mapping[int, Tally]
-    error: BaseException | None = None
+    error: BaseException | None
+    is_idle: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,8 @@ class Worker:
                 last()
             except MigrateError as failure:  # the first error is the one to tell
                 reason, error = StopReason.ERROR, error or failure
-        return WorkerReport(reason, self._waves, error)
+        self._pool.end()
+        return WorkerReport(reason, self._waves, error, is_idle=self._in_flight == 0)
 
     def _loop(self) -> StopReason:
         while True:

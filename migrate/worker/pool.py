@@ -30,8 +30,9 @@ class Pool:
     """A fixed number of threads; tasks are begun in the order in which they were given."""
 
     def __init__(self, threads: int) -> None:
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self._threads = threads
         for number in range(threads):
             threading.Thread(target=self._loop, name=f"copier-{number}", daemon=True).start()
 
@@ -47,16 +48,22 @@ class Pool:
 
     def drop_waiting(self) -> list[Task]:
         """Take back what no thread has begun."""
-        dropped = []
+        dropped: list[Task] = []
         while True:
             try:
-                dropped.append(self._tasks.get_nowait())
+                task = self._tasks.get_nowait()
             except queue.Empty:
                 return dropped
+            if task is not None:
+                dropped.append(task)
+
+    def end(self) -> None:
+        """Let each thread end once it is free. Nothing is waited for."""
+        for _ in range(self._threads):
+            self._tasks.put(None)
 
     def _loop(self) -> None:
-        while True:
-            task = self._tasks.get()
+        while (task := self._tasks.get()) is not None:
             try:
                 ended = Ended(task, event=task.run())
             except BaseException as error:  # noqa: BLE001 - it is handed to the main thread, which decides

@@ -189,7 +189,9 @@ class Model(RuleBasedStateMachine):
                     now=now,
                     stop=process.stop,
                     on_start=lambda *_: None,
+                    on_registering=lambda _: None,
                     on_progress=lambda _: None,
+                    on_standing=lambda *_: None,
                 )
             return verify_plan(
                 found.plan,
@@ -200,8 +202,7 @@ class Model(RuleBasedStateMachine):
                 run_id=run_id,
                 now=now,
                 stop=process.stop,
-                on_start=lambda *_: None,
-                on_progress=lambda _: None,
+                watch=VerifyWatch(*[lambda *_: None] * 4),
             )
 
         process = self.scheduler.start("run" if is_run else "verify", job)

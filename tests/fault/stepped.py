@@ -37,6 +37,7 @@ from migrate.spec import Copying
 from migrate.stores import door
 from migrate.transfer import limits, parted, parts
 from migrate.transfer.caller import Caller, RetryPolicy
+from migrate.transfer.limits import RateLimit
 from migrate.worker import loop, seals
 from migrate.worker.copying import CopyTools
 from migrate.worker.loop import Stop, StopReason, WorkerReport
@@ -76,6 +77,9 @@ class TurnPool:
         dropped = list(self._waiting)
         self._waiting.clear()
         return dropped
+
+    def end(self) -> None:
+        """A fiber that has nothing to run is none."""
 
     def _begin(self) -> None:
         while self._free and self._waiting:
@@ -122,7 +126,7 @@ def _may_go_on(parent: Process, waiting: set[Process]) -> bool:
 
 
 def _child(assignment: Assignment, process: Process) -> WorkerReport:
-    return work_on(assignment, process.stop, lambda snapshot: None)
+    return work_on(assignment, process.stop, lambda snapshot: None, RateLimit(assignment.limit_bytes))
 
 
 def _add(report: EngineReport, child: Process, stop: Stop) -> None:
