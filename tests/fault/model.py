@@ -22,7 +22,7 @@ from sqlalchemy import Table, select
 from stepped import exchange, never_forced
 
 from migrate.errors import ExitCode, InterruptedRun, LaterError, MigrateError, RefusedError, UnreachableError
-from migrate.jobs.checking import VerifyEnd, VerifyRequest, verify_plan
+from migrate.jobs.checking import VerifyEnd, VerifyRequest, VerifyWatch, verify_plan
 from migrate.jobs.common import Actor, Limits, check_sums, plan_entry, users_with_a_row
 from migrate.jobs.copying import RunEnd, RunRequest, run_plan
 from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, SealKind, schema

@@ -13,7 +13,7 @@ from modelworld import TARGETS
 
 from migrate.errors import StoreError
 from migrate.ledger import copying as ledger_copying
-from migrate.ledger import repairing, verifying
+from migrate.ledger import passes, repairing, verifying
 from migrate.model import CheckResult, CopyResult, Level, Outcome, PlannedCopy, PlannedObject, Receipt, Verdict
 from migrate.stores.memory import MemoryStore, place
 from migrate.transfer import parted, whole
@@ -109,7 +109,8 @@ def verification_trusts_the_receipt(patch: pytest.MonkeyPatch) -> None:
 
 def any_pass_moves_users_on(patch: pytest.MonkeyPatch) -> None:
     """Invariant 9: a look at a listing verifies users."""
-    patch.setattr(verifying, "_moves_users_on", lambda connection, found: True)
+    for module in (passes, verifying):
+        patch.setattr(module, "wanted_level", lambda connection, found: Level.LISTING)
 
 
 def extra_objects_are_not_told(patch: pytest.MonkeyPatch) -> None:
