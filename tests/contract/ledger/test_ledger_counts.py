@@ -24,7 +24,8 @@ def test_the_counters_follow_a_plan_from_its_registration_to_its_verification(wo
     world.demand_sums()
     world.copy_batch()
     world.check_all(found := world.start_pass())
-    world.ledger.end_pass(found.id, NOW)
+    world.look_at_empty(found)
+    assert world.ledger.end_pass(found.id, NOW)
     world.demand_sums()
     states = [state for wave in world.ledger.progress(world.plan_id) for state in wave.users]
     assert set(states) == {UserState.VERIFIED, UserState.HELD}
