@@ -290,9 +290,11 @@ class Worker:
 
     def _finish_done(self) -> None:
         for active in [active for active in self._active if active.is_done]:
+            self._commit(
+                active
+            )  # counted by itself: receipts that are written count, even if the batch is lost before its end
             if not active.is_lost:
                 try:
-                    active.work.commit()
                     active.work.finish()
                 except StaleLeaseError:
                     self._drop(active)
