@@ -60,7 +60,7 @@ class Leases(Core):
     def end_worker(self, worker_id: int) -> None:
         """Give back every lease of a worker that ends."""
         with self._write() as connection:
-            _free(connection, _leases_of(connection, [worker_id]))
+            free_leases(connection, _leases_of(connection, [worker_id]))
             connection.execute(update(schema.workers).where(schema.workers.c.id == worker_id).values(ended=True))
 
     def reclaim(self, watch: LeaseWatch) -> int:
@@ -78,7 +78,7 @@ class Leases(Core):
                     .with_for_update()
                 ).first()
                 if still is not None:
-                    freed += _free(connection, _leases_of(connection, [worker.worker_id]))
+                    freed += free_leases(connection, _leases_of(connection, [worker.worker_id]))
         return freed
 
     def leases(self, plan_id: int) -> int:
@@ -116,12 +116,13 @@ def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) 
 
 
 def _is_unchecked(connection: Connection, pass_id: int) -> bool:
-    batches, checks = schema.batches, schema.checks
+    batches, checks, passes = schema.batches, schema.checks, schema.passes
     query = (
         select(checks.c.number)
         .join(batches, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
         .where(
             checks.c.pass_id == pass_id,
+            exists().where(passes.c.id == pass_id, passes.c.ended_at.is_(None)),
             checks.c.state == CheckState.PENDING.value,
             batches.c.state == BatchState.DONE.value,
         )
@@ -252,7 +253,8 @@ def _leases_of(connection: Connection, workers: list[int]) -> list[Row[Any]]:
     return list(connection.execute(select(leases).where(leases.c.worker_id.in_(workers)).with_for_update()).all())
 
 
-def _free(connection: Connection, rows: list[Row[Any]]) -> int:
+def free_leases(connection: Connection, rows: Sequence[Row[Any]]) -> int:
+    """Delete these rows of `leases`; what they hold can be leased again. How many. Who held one is fenced off."""
     leases = schema.leases
     for row in rows:
         connection.execute(delete(leases).where(in_batch(leases, row.plan_id, row.number)))

@@ -9,10 +9,12 @@ from typing import Any
 from sqlalchemy import and_, case, delete, insert, literal, literal_column, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
+from migrate.errors import LaterError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, may_become
 from migrate.ledger.engine import upsert
 from migrate.ledger.known import put_findings
+from migrate.ledger.leases import free_leases
 from migrate.ledger.rows import EXTRA, CheckState, EmptyUser, NewFinding, Pass
 from migrate.model import Level, Verdict
 from migrate.states import UserState
@@ -78,11 +80,16 @@ class Passes(Core):
     def end_pass(self, pass_id: int, now: datetime) -> bool:
         """End a pass whose checks are all done; False, with nothing changed, while some are not. Ending it twice is no harm.
 
-        A full pass must have looked at the users who have no copies, too.
+        A full pass must have looked at the users who have no copies, too. LaterError where another one has taken its place.
         """
         passes, checks = schema.passes, schema.checks
         with self._write() as connection:
             found = pass_row(connection.execute(select(passes).where(passes.c.id == pass_id)).one())
+            if found.superseded:
+                raise LaterError(
+                    "another verification, begun since, has taken the place of this one",
+                    remedy="Let that one end; what this one found wrong is kept, and `migrate status --failures` lists it.",
+                )
             open_check = connection.execute(
                 select(checks.c.number)
                 .where(checks.c.pass_id == pass_id, checks.c.state != CheckState.DONE.value)
@@ -173,9 +180,11 @@ def _takes_place(new: Pass, old: Pass) -> bool:
 
 
 def _supersede(connection: Connection, closed: Sequence[Pass], now: datetime) -> None:
-    """End passes that have not come to their end. What they found wrong stays known."""
-    passes, verdicts = schema.passes, schema.verdicts
+    """End passes that have not come to their end. What they found wrong stays known; who is at work on one loses its leases."""
+    passes, verdicts, leases = schema.passes, schema.verdicts, schema.leases
     ids = [found.id for found in closed]
+    # leases before passes, in the order in which the end of a check takes them
+    free_leases(connection, connection.execute(select(leases).where(leases.c.pass_id.in_(ids)).with_for_update()).all())
     connection.execute(update(passes).where(passes.c.id.in_(ids)).values(ended_at=now, superseded=True))
     connection.execute(delete(verdicts).where(verdicts.c.pass_id.in_(ids), verdicts.c.verdict == Verdict.MATCH.value))
 
