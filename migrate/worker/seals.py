@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ class Seals:
         if left:
             raise SealLostError(f"no sealed file has the receipts of {len(left)} copies", "", remedy=_REMEDY)
         return found
+
+    @contextmanager
+    def unless_fenced_off(self, seal: NewSeal | None) -> Iterator[None]:
+        """While the ledger is told of a seal: where the batch is another's by now, the file goes, for nobody will know it."""
+        try:
+            yield
+        except StaleLeaseError:
+            if seal is not None:
+                (self._root / seal.path).unlink(missing_ok=True)
+            raise
 
     def forget_receipts(self, number: int, fence: int, known: Sequence[Seal]) -> None:
         """Remove what earlier holders of the batch wrote of receipts and could not bring into the ledger, which has `known`."""
