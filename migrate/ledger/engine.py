@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|glusterfs|gpfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|glusterfs|rclone|goofys|juicefs)"
 )
+# After so long in an open transaction PostgreSQL cuts a client off that says nothing: it is frozen, or its machine is gone, and
+# the rows that it holds are waited for. Shorter than others wait for a lock, so that they go on.
+SILENT_SECONDS = 20
 _CACHE_KIB = 65_536  # users are registered in no order of their ids: with SQLite's 2 MB each would touch the disk
 
 
@@ -139,6 +142,11 @@ class Database:
                 options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
             with self.engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
+
+    def take_time(self, connection: Connection) -> None:
+        """In this transaction the rows come slowly, from files that are checked meanwhile: nobody is to be cut off for it."""
+        if not self.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
     @contextmanager
     def session(self) -> Iterator[Connection]:
@@ -255,6 +263,7 @@ def _postgres_engine(url: URL) -> Engine:
     def _connected(connection: Any, _record: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_SECONDS:.0f}s'")
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{SILENT_SECONDS}s'")
         connection.commit()
 
     return engine

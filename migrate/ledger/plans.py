@@ -36,6 +36,7 @@ class Plans(Core):
             plan_id = _insert_plan(connection, plan, run_id, now)
             if plan_id is None:
                 return _plan_id(connection, plan.digest)
+            self._database.take_time(connection)
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
             try:
