@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _NETWORK_FILE_SYSTEMS = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|afs|ceph|lustre|glusterfs|gpfs|ocfs2|gfs2|fuse\.(sshfs|s3fs|glusterfs|rclone|goofys|juicefs)"
 )
+_NO_ROOM = ("disk is full", "No space left on device")  # SQLite's words (SQLITE_FULL), and those of PostgreSQL's system
 # After so long in an open transaction PostgreSQL cuts a client off that says nothing: it is frozen, or its machine is gone, and
 # the rows that it holds are waited for. Shorter than others wait for a lock, so that they go on.
 SILENT_SECONDS = 20
@@ -188,6 +189,11 @@ class Database:
                 f"the ledger {name} is locked, and stayed so",
                 remedy="another process holds it: a stuck `migrate`, a backup, or a shell with an open transaction"
                 + (f"; `fuser -v {self.path}` names it" if self.path else "; look at pg_stat_activity"),
+            )
+        if any(words in text for words in _NO_ROOM):
+            return UnreachableError(
+                f"the ledger {name} cannot be written, its disk is full: {text}",
+                remedy="Make room on its disk, and run the same command again: what was committed stands.",
             )
         if isinstance(error, sa_exc.IntegrityError):
             return LedgerError(f"the ledger's constraints do not allow this: {text}")
