@@ -28,6 +28,7 @@ from migrate.cli.interrupts import NEXT, end_at_once
 from migrate.cli.output import Output
 from migrate.errors import ExitCode, MigrateError, SpecError, UsageError
 from migrate.privacy import WorkerBugError, bare_traceback
+from migrate.stderr import lenient_stderr
 from migrate.workspace import private_umask
 
 _ISSUE = "This is a bug in migrate. Report it with that file: it names no person, no key and no secret."
@@ -35,6 +36,11 @@ _ISSUE = "This is a bug in migrate. Report it with that file: it names no person
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; its exit code. Nothing is raised, and the process is not ended here."""
+    with lenient_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     private_umask()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -21,7 +22,8 @@ def end_at_once(*, as_json: bool, live: bool = False) -> NoReturn:
     else:
         # below what moves on a terminal, whose cursor is given back
         text = f"{chr(10) if live else ''}error: interrupted\nnext: {NEXT}" + ("\x1b[?25h" if live else "")
-    os.write(2, f"{text}\n".encode())
+    with suppress(OSError):  # the disk of the log is full
+        os.write(2, f"{text}\n".encode())
     os._exit(INTERRUPTED)
 
 

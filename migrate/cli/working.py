@@ -6,7 +6,7 @@ import _thread
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from rich.text import Text
 
@@ -115,7 +115,8 @@ def stopping(context: Context) -> Iterator[Stop]:
             # that the main thread may be in. No threading.Thread: to start one takes locks too.
             _thread.start_new_thread(output.progress_console.print, (_STOPPING,))
         elif not output.as_json:
-            os.write(2, f"{_STOPPING}\n".encode())
+            with suppress(OSError):
+                os.write(2, f"{_STOPPING}\n".encode())
 
     with stop_on_signal(on_signal) as stop:
         yield stop

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -24,6 +24,7 @@ from migrate.engines.assignment import Assignment, Snapshot, waves_to_json, work
 from migrate.engines.local import DEBUG_LOGS, JSON_LOGS
 from migrate.errors import MigrateError
 from migrate.privacy import bare_traceback
+from migrate.stderr import lenient_stderr
 from migrate.transfer.limits import RateLimit
 from migrate.worker.loop import Stop
 from migrate.workspace import private_umask
@@ -34,6 +35,11 @@ _LAST_SECONDS = 9.0
 
 def main() -> None:
     """Do what standard input says; exit without waiting for threads."""
+    with lenient_stderr():
+        _work()
+
+
+def _work() -> NoReturn:
     private_umask()
     say = _channel()
     _start_logs(as_json=JSON_LOGS in sys.argv, debug=DEBUG_LOGS in sys.argv)
