@@ -7,7 +7,9 @@ report file and row numbers (1 is the first row after a header), never what stan
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -18,12 +20,16 @@ from pathlib import Path
 
 import duckdb
 
-from migrate.errors import InputError, IntegrityError
+from migrate.errors import InputError, IntegrityError, UnreachableError
 from migrate.inventory.files import parquet_glob, seal
 from migrate.sql import literal, quoted
 
 MEMORY_LIMIT = "512MB"
 """Of one connection; the rest is spilled to scratch. 10 million rows take 593 MB in all, a tenth slower than with 1GB."""
+ROOM = (
+    "See that the disk of .migrate/scratch has room for the inventories twice over, and that of .migrate/plans for a plan; "
+    "then run the same command again: what was listed is kept."
+)
 SPILL_PREFIX = "spill-"
 _THREADS = 2
 _ROWS_SHOWN = 5
@@ -58,16 +64,35 @@ def parquet_sql(path: Path, *, numbered: bool = False) -> str:
 
 
 @contextmanager
+def writing() -> Iterator[None]:
+    """UnreachableError where what is put aside or built cannot be written: most often, the disk is full.
+
+    What names its file better is told before it comes here. DuckDB's text may hold a row, and is not passed on.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnreachableError(f"a file of .migrate cannot be written: {error.strerror}", remedy=ROOM) from error
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise UnreachableError(f"a file of .migrate cannot be written: {cause_of(error)}", remedy=ROOM) from error
+
+
+def cause_of(error: duckdb.Error) -> str:
+    """What may be told of an error of DuckDB: that the disk is full, which its text alone says, or else its kind."""
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else type(error).__name__
+
+
+@contextmanager
 def reading(label: str) -> Iterator[None]:
     """DuckDB's errors become InputErrors here. Their text repeats the line that does not parse, so it is not passed on."""
     try:
         yield
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        kind = type(error).__name__
-        raise InputError(
-            f"{label}: reading it failed ({kind})",
-            remedy="Free disk space for .migrate/scratch; check that the file is whole.",
-        ) from None
+        cause = cause_of(error)
+        if isinstance(error, duckdb.OutOfMemoryException) or cause != type(error).__name__:
+            raise UnreachableError(f"{label}: reading it failed: {cause}", remedy=ROOM) from None
+        raise InputError(f"{label}: reading it failed ({cause})", remedy="Check that the file is whole.") from None
     except duckdb.Error as error:
         form = (
             "CSV as in RFC 4180, with commas" if "CSV" in str(error) else "a Parquet file that was cut cannot be read"

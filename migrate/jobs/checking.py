@@ -10,6 +10,7 @@ from datetime import datetime
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
+from migrate.inventory.tables import writing
 from migrate.jobs.common import (
     Actor,
     Limits,
@@ -111,9 +112,10 @@ def verify_plan(
         for other in closed:
             forget_listings(plan, workspace, other)
         if verification.is_full:
-            _look_beside_batches(
-                plan, workspace, ledger, actor, verification, request, run_id, now, stop, watch.on_listing
-            )
+            with writing():
+                _look_beside_batches(
+                    plan, workspace, ledger, actor, verification, request, run_id, now, stop, watch.on_listing
+                )
         taken = [wave for wave in progress if waves is None or wave.wave in waves]
         watch.on_start(verification, ledger.pass_progress(verification.id), taken)
         tasks = assignments(

@@ -19,6 +19,7 @@ from migrate.errors import IntegrityError, MigrateError, RefusedError
 from migrate.inventory import forget_listing, live_folder
 from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.files import DirectoryFile, Progress, sync_folder
+from migrate.inventory.tables import writing
 from migrate.layout import compile_rules
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
@@ -64,7 +65,7 @@ def build_plan(
     old. `list_anew` drops it first. Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError
     while another planning runs.
     """
-    with planning_alone(workspace):
+    with writing(), planning_alone(workspace):
         if list_anew:
             _forget_listings(spec, workspace)
         directory = gather_directory(spec, workspace, door, now=now, on_progress=on_progress, is_stopping=is_stopping)

@@ -18,6 +18,7 @@ import duckdb
 
 from migrate.errors import IntegrityError, MigrateError, UnreachableError
 from migrate.inventory.files import parquet_glob
+from migrate.inventory.tables import ROOM, cause_of
 from migrate.sql import literal
 
 MEMORY_BYTES = 10**9
@@ -81,11 +82,9 @@ class Session:
 
 def _failed(error: duckdb.Error) -> MigrateError:
     # DuckDB's text may quote a value of a row, so only the kind of the error is told
-    what = f"planning failed in DuckDB: {type(error).__name__}"
+    what = f"planning failed in DuckDB: {cause_of(error)}"
     if isinstance(error, duckdb.OutOfMemoryException | duckdb.IOException):
-        return UnreachableError(
-            what, remedy="See that the scratch folder's disk has room for the inventories twice over, and plan again."
-        )
+        return UnreachableError(what, remedy=ROOM)
     return IntegrityError(what, remedy="This is a bug in migrate, and no plan was built: report it.")
 
 
