@@ -28,12 +28,14 @@ _NOBODY = 65534
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PostgresServer:
-    """Where the server listens (a socket in `folder`), and where its programs are."""
+    """Where the server listens (a socket in `folder`), where its programs are, and the process, while there is one."""
 
     folder: Path
     programs: Path
+    as_user: dict[str, Any]
+    process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
@@ -52,19 +54,50 @@ class PostgresServer:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
+    def start(self) -> None:
+        """Start it on what its folder holds, and wait until it answers."""
+        with (self.folder / "log").open("ab") as log:
+            settings = (
+                "listen_addresses=",
+                f"unix_socket_directories={self.folder}",
+                "fsync=off",
+                "max_connections=50",
+            )
+            self.process = subprocess.Popen(
+                [
+                    self.programs / "postgres",
+                    "-D",
+                    self.folder / "data",
+                    *(part for setting in settings for part in ("-c", setting)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_die_with_parent,
+                **self.as_user,
+            )
+        _wait(self, self.process)
+
+    def stop(self, number: signal.Signals) -> None:
+        """End it: by SIGINT in order, with all sessions cut off; by SIGQUIT at once, as a crash would."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=START_SECONDS)
+            self.process = None
+
 
 @contextmanager
 def postgres() -> Iterator[PostgresServer]:
     """Start a server; end it and remove its folder with the block."""
     folder = Path(tempfile.mkdtemp(prefix="migrate-pg-"))
-    process = None
+    server = None
     try:
         as_user: dict[str, Any] = {}
         if os.geteuid() == 0:
             as_user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
             os.chown(folder, _NOBODY, _NOBODY)
-        programs = _programs(folder, as_user)
-        data = folder / "data"
+        programs, data = _programs(folder, as_user), folder / "data"
         subprocess.run(
             [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"],
             check=True,
@@ -72,24 +105,12 @@ def postgres() -> Iterator[PostgresServer]:
             cwd=folder,
             **as_user,
         )  # fmt: skip
-        with (folder / "log").open("wb") as log:
-            settings = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", "max_connections=50")
-            process = subprocess.Popen(
-                [programs / "postgres", "-D", data, *(part for setting in settings for part in ("-c", setting))],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                preexec_fn=_die_with_parent,
-                **as_user,
-            )
-        server = PostgresServer(folder, programs)
-        _wait(server, process)
+        server = PostgresServer(folder, programs, as_user)
+        server.start()
         yield server
     finally:
-        if process is not None:
-            process.send_signal(signal.SIGQUIT)  # at once: nothing is to be kept
-            process.wait(timeout=START_SECONDS)
+        if server is not None:
+            server.stop(signal.SIGQUIT)  # at once: nothing is to be kept
         shutil.rmtree(folder)
 
 
