@@ -1,7 +1,8 @@
 """The worker's loop: one main thread that leases, hands out, records and beats; a pool of threads that talk to the stores.
 
-All that is written to the ledger is written here, in the main thread, in groups: at most a second or 256 results apart. The
-main thread never calls a store, so a signal always finds it awake (design, section 3). On a signal: no new work, five seconds
+All that is written to the ledger is written here, in the main thread, in groups: at most a second or 256 results apart. So it
+looks whether a group is due, or a beat, after each thing that takes its time: each batch that it leases or ends. The main
+thread never calls a store, so a signal always finds it awake (design, section 3). On a signal: no new work, five seconds
 for what is in flight, the last group commits, the leases go back. A ledger that is locked all the while is not waited for:
 what it has is the checkpoint, and the leases are taken over by the next run.
 
@@ -174,14 +175,20 @@ class Worker:
             stopped = self._stop_reason()
             if stopped is not None:
                 return stopped
-            self._fill()
+            has_leased = self._fill()
             if not self._active and not self._is_any_left():
                 return StopReason.NO_WORK
-            self._take_ended(timeout_seconds=0.2)
-            self._commit_if_due()
-            self._finish_done()
-            self._beat_if_due()
-            self._say_if_due()
+            self._take_ended(timeout_seconds=0 if has_leased else 0.2)
+            self._keep_up()
+            for active in self._done():
+                self._finish(active)
+                self._keep_up()
+
+    def _keep_up(self) -> None:
+        """Whatever is due by now."""
+        self._commit_if_due()
+        self._beat_if_due()
+        self._say_if_due()
 
     def _stop_reason(self) -> StopReason | None:
         if self._stop.is_set():
@@ -204,23 +211,31 @@ class Worker:
                 self._failures_seen = self._ledger.run_failures(self._run_id)
         return self._is_left
 
-    def _fill(self) -> None:
-        """Hand out tasks, in order, up to the window and the byte budget; lease ahead when tasks run short."""
+    def _fill(self) -> bool:
+        """Hand out tasks, in order, up to the window and the byte budget; where they run short, lease one batch: whether it did.
+
+        One at most, since a lease takes its time, and results wait meanwhile.
+        """
+        if not self._hand_out() or len(self._active) >= _WORKS_AT_ONCE or not self._lease():
+            return False
+        self._hand_out()
+        return True
+
+    def _hand_out(self) -> bool:
+        """Whether there is room for more tasks than there are."""
         window = 3 * self._limits.threads
-        while True:
-            for active in self._active:
-                while self._in_flight < window:
-                    task = active.next_task()
-                    if task is None:
-                        break
-                    if not self._budget.take(task.cost):
-                        active.ready.appendleft(task)
-                        return
-                    active.outstanding += 1
-                    self._in_flight += 1
-                    self._pool.submit(task)
-            if self._in_flight >= window or len(self._active) >= _WORKS_AT_ONCE or not self._lease():
-                return
+        for active in self._active:
+            while self._in_flight < window:
+                task = active.next_task()
+                if task is None:
+                    break
+                if not self._budget.take(task.cost):
+                    active.ready.appendleft(task)
+                    return False
+                active.outstanding += 1
+                self._in_flight += 1
+                self._pool.submit(task)
+        return self._in_flight < window
 
     def _lease(self) -> bool:
         if not self._more:
@@ -242,6 +257,7 @@ class Worker:
         ended = self._pool.next_ended(timeout_seconds)
         while ended is not None:
             self._take(ended)
+            self._commit_if_due()
             ended = self._pool.next_ended(0)
 
     def _take(self, ended: Ended) -> None:
@@ -288,19 +304,19 @@ class Worker:
         if tally.failures and self._limits.max_failures is not None:
             self._failures_seen = self._ledger.run_failures(self._run_id)
 
-    def _finish_done(self) -> None:
-        for active in [active for active in self._active if active.is_done]:
-            self._commit(
-                active
-            )  # counted by itself: receipts that are written count, even if the batch is lost before its end
-            if not active.is_lost:
-                try:
-                    active.work.finish()
-                except StaleLeaseError:
-                    self._drop(active)
-                else:
-                    self._count(active.work)
-            self._forget(active)
+    def _done(self) -> list[_Active]:
+        return [active for active in self._active if active.is_done]
+
+    def _finish(self, active: _Active) -> None:
+        self._commit(active)  # counted by itself: receipts that are written count, even if the batch is lost before its end
+        if not active.is_lost:
+            try:
+                active.work.finish()
+            except StaleLeaseError:
+                self._drop(active)
+            else:
+                self._count(active.work)
+        self._forget(active)
 
     def _drop(self, active: _Active) -> None:
         """The batch has another owner: nothing of it is written any more. What is in flight is waited for."""
@@ -352,4 +368,5 @@ class Worker:
                     self._pool.submit(task)
         for active in list(self._active):
             self._commit(active)
-        self._finish_done()
+        for active in self._done():
+            self._finish(active)

@@ -1,0 +1,87 @@
+"""What bounds a worker between two looks at the ledger, and a run over its processes (design, invariant 11)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from smallworld import build, planned
+from test_run_verify import wait_for
+
+from migrate.ledger import Ledger
+from migrate.worker.loop import GROUP_RESULTS, GROUP_SECONDS
+from migrate.worker.pool import Ended, Pool, Task
+
+
+class Clock:
+    """The time of day, and what was added to it."""
+
+    def __init__(self) -> None:
+        self.added = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.added
+
+
+@pytest.mark.parametrize(("lease_seconds", "what", "most_seconds"), [(0.4, "record", GROUP_SECONDS), (4.0, "beat", 15)])
+def test_leasing_ahead_holds_up_no_commit_and_no_beat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_seconds: float, what: str, most_seconds: float
+) -> None:
+    """Where a lease takes long, and batches are so small that many are wanted, one lease at most comes between two looks."""
+    world = build(tmp_path, users=40, per_user=2, copies_max=4, odd=False, large=False)
+    planned(world)
+    clock, times = Clock(), list[float]()
+    monkeypatch.setattr("migrate.worker.loop.time", clock)
+    lease, spied = Ledger.lease, getattr(Ledger, what)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        found = lease(*args, **kwargs)
+        clock.added += lease_seconds
+        return found
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        times.append(clock.added)
+        return spied(*args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "lease", slow)
+    monkeypatch.setattr(Ledger, what, spy)
+    assert world.migrate("run", "--wave", "all").code == 0
+    longest = max(later - earlier for earlier, later in zip([0.0, *times], times, strict=False))
+    assert len(times) >= 40 * lease_seconds / (most_seconds + lease_seconds) - 1
+    assert longest <= most_seconds + lease_seconds
+
+
+def test_no_more_than_a_group_of_results_waits_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All objects of a window end before the first is taken, and no second passes: commits come all the same."""
+    world = build(tmp_path, users=3, per_user=100, copies_max=2000, odd=False, large=False)
+    spec = world.root / "plans" / "small.toml"
+    spec.write_text(spec.read_text().replace("concurrency = 8", "concurrency = 128"))
+    planned(world)
+    groups: list[int] = []
+    record, submit, next_ended = Ledger.record, Pool.submit, Pool.next_ended
+    out: dict[str, int] = {"tasks": 0}
+
+    def counted(self: Pool, task: Task) -> None:
+        out["tasks"] += 1
+        submit(self, task)
+
+    def all_ended(self: Pool, timeout_seconds: float) -> Ended | None:
+        wait_for(lambda: self._ended.qsize() == out["tasks"], 60)
+        ended = next_ended(self, 0)
+        out["tasks"] -= ended is not None
+        return ended
+
+    def spy(self: Ledger, lease: Any, results: Any, **kwargs: Any) -> Any:
+        groups.append(len(results))
+        return record(self, lease, results, **kwargs)
+
+    monkeypatch.setattr("migrate.worker.loop.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(Pool, "submit", counted)
+    monkeypatch.setattr(Pool, "next_ended", all_ended)
+    monkeypatch.setattr(Ledger, "record", spy)
+    assert world.migrate("run", "--wave", "all").code == 0
+    assert sum(groups) == 600
+    assert max(groups) <= GROUP_RESULTS + 1  # an object has two copies
