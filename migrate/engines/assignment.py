@@ -69,12 +69,14 @@ class Assignment:
 class Snapshot:
     """Where a worker is: what it did by wave, how often it tried again, how many requests each store is given at once.
 
-    `waits_for`: how many batches others hold, by their host, where nothing else is left to do.
+    `is_idle`: it has nothing to do, and waits for what others hold; `waits_for`: how many batches of these other runs hold, by
+    their host.
     """
 
     waves: Mapping[int, Tally]
     retries: int
     levels: Mapping[str, int]
+    is_idle: bool = False
     waits_for: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,12 +84,15 @@ class Snapshot:
             "waves": waves_to_json(self.waves),
             "retries": self.retries,
             "levels": dict(self.levels),
+            "is_idle": self.is_idle,
             "waits_for": dict(self.waits_for),
         }
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Snapshot:
-        return Snapshot(waves_from_json(data["waves"]), data["retries"], data["levels"], data["waits_for"])
+        return Snapshot(
+            waves_from_json(data["waves"]), data["retries"], data["levels"], data["is_idle"], data["waits_for"]
+        )
 
 
 def waves_to_json(waves: Mapping[int, Tally]) -> dict[str, Any]:
@@ -139,7 +144,9 @@ def work_on(
         ledger,
         worker_id,
         _leaser(assignment, plan, plan_id, ledger, worker_id, caller, reader, seals),
-        lambda: ledger.left(plan_id, purpose, waves=assignment.waves, pass_id=assignment.pass_id),
+        lambda: ledger.left(
+            plan_id, purpose, run_id=assignment.run_id, waves=assignment.waves, pass_id=assignment.pass_id
+        ),
         run_id=assignment.run_id,
         watch=LeaseWatch(identity, LEASE_SECONDS, clock=time.monotonic),
         limits=WorkerLimits(
@@ -149,7 +156,9 @@ def work_on(
             max_failures=assignment.max_failures,
         ),
         stop=stop,
-        on_progress=lambda waves, waits_for: on_progress(Snapshot(waves, caller.retries, caller.levels(), waits_for)),
+        on_progress=lambda waves, left: on_progress(
+            Snapshot(waves, caller.retries, caller.levels(), left is not None, {} if left is None else left.held)
+        ),
     )
     report = worker.run()
     if report.is_idle:  # otherwise a silent server holds some of its threads, and the process ends next

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -143,6 +143,7 @@ class _Child:
                 self.snapshot = Snapshot.from_json(said["snapshot"])
             else:
                 self.result = said["end"]
+                self.snapshot = replace(self.snapshot, waves=waves_from_json(said["end"]["waves"]))
         return bool(data)
 
     @property
@@ -204,7 +205,7 @@ class _Parent:
 
     def _share_rate(self) -> None:
         """The bytes a second go to the workers that have something to do: the others wait, or have ended."""
-        busy = [child for child in self._children if not child.has_ended and not child.snapshot.waits_for]
+        busy = [child for child in self._children if not child.has_ended and not child.snapshot.is_idle]
         if self._limit_bytes is not None and busy:
             for child in busy:
                 child.share(max(1, self._limit_bytes // len(busy)))
@@ -219,10 +220,11 @@ class _Parent:
             add_waves(waves, child.snapshot.waves)
             for store, level in child.snapshot.levels.items():
                 levels[store] = levels.get(store, 0) + level
-        # one that waits for another of us says nothing of the run
-        waits = [child.snapshot.waits_for for child in self._children if not child.has_ended]
-        waits_for = waits[0] if waits and all(waits) else {}
-        return Snapshot(waves, sum(child.snapshot.retries for child in self._children), levels, waits_for)
+        # the run waits where all of its workers do
+        left = [child.snapshot for child in self._children if not child.has_ended]
+        is_idle = bool(left) and all(snapshot.is_idle for snapshot in left)
+        retries = sum(child.snapshot.retries for child in self._children)
+        return Snapshot(waves, retries, levels, is_idle, left[0].waits_for if is_idle else {})
 
     def _report(self) -> EngineReport:
         report = EngineReport()

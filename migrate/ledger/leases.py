@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,17 +46,31 @@ class Leases(Core):
         return None
 
     def left(
-        self, plan_id: int, purpose: Purpose, *, waves: Sequence[int] | None = None, pass_id: int | None = None
+        self,
+        plan_id: int,
+        purpose: Purpose,
+        *,
+        run_id: int,
+        waves: Sequence[int] | None = None,
+        pass_id: int | None = None,
     ) -> Left:
         """What of the same scope is not done: what `lease` could give now, and what is leased. Of one moment, so none is none.
+
+        `run_id` tells one's own run from others: it does not wait for itself.
 
         In a pass the batches that are not copied yet are left out: no verification can do them.
         """
         _demand_purpose(purpose, pass_id)
         with self._read() as connection:
             if pass_id is None:
-                return Left(_is_pending(connection, plan_id, waves), _copying(connection, plan_id, waves))
-            return Left(_is_unchecked(connection, pass_id), _checking(connection, pass_id))
+                is_pending, rows = _is_pending(connection, plan_id, waves), _copying(connection, plan_id, waves)
+            else:
+                is_pending, rows = _is_unchecked(connection, pass_id), _checking(connection, pass_id)
+        held: Counter[str] = Counter()
+        for row in rows:
+            if row.run_id != run_id:
+                held[row.host] += row.number
+        return Left(is_pending, sum(row.number for row in rows if row.run_id == run_id), held)
 
     def end_worker(self, worker_id: int) -> None:
         """Give back every lease of a worker that ends."""
@@ -101,18 +116,18 @@ def _is_pending(connection: Connection, plan_id: int, waves: Sequence[int] | Non
     return connection.execute(query.limit(1)).first() is not None
 
 
-def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> dict[str, int]:
-    """Batches that are leased for copying, by host."""
+def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> Sequence[Row[Any]]:
+    """The number of batches that are leased for copying, by run and host."""
     batches, leases, workers = schema.batches, schema.leases, schema.workers
     query = (
-        select(workers.c.host, func.count())
+        select(workers.c.run_id, workers.c.host, func.count().label("number"))
         .select_from(leases)
         .join(batches, (batches.c.plan_id == leases.c.plan_id) & (batches.c.number == leases.c.number))
         .join(workers, workers.c.id == leases.c.worker_id)
         .where(leases.c.plan_id == plan_id, leases.c.purpose == Purpose.COPY.value, *_of_waves(waves))
-        .group_by(workers.c.host)
+        .group_by(workers.c.run_id, workers.c.host)
     )
-    return {host: int(number) for host, number in connection.execute(query)}
+    return connection.execute(query).all()
 
 
 def _is_unchecked(connection: Connection, pass_id: int) -> bool:
@@ -130,17 +145,17 @@ def _is_unchecked(connection: Connection, pass_id: int) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def _checking(connection: Connection, pass_id: int) -> dict[str, int]:
-    """Checks of the pass that are leased, by host."""
+def _checking(connection: Connection, pass_id: int) -> Sequence[Row[Any]]:
+    """The number of checks of the pass that are leased, by run and host."""
     leases, workers = schema.leases, schema.workers
     query = (
-        select(workers.c.host, func.count())
+        select(workers.c.run_id, workers.c.host, func.count().label("number"))
         .select_from(leases)
         .join(workers, workers.c.id == leases.c.worker_id)
         .where(leases.c.pass_id == pass_id)
-        .group_by(workers.c.host)
+        .group_by(workers.c.run_id, workers.c.host)
     )
-    return {host: int(number) for host, number in connection.execute(query)}
+    return connection.execute(query).all()
 
 
 def _of_waves(waves: Sequence[int] | None) -> list[Any]:

@@ -106,14 +106,16 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What there is still to be done: whether a batch waits to be leased, and how many others hold, by their host."""
+    """What there is still to be done: whether a batch waits to be leased, how many the workers of one's own run hold, and how
+    many those of other runs, by their host."""
 
     is_pending: bool
+    ours: int
     held: Mapping[str, int]
 
     @property
     def is_any(self) -> bool:
-        return self.is_pending or bool(self.held)
+        return self.is_pending or bool(self.ours) or bool(self.held)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Worker:
         watch: LeaseWatch,
         limits: WorkerLimits,
         stop: Stop,
-        on_progress: Callable[[Mapping[int, Tally], Mapping[str, int]], None],
+        on_progress: Callable[[Mapping[int, Tally], Left | None], None],
     ) -> None:
         self._ledger = ledger
         self._worker_id = worker_id
@@ -145,7 +145,7 @@ class Worker:
         self._in_flight = 0
         self._more = True
         self._is_left = True
-        self._waits_for: Mapping[str, int] = {}  # batches that others hold, by host, while there is nothing else
+        self._waits_for: Left | None = None  # what is in other hands, while there is nothing else
         self._waves: dict[int, Tally] = {}
         self._failures_seen = 0
         now = time.monotonic()
@@ -206,7 +206,7 @@ class Worker:
             self._looked_at = now
             left = self._left()
             self._more = self._is_left = left.is_any
-            self._waits_for = left.held
+            self._waits_for = left
             if self._limits.max_failures is not None:
                 self._failures_seen = self._ledger.run_failures(self._run_id)
         return self._is_left
@@ -246,7 +246,7 @@ class Worker:
         if work is None:
             self._more = False
             return False
-        self._waits_for = {}
+        self._waits_for = None
         active = _Active(work, work.tasks())
         self._active.append(active)
         self._by_work[id(work)] = active

@@ -14,7 +14,7 @@ import pytest
 from smallworld import build, planned
 from test_run_verify import finish, has_begun, sums, wait_for
 
-from migrate.engines.assignment import Assignment
+from migrate.engines.assignment import Assignment, Snapshot
 from migrate.engines.local import run_assignments
 from migrate.privacy import WorkerBugError, bare_traceback
 from migrate.worker.loop import Stop
@@ -143,12 +143,43 @@ def say(document): print(json.dumps(document), flush=True)
 def end(error): say({"end": {"reason": "no_work", "waves": {}, "error": error}})
 assignment = json.loads(sys.stdin.readline())
 if assignment["threads"] == 1:
-    say({"snapshot": {"waves": {}, "retries": 0, "levels": {}, "waits_for": {"here": 1}}})
+    say({"snapshot": {"waves": {}, "retries": 0, "levels": {}, "is_idle": True, "waits_for": {}}})
     sys.stdin.read()
     end(None)
 else:
     end({"what": str(json.loads(sys.stdin.readline())), "remedy": "", "exit_code": 69})
 """
+
+
+def test_what_an_ended_worker_did_stays_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends with more than it last said: the run's next snapshot has all of it, and what its sibling did."""
+    assignment = an_assignment(tmp_path)
+    monkeypatch.setattr("migrate.engines.local._CHILD", _ENDING_CHILD)
+    seen: list[Snapshot] = []
+    run_assignments([assignment, replace(assignment, threads=2)], seen.append, Stop())
+    assert seen[-1].waves[0].copies == 7 + 30
+
+
+_ENDING_CHILD = """
+import json, sys
+def tally(copies): return {"copies": copies, "failures": 0, "size_bytes": 0, "users": 0, "batches": 0}
+copies = 7 if json.loads(sys.stdin.readline())["threads"] == 1 else 30
+for key, some in (("snapshot", 1), ("end", copies)):
+    said = {"waves": {"0": tally(some)}, "retries": 0, "levels": {}, "is_idle": False, "waits_for": {}}
+    print(json.dumps({key: {**said, "reason": "no_work", "error": None}}), flush=True)
+"""
+
+
+def test_a_run_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two workers has the only batch and the other nothing: that is no waiting, neither in the end nor before."""
+    world = build(tmp_path, users=1, per_user=25, odd=False, large=False)
+    planned(world)
+    seen: list[Snapshot] = []
+    monkeypatch.setattr("migrate.cli.working.Watch.__call__", lambda _self, snapshot: seen.append(snapshot))
+    assert world.migrate("run", "--wave", "all", "--workers", "2", "--limit-bytes", "10kB/s").code == 0
+    assert seen
+    assert not any(snapshot.waits_for for snapshot in seen)
+
 
 _BROKEN_CHILD = """
 from migrate.engines.child import _error

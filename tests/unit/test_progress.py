@@ -111,5 +111,5 @@ def test_no_more_is_shown_than_there_is() -> None:
 def test_a_run_that_waits_says_for_whom() -> None:
     """Instead of rates, which are none."""
     progress = watching({0: Goal(1, 1, 1)})
-    progress(Snapshot({}, 0, {}, {"machine-b": 2, "machine-c": 1}))
+    progress(Snapshot({}, 0, {}, True, {"machine-b": 2, "machine-c": 1}))
     assert shown(progress)[-1] == "copying: waits for 2 batches held on machine-b, 1 batch held on machine-c"

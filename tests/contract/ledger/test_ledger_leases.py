@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from ledgers import NOW, PLAN, SIZE, World, plan_entry, receipt, start_run, user_info
@@ -273,3 +274,27 @@ def test_ending_a_worker_gives_everything_back(world: World) -> None:
     world.ledger.end_worker(world.worker_id)
     assert world.ledger.leases(world.plan_id) == 1
     assert world.lease().number == 0
+
+
+@pytest.mark.parametrize("purpose", [Purpose.COPY, Purpose.VERIFY])
+def test_a_run_does_not_wait_for_what_its_own_workers_hold(world: World, purpose: Purpose) -> None:
+    """What is left tells the batches of one's own run from those of another, by the other's host."""
+    ledger = world.ledger
+    found = None
+    if purpose is Purpose.VERIFY:
+        world.copy_all()
+        found = world.start_pass().id
+    other = start_run(ledger)
+    theirs = [ledger.start_worker(other, replace(HERE, host="host-2", pid=pid), NOW) for pid in (7, 8)]
+    for worker_id in (world.worker_id, *theirs):
+        assert ledger.lease(world.plan_id, worker_id, purpose, pass_id=found) is not None
+    left = ledger.left(world.plan_id, purpose, run_id=world.run_id, pass_id=found)
+    assert (left.ours, left.held, left.is_pending) == (1, {"host-2": 2}, True)
+    last = ledger.lease(world.plan_id, world.worker_id, purpose, pass_id=found)
+    assert last is not None
+    for worker_id in theirs:
+        ledger.end_worker(worker_id)
+    for _ in theirs:
+        assert ledger.lease(world.plan_id, world.worker_id, purpose, pass_id=found) is not None
+    left = ledger.left(world.plan_id, purpose, run_id=world.run_id, pass_id=found)
+    assert (left.ours, left.held, left.is_pending, left.is_any) == (4, {}, False, True)
