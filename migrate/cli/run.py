@@ -124,7 +124,7 @@ def _tell(context: Context, plan: Plan, run_id: int, end: RunEnd) -> None:
 
 def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
     """Say what a run would do, and end as it would: refused, waiting, or with work to do. Nothing is made or changed."""
-    refuse_early(plan, context.workspace, actor_of(context, plan), Purpose.PLAN)
+    refuse_early(plan, context.workspace, actor_of(context, plan), request.limits, Purpose.PLAN)
     with existing_ledger(context) as ledger:
         forecast = forecast_run(plan, ledger, request)
         taken = None if ledger is None else taken_elsewhere(plan, ledger)

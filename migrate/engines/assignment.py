@@ -131,7 +131,7 @@ def work_on(
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     caller = Caller(
         door.open,
-        concurrency=lambda name: max(1, plan.spec.stores[name].concurrency_max // assignment.processes),
+        concurrency=lambda name: plan.spec.stores[name].concurrency_max // assignment.processes,
         rate=rate,
     )
     plan_id = ledger.plan_id(plan.digest)

@@ -99,7 +99,7 @@ def verify_plan(
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     ledger.heed(stop.ledger_ends_at)
     plan_id = plan_id_of(plan, ledger)
-    refuse_early(plan, workspace, actor, Purpose.VERIFY)
+    refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])

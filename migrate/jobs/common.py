@@ -144,7 +144,7 @@ def assignments(
 ) -> list[Assignment]:
     """An assignment a worker process: each gets its share of what holds for the run as a whole (invariant 11)."""
     spec = plan.spec.run
-    workers = limits.workers or spec.workers
+    workers = worker_count(plan, limits)
     limit_bytes = limits.limit_bytes or spec.limit_bytes
     one = Assignment(
         workspace=str(workspace.root),
@@ -170,8 +170,23 @@ def assignments(
     return [one] * workers
 
 
-def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, purpose: Purpose) -> None:
-    """RefusedError where no worker would be let in, before anything is begun (invariant 7). Sends no request."""
+def worker_count(plan: Plan, limits: Limits) -> int:
+    """How many processes work. UsageError where one of them would have no request left to send to some store (invariant 11)."""
+    workers = limits.workers or plan.spec.run.workers
+    stores = plan.spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET)
+    least, most = min(((name, store.concurrency_max) for name, store in stores.items()), key=lambda pair: pair[1])
+    if workers > most:
+        raise UsageError(
+            f"{workers} workers are more than {least} may be sent requests at once: its concurrency_max is {most}",
+            remedy=f"Give `--workers {most}` or fewer, or raise stores.{least}.concurrency_max in the spec and plan again.",
+        )
+    return workers
+
+
+def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, limits: Limits, purpose: Purpose) -> None:
+    """RefusedError where no worker would be let in, and UsageError where one of them would have nothing to do, before anything is
+    begun (invariants 7 and 11). Sends no request."""
+    worker_count(plan, limits)
     visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     try:

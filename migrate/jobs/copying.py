@@ -232,7 +232,7 @@ def run_plan(
     `on_registering` is told how many users are registered, `on_standing` now and then where the waves stand by the ledger.
     """
     ledger.heed(stop.ledger_ends_at)
-    refuse_early(plan, workspace, actor, Purpose.COPY)
+    refuse_early(plan, workspace, actor, request.limits, Purpose.COPY)
     named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
         plan_id = _register(plan, ledger, request, run_id, now, stop, on_registering)

@@ -94,7 +94,8 @@ class StoreSpec(_Section):
     receives: tuple[Name, ...] | None = None
     """For a target: the source stores whose objects it takes. Without it: all."""
     concurrency_max: int = Field(default=64, ge=1, le=1024)
-    """Requests in flight at most, over all processes of a run. The tool finds its level below by itself."""
+    """Requests in flight at most, over all processes of a run; each has the same share of them. The tool finds its level below by
+    itself."""
     timeout: Seconds = 60
     """How long one small request may take. Bodies get time by their size on top."""
     inventory: InventorySource = InventorySource()
@@ -282,10 +283,11 @@ class Copying(_Section):
 
 
 class RunLimits(_Section):
-    """Limits of a run, over all its processes. The command line can set tighter or wider ones."""
+    """Limits of a run, over all its processes; only `concurrency` is each one's own. The command line can set tighter or wider
+    ones."""
 
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes on this machine."""
+    """Processes on this machine; at most as many as the least `concurrency_max` of a store."""
     concurrency: int = Field(default=32, ge=1, le=1024)
     """Objects in flight a process."""
     bytes_in_flight: Size = 128 * 2**20

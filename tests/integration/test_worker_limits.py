@@ -85,3 +85,22 @@ def test_no_more_than_a_group_of_results_waits_for_a_commit(tmp_path: Path, monk
     assert world.migrate("run", "--wave", "all").code == 0
     assert sum(groups) == 600
     assert max(groups) <= GROUP_RESULTS + 1  # an object has two copies
+
+
+def test_more_workers_than_a_store_may_be_sent_requests_are_refused(tmp_path: Path) -> None:
+    """`concurrency_max` holds over all processes, and each needs one request at least: the error says what to give."""
+    world = build(tmp_path, users=4, per_user=2, odd=False, large=False)
+    spec = world.root / "plans" / "small.toml"
+    spec.write_text(
+        spec.read_text().replace('url = "file:stores/hamar"', 'url = "file:stores/hamar"\nconcurrency_max = 2')
+    )
+    planned(world)
+    for words in (["run"], ["run", "--dry-run"]):
+        answer = world.migrate(*words, "--wave", "all", "--workers", "3")
+        assert answer.code == 2, answer.err
+        assert "hamar" in answer.err
+        assert "`--workers 2`" in answer.err
+    assert not world.at_targets()
+    assert world.migrate("run", "--wave", "all", "--workers", "2").code == 0
+    assert world.migrate("verify", "--workers", "3").code == 2
+    world.assert_all_there()
