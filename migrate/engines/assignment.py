@@ -15,7 +15,7 @@ import structlog
 from migrate.errors import IntegrityError, UsageError
 from migrate.layout import compile_rules
 from migrate.ledger import Lease, LeaseWatch, Ledger, ProcessIdentity
-from migrate.model import Level, Purpose
+from migrate.model import Level, Purpose, Role
 from migrate.planner.folder import Plan, PlanReader
 from migrate.privacy import pseudonyms_of
 from migrate.stores.door import Door, Visitor
@@ -195,11 +195,13 @@ def _leaser(
 
     if assignment.pass_id is None or assignment.level is None or assignment.sample_ppm is None:
         raise UsageError("a verifying worker is told its pass, level and sample")
+    targets = plan.spec.by_role(Role.TARGET)
     check_tools = CheckTools(
         ledger,
         caller,
         seals,
         compile_rules(plan.spec.layout.rules),
+        {store: [other for other in targets if targets[other].site == targets[store].site] for store in targets},
         assignment.pass_id,
         Level(assignment.level),
         assignment.sample_ppm,

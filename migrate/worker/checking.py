@@ -35,12 +35,13 @@ _ALL = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class CheckTools:
-    """What checking needs, the same for every batch of a worker."""
+    """What checking needs, the same for every batch of a worker. `at_site`: by target store, those of its site, itself among them."""
 
     ledger: Ledger
     caller: Caller
     seals: Seals
     rules: tuple[CompiledRule, ...]
+    at_site: Mapping[str, Sequence[str]]
     pass_id: int
     level: Level
     sample_ppm: int
@@ -184,7 +185,11 @@ class CheckWork:
         return _Checked(results, (), planned.size * len(receipts))
 
     def _listing_tasks(self) -> Iterator[Task]:
-        """A listing a user, prefix and store, where the layout allows it; a HEAD a copy where it does not."""
+        """A listing a user, prefix and store, where the layout allows it; a HEAD a copy where it does not.
+
+        Each object has a copy at its user's home and one at the backup, so their stores' sites are where the user belongs. A full
+        pass lists every target store there, also one that takes none of these copies.
+        """
         expected: dict[_Place, list[Expected]] = {}
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
@@ -192,8 +197,9 @@ class CheckWork:
             prefixes = user_prefixes(self._tools.rules, planned.user_id)
             prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
             for copy in planned.copies:
-                for each in prefixes:
-                    expected.setdefault(_Place(copy.store, planned.user_id, each), [])
+                for store in self._tools.at_site[copy.store] if self._is_full else (copy.store,):
+                    for each in prefixes:
+                        expected.setdefault(_Place(store, planned.user_id, each), [])
                 if prefix is not None:
                     planned_keys[_Place(copy.store, planned.user_id, prefix)].add(planned.target_key)
                 if self._level is not Level.LISTING or copy.ordinal not in self._todo:
