@@ -1,4 +1,4 @@
-"""What a target key holds already, compared with the parts that were sent there: decides whether a large object is ours.
+"""What a target key holds already: whether a large object is ours, or equal to what is wanted, as far as its headers tell.
 
 An upload can be joined and its answer, its tags or its receipt be lost. So content, attributes and tags are each looked at;
 only tags that are wholly missing are mended, since joining and tagging are two requests and a death between them leaves none.
@@ -14,7 +14,7 @@ from migrate.errors import NotFoundError, StoreError, UnsupportedError
 from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
 from migrate.stores.base import Store
 from migrate.transfer.integrity import composite_etag, digest_of, has_digest
-from migrate.transfer.parts import PartSent, Upload, whole_digest
+from migrate.transfer.parts import PartSent, Taken, Upload
 from migrate.transfer.whole import kept_attributes
 
 
@@ -67,23 +67,56 @@ class Wanted:
         raise UnsupportedError(store.name, "complete", detail, key=self.key)
 
 
-def holds_parts(
-    store: Store, key: str, found: ObjectInfo, parts: Sequence[PartSent], part_bytes: int, *, trust_etag: bool
-) -> bool:
-    """Whether the content is these parts. Read again where the ETag cannot say so, or is not to be trusted."""
-    if found.size != sum(part.size for part in parts):
-        return False
-    if trust_etag:
-        if found.etag == composite_etag([part.md5 for part in parts]):
-            return True
-        if store.capabilities.etag_is_md5:
-            return False
+def look_at(
+    store: Store,
+    wanted: Wanted,
+    size: int,
+    parts: Sequence[PartSent] | None,
+    *,
+    replaceable: str | None,
+    asked: bool = False,
+    joining: bool = False,
+) -> Taken | None:
+    """What lies at the wanted key; None where it is free, or holds the ETag `replaceable`, which a repair may replace.
+
+    `parts` are all that were sent, if they were; `asked`: the store was asked to join them, so that what a repair may replace
+    may be replaced already. A repair means that somebody read the object and it was wrong: then its ETag proves nothing. With
+    `joining` the key was free before the parts were joined, so that they are ours whatever the store made of their attributes.
+    """
+    try:
+        found = store.head(wanted.key)
+    except NotFoundError:
+        return None
+    trusted = found.etag != replaceable
+    if not trusted and not asked:
+        return None
+    is_joined = parts is not None and trusted and found.etag == composite_etag([part.md5 for part in parts])
+    ours = parts is not None and (is_joined or not trusted or not store.capabilities.etag_is_md5)
+    if found.size == size and (wanted.has_attributes(found) or (joining and ours)):
+        if is_joined:
+            return Taken(found, ours=True, equal=True)
+        if ours or wanted.has_tags(store, found):
+            return Taken(found, ours, equal=None)
+    return Taken(found, ours=False, equal=False)
+
+
+def may_keep(store: Store, wanted: Wanted, taken: Taken) -> bool:
+    """Whether an object whose content is equal has the attributes and tags, too; our own is mended, or taken away again."""
+    if not taken.ours:
+        return wanted.has_tags(store, taken.found)
+    if not wanted.has_attributes(taken.found):
+        wanted.take_back(store, taken.found)
+    return wanted.mend_tags(store, taken.found)
+
+
+def holds(store: Store, key: str, found: ObjectInfo, start: int, part: PartSent) -> bool:
+    """Whether this part of the object is equal. What a network bends is not the same again: a difference is read twice."""
 
     def read() -> bytes:
-        with store.get(key, if_match=found.etag) as download:
-            return digest_of(download, part_bytes)
+        with store.get(key, if_match=found.etag, start=start, length=part.size) as download:
+            return digest_of(download, 0)
 
-    return has_digest(read, whole_digest(parts), store.name)
+    return has_digest(read, part.sha256, store.name)
 
 
 def kept_parts(store: Store, key: str, known: Upload) -> dict[int, PartSent] | None:

@@ -1,4 +1,4 @@
-"""One object that is too large for memory: sent in parts that are read once each and written to every target.
+"""One object that is too large for memory: its parts are read once each, sent to every target, or compared where it is there.
 
 `PartedCopy` is the object's state between its jobs. It knows no ledger: whoever drives it commits each `UploadStarted` before
 it asks for parts, and each `PartSent` before it asks to finish, so that a killed run goes on at the next part (design,
@@ -11,7 +11,6 @@ because nothing else can show that the whole is what the source has.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,8 +30,8 @@ from migrate.model import (
 from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.existing import Wanted, drop_uploads, holds_parts, kept_parts
-from migrate.transfer.integrity import composite_etag, is_same, part_bytes_for, part_ranges
+from migrate.transfer.existing import Wanted, drop_uploads, holds, kept_parts, look_at, may_keep
+from migrate.transfer.integrity import composite_etag, part_bytes_for, part_ranges
 from migrate.transfer.parts import (
     Begun,
     Finished,
@@ -40,6 +39,7 @@ from migrate.transfer.parts import (
     OrderedMd5,
     PartDone,
     PartSent,
+    Taken,
     Upload,
     UploadStarted,
     new_part,
@@ -58,10 +58,11 @@ from migrate.transfer.whole import (
 
 @dataclass(slots=True)
 class _Open:
-    """A copy that is under way."""
+    """A copy that is under way: sent to an upload, or compared with what is there."""
 
     copy: PlannedCopy
-    upload: UploadStarted
+    upload: UploadStarted | None
+    taken: Taken | None = None
     parts: dict[int, PartSent] = field(default_factory=dict)
     joining: bool = False  # the store was asked to join the parts, whether or not it answered
 
@@ -105,7 +106,9 @@ class PartedCopy:
         for copy in self._copies:
             upload = begun.uploads.get(copy.ordinal)
             if upload is not None:
-                self._open[copy.ordinal] = _Open(copy, upload.started, dict(upload.parts))
+                self._open[copy.ordinal] = _Open(copy, upload.started, parts=dict(upload.parts))
+            elif copy.ordinal in begun.taken:
+                self._open[copy.ordinal] = _Open(copy, None, begun.taken[copy.ordinal])
         if not self._open:
             return iter(())
         if begun.etag_md5 is not None:
@@ -122,13 +125,13 @@ class PartedCopy:
         """Take note of a part; what of it is news. The news in `sent` must be durable before `finish` is run."""
         self._parts_left -= 1
         sent = tuple(part for part in done.sent if part.ordinal in self._open)
-        for part in sent:
+        for part in (*sent, *(part for part in done.equal if part.ordinal in self._open)):
             self._open[part.ordinal].parts[part.number] = part
         # several parts may fail at once: the first one decides
         news = tuple(result for result in done.failed if self._open.pop(result.ordinal, None) is not None)
         if not self._open and self._ordered is not None:
             self._ordered.give_up()
-        return PartDone(done.number, done.size, sent, news)
+        return PartDone(done.number, done.size, sent, (), news)
 
     @property
     def is_open(self) -> bool:
@@ -161,7 +164,7 @@ class PartedCopy:
         begun = self._look()
         for copy in self._copies:
             if copy.ordinal not in begun.uploads:
-                # it has its outcome, and the ledger forgets its upload with it: no part of it may stay at the target
+                # none is gone on with: once it has its outcome the ledger forgets its upload, and no part may stay at the target
                 self._quietly(copy.store, partial(drop_uploads, key=self.planned.target_key))
         return begun
 
@@ -178,6 +181,7 @@ class PartedCopy:
         settled: list[CopyResult] = []
         started: list[UploadStarted] = []
         uploads: dict[int, Upload] = {}
+        taken: dict[int, Taken] = {}
         for copy in self._copies:
             try:
                 found = self._caller.call(copy.store, partial(self._begin_at, copy=copy, wanted=wanted))
@@ -186,24 +190,27 @@ class PartedCopy:
                 continue
             if isinstance(found, CopyResult):
                 settled.append(found)
+            elif isinstance(found, Taken):
+                taken[copy.ordinal] = found
             else:
                 uploads[copy.ordinal] = found
                 known = self._known.get(copy.ordinal)
                 if known is None or found.started != known.started:
                     started.append(found.started)
-        return Begun(tuple(settled), tuple(started), uploads, wanted.attributes, tags, info.etag_md5)
+        return Begun(tuple(settled), tuple(started), uploads, taken, wanted.attributes, tags, info.etag_md5)
 
-    def _begin_at(self, store: Store, *, copy: PlannedCopy, wanted: Wanted) -> Upload | CopyResult:
-        """The upload to go on with, a new one, or the result where the target has an object already."""
+    def _begin_at(self, store: Store, *, copy: PlannedCopy, wanted: Wanted) -> Upload | Taken | CopyResult:
+        """The upload to go on with, or a new one; where the target has an object already, what to compare with, or the result."""
         key = wanted.key
         if not store.capabilities.multipart:
             raise UnsupportedError(store.name, "multipart", "the store takes no object in parts")
         if wanted.tags and not store.capabilities.tags:
             raise UnsupportedError(store.name, "tags", "the store keeps no tags")
         known = self._known.get(copy.ordinal)
-        result = self._settle_existing(store, copy, wanted, self._complete(known))
-        if result is not None:
-            return result
+        parts = self._complete(known)
+        taken = look_at(store, wanted, self.planned.size, parts, replaceable=self._repairs.get(copy.ordinal))
+        if taken is not None:
+            return taken if taken.equal is None else self._settle(store, copy, wanted, taken, parts or ())
         if known is not None and known.started.part_bytes == self.part_bytes:
             kept = kept_parts(store, key, known) if known.started.attributes == wanted.digest else None
             if kept is not None:
@@ -213,71 +220,21 @@ class PartedCopy:
         pause_at(PausePoint.UPLOAD_CREATED)
         return Upload(UploadStarted(copy.ordinal, upload_id, self.part_bytes, wanted.digest), {})
 
-    def _settle_existing(
+    def _settle(
         self,
         store: Store,
         copy: PlannedCopy,
         wanted: Wanted,
-        parts: Sequence[PartSent] | None,
-        *,
-        joining: bool = False,
-    ) -> CopyResult | None:
-        """The result where the target key is taken; None where it is free, or a repair may replace what is there.
-
-        `parts` are all that were sent, if they were. A repair means that somebody read the object and its content or
-        attributes were wrong: then its ETag proves nothing. With `joining` the key was free before the parts were joined, so
-        that they are ours whatever the store made of their attributes.
-        """
-        try:
-            found = store.head(wanted.key)
-        except NotFoundError:
-            return None
-        replaceable = self._repairs.get(copy.ordinal) == found.etag
-        if found.size == self.planned.size and wanted.has_attributes(found):
-            if (
-                parts is not None
-                and holds_parts(store, wanted.key, found, parts, self.part_bytes, trust_etag=not replaceable)
-                and wanted.mend_tags(store, found)
-            ):  # joined before, by a try or a life that ended before its receipt
-                evidence = self._final_evidence(parts)
-                return self._receipt(Outcome.COPIED, copy.ordinal, parts, wanted.digest, found, evidence)
-            if wanted.has_tags(store, found):
-                parts, evidence = self._compare(store, copy, found, wanted)
-                if parts is not None:
-                    return self._receipt(Outcome.PRESENT, copy.ordinal, parts, wanted.digest, found, evidence)
-        elif (
-            joining
-            and parts is not None
-            and holds_parts(store, wanted.key, found, parts, self.part_bytes, trust_etag=True)
-        ):
-            wanted.take_back(store, found)
-        if replaceable:
-            return None
-        detail = f"{store.name}: the target key holds something else"
-        return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
-
-    def _compare(
-        self, store: Store, copy: PlannedCopy, found: ObjectInfo, wanted: Wanted
-    ) -> tuple[list[PartSent] | None, Evidence]:
-        """Read both ends, part by part; the parts if they are equal."""
-        parts: list[PartSent] = []
-        whole = hashlib.md5(usedforsecurity=False)
-        for number, (start, _) in enumerate(self._ranges, 1):
-            body = self._read(number)
-            if not self._holds(store, found, start, body) and not self._holds(store, found, start, body):
-                return None, Evidence.LENGTH
-            whole.update(body)
-            parts.append(new_part(copy.ordinal, number, body))
-        if wanted.etag_md5 is not None and wanted.etag_md5 != whole.digest():
-            raise CorruptBodyError(
-                self.planned.store, "GET", "the MD5 of what came is not the ETag", key=self.planned.key
-            )
-        return parts, Evidence.MD5 if wanted.etag_md5 is not None else self._evidence(parts)
-
-    def _holds(self, store: Store, found: ObjectInfo, start: int, body: bytes) -> bool:
-        key = self.planned.target_key
-        with store.get(key, if_match=found.etag, start=start, length=len(body)) as download:
-            return is_same(download, body)
+        taken: Taken,
+        parts: Sequence[PartSent],
+        evidence: Evidence | None = None,
+    ) -> CopyResult:
+        """The result where the target key is taken, and it is known whether the content is equal: then it is `parts`."""
+        if taken.equal and may_keep(store, wanted, taken):
+            outcome = Outcome.COPIED if taken.ours else Outcome.PRESENT
+            evidence = evidence or self._final_evidence(parts)
+            return self._receipt(outcome, copy.ordinal, parts, wanted.digest, taken.found, evidence)
+        return _occupied(copy)
 
     def _part_job(self, number: int) -> Job:
         return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
@@ -286,7 +243,7 @@ class PartedCopy:
         size = self._ranges[number - 1][1]
         opened = list(self._open.values())
         if self._ordered is None and all(number in copy.parts for copy in opened):
-            return PartDone(number, size, (), ())
+            return PartDone(number, size, (), (), ())
         try:
             body = self._read(number)
         except (DriftedError, StoreError) as error:
@@ -294,22 +251,35 @@ class PartedCopy:
                 self._ordered.give_up()
             for copy in list(self._open.values()):
                 self._abort(copy.copy.store, copy.upload)
-            return PartDone(number, size, (), self._source_results(error))
+            return PartDone(number, size, (), (), self._source_results(error))
         if self._ordered is not None:
             self._ordered.feed(number, body)
         sent: list[PartSent] = []
+        equal: list[PartSent] = []
         gone: list[CopyResult] = []
-        sha256 = hashlib.sha256(body).digest()
+        part = new_part(number, body)
         for copy in opened:
             known = copy.parts.get(number)
-            if known is not None and known.sha256 == sha256:
+            if known is not None and known.sha256 == part.sha256:
                 continue  # else an earlier life sent other bytes: the MD5 of what is read now would not speak for them
+            mine = replace(part, ordinal=copy.copy.ordinal)
             try:
-                sent.append(self._put_part(copy, number, body))
+                if copy.upload is not None:
+                    sent.append(self._put_part(copy.copy.store, copy.upload, mine, body))
+                elif copy.taken is not None and self._has(copy.copy.store, copy.taken, mine):
+                    equal.append(mine)
+                else:
+                    gone.append(_occupied(copy.copy))
             except StoreError as error:
                 self._abort(copy.copy.store, copy.upload)
                 gone.append(failed(copy.copy, error))
-        return PartDone(number, size, tuple(sent), tuple(gone))
+        return PartDone(number, size, tuple(sent), tuple(equal), tuple(gone))
+
+    def _has(self, store_name: str, taken: Taken, part: PartSent) -> bool:
+        """Whether what is there is equal in this part: a request of its own, so that what fails is tried again from here."""
+        start = self._ranges[part.number - 1][0]
+        key = self.planned.target_key
+        return self._caller.call(store_name, lambda store: holds(store, key, taken.found, start, part))
 
     def _read(self, number: int) -> bytes:
         start, length = self._ranges[number - 1]
@@ -331,14 +301,13 @@ class PartedCopy:
         except StoreError as error:
             raise as_drift(error) from error
 
-    def _put_part(self, copy: _Open, number: int, body: bytes) -> PartSent:
-        part = new_part(copy.copy.ordinal, number, body)
+    def _put_part(self, store_name: str, upload: UploadStarted, part: PartSent, body: bytes) -> PartSent:
         etag = self._caller.call(
-            copy.copy.store,
-            lambda store: store.put_part(self.planned.target_key, copy.upload.upload_id, number, body, md5=part.md5),
+            store_name,
+            lambda store: store.put_part(self.planned.target_key, upload.upload_id, part.number, body, md5=part.md5),
         )
         pause_at(PausePoint.PART_SENT)
-        return PartSent(part.ordinal, number, etag, part.md5, part.sha256, part.size)
+        return replace(part, etag=etag)
 
     def _finish(self, copy: _Open) -> CopyResult:
         assert self._begun is not None, "finish comes after on_begun"
@@ -347,34 +316,61 @@ class PartedCopy:
             raise MigrateError(
                 f"{len(parts)} of {len(self._ranges)} parts are confirmed, and the copy was to be finished"
             )
-        begun = self._begun
+        begun, name = self._begun, copy.copy.store
         wanted = Wanted(self.planned.target_key, begun.attributes, begun.tags, begun.etag_md5)
         try:
             evidence = self._final_evidence(parts)
-            return self._caller.call(copy.copy.store, lambda store: self._join(store, copy, wanted, parts, evidence))
+            if copy.upload is None:
+                taken, equal = copy.taken, True  # part by part
+            else:
+                upload = copy.upload
+                ended = self._caller.call(name, lambda store: self._join(store, copy, upload, wanted, parts, evidence))
+                if isinstance(ended, CopyResult):
+                    return ended
+                taken, equal = ended, all(self._has(name, ended, part) for part in parts)
+                self._abort(name, upload)
+            assert taken is not None, "a copy without an upload is compared"
+            settled = replace(taken, equal=equal)
+            return self._caller.call(
+                name, lambda store: self._settle(store, copy.copy, wanted, settled, parts, evidence)
+            )
         except (DriftedError, StoreError) as error:
-            self._abort(copy.copy.store, copy.upload)
+            self._abort(name, copy.upload)
             return _ended(copy.copy, error)
 
     def _join(
-        self, store: Store, copy: _Open, wanted: Wanted, parts: Sequence[PartSent], evidence: Evidence
-    ) -> CopyResult:
-        """Join the parts, unless the key is taken by now: no store is sure to refuse that by itself (invariant 2)."""
-        upload_id = copy.upload.upload_id
-        result = self._settle_existing(store, copy.copy, wanted, parts, joining=copy.joining)
-        if result is not None:
-            store.abort_upload(wanted.key, upload_id)
+        self,
+        store: Store,
+        copy: _Open,
+        upload: UploadStarted,
+        wanted: Wanted,
+        parts: Sequence[PartSent],
+        evidence: Evidence,
+    ) -> CopyResult | Taken:
+        """Join the parts, unless the key is taken by now: no store is sure to refuse that by itself (invariant 2).
+
+        Where only reading what is there can say whether it is equal, that is left to whoever asked.
+        """
+        look = partial(
+            look_at, store, wanted, self.planned.size, parts, replaceable=self._repairs.get(copy.copy.ordinal)
+        )
+        taken = look(joining=copy.joining)
+        if taken is not None:
+            if taken.equal is None:
+                return taken
+            result = self._settle(store, copy.copy, wanted, taken, parts, evidence)
+            store.abort_upload(wanted.key, upload.upload_id)
             return result
         listed = [PartInfo(part.number, part.etag, part.size) for part in parts]
         copy.joining = copy.copy.ordinal not in self._repairs
         pause_at(PausePoint.PARTS_COMPLETE)
         try:
-            done = store.complete_upload(wanted.key, upload_id, listed, tags=wanted.tags)
+            done = store.complete_upload(wanted.key, upload.upload_id, listed, tags=wanted.tags)
         except NotFoundError:  # somebody may have joined it since
-            result = self._settle_existing(store, copy.copy, wanted, parts, joining=copy.joining)
-            if result is None:
+            taken = look(asked=True, joining=copy.joining)
+            if taken is None:
                 raise
-            return result
+            return taken if taken.equal is None else self._settle(store, copy.copy, wanted, taken, parts, evidence)
         pause_at(PausePoint.PARTS_JOINED)
         found = replace(store.head(wanted.key), version_id=done.version_id)
         expected = composite_etag([part.md5 for part in parts])
@@ -420,8 +416,9 @@ class PartedCopy:
         )
         return CopyResult(ordinal, outcome, receipt)
 
-    def _abort(self, store_name: str, upload: UploadStarted) -> None:
-        self._quietly(store_name, lambda store: store.abort_upload(self.planned.target_key, upload.upload_id))
+    def _abort(self, store_name: str, upload: UploadStarted | None) -> None:
+        if upload is not None:
+            self._quietly(store_name, lambda store: store.abort_upload(self.planned.target_key, upload.upload_id))
 
     def _quietly(self, store_name: str, request: Callable[[Store], None]) -> None:
         """Take parts away from a target; what cannot be taken away now is found by the next look for orphan uploads."""
@@ -436,7 +433,12 @@ class PartedCopy:
 
     @staticmethod
     def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
-        return Begun(settled, (), {}, Attributes(), {}, None)
+        return Begun(settled, (), {}, {}, Attributes(), {}, None)
+
+
+def _occupied(copy: PlannedCopy) -> CopyResult:
+    detail = f"{copy.store}: the target key holds something else"
+    return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
 
 
 def _ended(copy: PlannedCopy, error: Exception) -> CopyResult:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from migrate.model import Attributes, CopyResult, Tags, composite_sha256
+from migrate.model import Attributes, CopyResult, ObjectInfo, Tags, composite_sha256
 from migrate.transfer.integrity import looks_like_md5
 
 
@@ -42,12 +42,25 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """What lies at a target key. `equal`: whether its content is the wanted one; None where only reading it can say so.
+
+    `ours`: it may be what was joined from our own parts, by a request or in a life that ended before its receipt.
+    """
+
+    found: ObjectInfo
+    ours: bool
+    equal: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
-    """The source was looked at; some copies may be settled already, the others have an upload."""
+    """The source was looked at; some copies may be settled already, the others have an upload, or an object to compare with."""
 
     settled: tuple[CopyResult, ...]
     started: tuple[UploadStarted, ...]
     uploads: Mapping[int, Upload]
+    taken: Mapping[int, Taken]
     attributes: Attributes
     tags: Tags
     etag_md5: bytes | None
@@ -55,11 +68,12 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """One part was read, and sent to those copies that lacked it; or copies failed at it."""
+    """One part was read, and sent to the copies that lacked it, or found `equal` where they are there; or copies failed at it."""
 
     number: int
     size: int
     sent: tuple[PartSent, ...]
+    equal: tuple[PartSent, ...]
     failed: tuple[CopyResult, ...]
 
 
@@ -109,10 +123,10 @@ class OrderedMd5:
         return self._digest.digest()
 
 
-def new_part(ordinal: int, number: int, body: bytes) -> PartSent:
-    """A part that was read and is not yet sent: it has no ETag."""
+def new_part(number: int, body: bytes) -> PartSent:
+    """A part that was read and is not yet any copy's: it has no ordinal and no ETag."""
     md5 = hashlib.md5(body, usedforsecurity=False).digest()
-    return PartSent(ordinal, number, "", md5, hashlib.sha256(body).digest(), len(body))
+    return PartSent(-1, number, "", md5, hashlib.sha256(body).digest(), len(body))
 
 
 def whole_digest(parts: Sequence[PartSent]) -> bytes:

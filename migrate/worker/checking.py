@@ -35,7 +35,7 @@ _ALL = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class CheckTools:
-    """What checking needs, the same for every batch of a worker. `at_site`: by target store, those of its site, itself among them."""
+    """What checking needs, the same for every batch of a worker. `at_site`: by target store, all those of its site."""
 
     ledger: Ledger
     caller: Caller

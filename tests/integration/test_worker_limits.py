@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from smallworld import build, planned
+from smallworld import MIB, body_of, build, planned
 from test_run_verify import wait_for
 
 from migrate.ledger import Ledger
+from migrate.stores.file_download import FileDownload
 from migrate.worker.loop import GROUP_RESULTS, GROUP_SECONDS
 from migrate.worker.pool import Ended, Pool, Task
 
@@ -56,7 +58,7 @@ def test_leasing_ahead_holds_up_no_commit_and_no_beat(
 
 def test_no_more_than_a_group_of_results_waits_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All objects of a window end before the first is taken, and no second passes: commits come all the same."""
-    world = build(tmp_path, users=3, per_user=100, copies_max=2000, odd=False, large=False)
+    world = build(tmp_path, users=1, per_user=200, copies_max=2000, odd=False, large=False)
     spec = world.root / "plans" / "small.toml"
     spec.write_text(spec.read_text().replace("concurrency = 8", "concurrency = 128"))
     planned(world)
@@ -83,8 +85,58 @@ def test_no_more_than_a_group_of_results_waits_for_a_commit(tmp_path: Path, monk
     monkeypatch.setattr(Pool, "next_ended", all_ended)
     monkeypatch.setattr(Ledger, "record", spy)
     assert world.migrate("run", "--wave", "all").code == 0
-    assert sum(groups) == 600
+    assert sum(groups) == 400
     assert max(groups) <= GROUP_RESULTS + 1  # an object has two copies
+
+
+class Bodies:
+    """The bodies that a process holds: how many bytes they are, and were at most."""
+
+    def __init__(self) -> None:
+        self.bytes = self.most = 0
+        self._lock = threading.RLock()  # a body may go while another is counted
+
+    def hold(self, data: bytes) -> bytes:
+        self.count(len(data))
+        body = _Body(data)
+        body.bodies = self
+        return body
+
+    def count(self, size: int) -> None:
+        with self._lock:
+            self.bytes += size
+            self.most = max(self.most, self.bytes)
+
+
+class _Body(bytes):
+    bodies: Bodies
+
+    def __del__(self) -> None:
+        self.bodies.count(-len(self))
+
+
+def test_bodies_in_flight_stay_within_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small objects, of large ones that are sent and of large ones that are there already (Invariant 11)."""
+    world = build(tmp_path, users=6, per_user=1, odd=False, large=False)
+    spec = world.root / "plans" / "small.toml"
+    spec.write_text(spec.read_text().replace("concurrency = 8", 'concurrency = 16\nbytes_in_flight = "12MiB"'))
+    for user in world.users:
+        for number in range(2):
+            world.put_source(f"users/{user}/picture-{number}", body_of(f"{user}-{number}", 2 * MIB), backup=False)
+        world.put_source(f"users/{user}/film", body_of(user, 6 * MIB), backup=False)
+        there = f"users/{user}/there"
+        world.put_source(there, body_of(f"{user} there", 6 * MIB), backup=False)
+        for store in ("dublin-1", "dublin-2", "hamar"):
+            world.put(store, there, *world.objects[there])
+    planned(world)
+    bodies, read = Bodies(), FileDownload.read
+    monkeypatch.setattr(FileDownload, "read", lambda self: bodies.hold(read(self)))
+    answer = world.migrate("run", "--wave", "all", "--json")
+    assert answer.code == 0, answer.err
+    outcomes = [wave["outcomes"] for wave in answer.json["standing"]]
+    assert sum(outcome["present"] for outcome in outcomes) == 2 * len(world.users)
+    assert 5 * MIB < bodies.most <= 12 * MIB
+    assert bodies.bytes == 0
 
 
 def test_more_workers_than_a_store_may_be_sent_requests_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from moving import MIB, PartedRun, World, now
+from moving import MIB, QUICK, PartedRun, World, now
 
 from migrate.errors import DeniedError, NotFoundError, TransientStoreError
 from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
@@ -578,3 +578,93 @@ def test_a_worker_without_its_lease_takes_away_what_it_began_and_nothing_else() 
     assert isinstance(ended, Finished)
     assert not ended.settled
     assert [list(world.places[name].uploads) for name in ("home", "backup")] == [[other] for other in others]
+
+
+def seed_there(world: World, body: bytes = BODY) -> PlannedObject:
+    """The source's object, and at both targets one with its attributes and this body; its ETag does not say whether it is equal."""
+    planned = seed(world)
+    source = world.places["us"].find("big")
+    assert source is not None
+    for name in ("home", "backup"):
+        world.places[name].seed("big", body, attributes=source.info.attributes)
+    return planned
+
+
+class Unsteady:
+    """Breaks each GET off as often as it may break without being final, and counts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.gets = 0
+
+    def __call__(self, operation: str, key: str) -> None:
+        if operation == "get" and key == "big":
+            self.gets += 1
+            if self.gets % QUICK.attempts:
+                raise TransientStoreError(self.name, operation, "the connection broke", key=key)
+
+
+def test_a_comparison_goes_on_at_the_part_where_it_broke_off() -> None:
+    """Each part of each end has tries and time of its own: what is there is present, and no part is read again in vain."""
+    world = World()
+    planned = seed_there(world)
+    faults = {name: Unsteady(name) for name in world.places}
+    for name, fault in faults.items():
+        world.places[name].fault = fault
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.PRESENT] * 2
+    assert [(result.receipt.sha256, result.receipt.evidence) for result in results if result.receipt] == [
+        (SHA256, Evidence.MD5)
+    ] * 2
+    assert {fault.gets for fault in faults.values()} == {QUICK.attempts * len(PARTS)}
+
+
+@pytest.mark.parametrize("part", range(len(PARTS)))
+def test_an_object_that_differs_in_one_part_is_left_alone(part: int) -> None:
+    """The twin: one byte of one part is another, and both copies are occupied (Invariant 2)."""
+    world = World()
+    at = part * 5 * MIB
+    other = BODY[:at] + bytes([BODY[at] ^ 1]) + BODY[at + 1 :]
+    planned = seed_there(world, other)
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert {(result.outcome, result.reason) for result in results} == {(Outcome.QUARANTINED, "occupied")}
+    assert world.body("home", "big") == other
+    assert not world.places["home"].uploads
+
+
+def test_a_joined_object_is_looked_at_part_by_part_where_etags_say_nothing() -> None:
+    """The answer to the join was lost, and each GET breaks off as often as it may: it is recognised all the same."""
+    world = World(target_able=NO_MD5)
+    planned = seed(world)
+    lost = iter([True])
+
+    def lose(operation: str, key: str) -> None:
+        if operation == "complete_upload" and next(lost, False):
+            found = world.places["home"].find("big")
+            assert found is not None
+            found.info = replace(found.info, etag="f" * 40)
+            raise TransientStoreError("home", "complete_upload")
+
+    world.places["home"].after = lose
+    world.places["home"].fault = Unsteady("home")
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.COPIED] * 2
+    assert world.places["home"].fault.gets == QUICK.attempts * len(PARTS)
+
+
+def test_only_jobs_that_say_so_hold_bodies() -> None:
+    """The first look costs nothing and reads nothing; each part costs its bytes, also where it is compared (Invariant 11)."""
+    world = World()
+    planned = seed_there(world)
+    reads: list[str] = []
+    world.places["us"].fault = lambda operation, key: reads.append(operation)
+    copy = parted(world, planned, PartedRun())
+    first = copy.begin()
+    begun = first.run()
+    assert isinstance(begun, Begun)
+    jobs = list(copy.on_begun(begun))
+    assert (first.cost, reads.count("get")) == (0, 0)
+    assert [job.cost for job in jobs] == [len(part) for part in PARTS]
