@@ -11,7 +11,7 @@ import pytest
 from proxy import RecordingProxy
 from s3world import credentials, look, on_s3
 from servers import S3Server
-from smallworld import build
+from smallworld import MIB, body_of, build
 
 USERS = 12
 
@@ -24,23 +24,33 @@ def proxy(moto_server: S3Server) -> Iterator[RecordingProxy]:
     forwarder.stop()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_sources_are_only_ever_read(
-    tmp_path: Path, moto_server: S3Server, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, moto_server: S3Server, proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
-    """doctor, plan, run and verify at both ends send the sources GET and HEAD, and nothing else (Invariants 1 and 8)."""
+    """doctor, plan, run and verify at both ends send the sources GET and HEAD, and nothing else (Invariants 1 and 8).
+
+    So it is with the backup, also where it is what an object is copied from, and with worker processes.
+    """
     for name, value in credentials(moto_server).items():
         monkeypatch.setenv(name, value)
     world = build(tmp_path, users=USERS, per_user=0, odd=False, large=False)
     buckets = on_s3(world, moto_server, source_endpoint=proxy.endpoint)
+    client: Any = moto_server.boto3()
+    for key, size in (("small", 300), ("large", 6 * MIB)):
+        body = body_of(key, size)
+        client.put_object(Bucket=buckets["singapore"], Key=f"data/users/u002/only-{key}", Body=body, ContentType="a/b")
     before = {name: look(moto_server, buckets[name]) for name in ("us", "singapore")}
-    spec = str(world.root / "plans" / "small.toml")
+    path = world.root / "plans" / "small.toml"
+    path.write_text(path.read_text() + '\n[reconcile.backup_only]\nrestricted = "copy"\n')
+    spec = str(path)
     doctor = world.migrate("doctor", spec)
     assert doctor.code == 0, doctor.out + doctor.err
     for words in (
         ["plan", spec],
-        ["run", "--wave", "all"],
-        ["verify", "--level", "both-ends"],
-        ["verify", "--level", "listing"],
+        ["run", "--wave", "all", "--workers", workers],
+        ["verify", "--level", "both-ends", "--workers", workers],
+        ["verify", "--level", "listing", "--workers", workers],
     ):
         answer = world.migrate(*words)
         assert answer.code == 0, answer.out + answer.err
@@ -49,10 +59,12 @@ def test_sources_are_only_ever_read(
     assert {name: look(moto_server, buckets[name]) for name in ("us", "singapore")} == before
     held = [look(moto_server, buckets[name]) for name in ("dublin-1", "dublin-2", "hamar")]
     keys = sorted(key for bucket in held for key in bucket)
-    assert keys == sorted([*before["us"], *before["us"]])
+    wanted = {**before["singapore"], **before["us"]}
+    assert len(wanted) == len(before["us"]) + 2
+    assert keys == sorted([*wanted, *wanted])
     for bucket in held:
         for key, facts in bucket.items():
-            assert facts == before["us"][key]
+            assert facts == wanted[key]
 
 
 def test_a_store_that_changed_since_doctor_is_not_probed(

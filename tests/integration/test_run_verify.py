@@ -200,17 +200,20 @@ def test_what_fails_for_good_is_quarantined_and_can_be_tried_again(world: SmallW
     world.assert_all_there()
 
 
-def test_max_failures_stops_a_run(world: SmallWorld) -> None:
-    """The error budget of a run is spent: it stops, and work is left."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_max_failures_stops_a_run(tmp_path: Path, workers: int) -> None:
+    """The error budget of a run, over all its processes, is spent: each of them stops, and work is left."""
+    world = build(tmp_path, users=20, per_user=5 * workers, large=False)
     planned(world)
-    for number in range(5):
+    for number in range(5 * workers):
         for user in world.users:
             key = f"users/{user}/photo-{number:04d}.jpg"
             for store in ("hamar", "dublin-1", "dublin-2"):
                 world.put(store, key, b"somebody else's", world.objects[key][1], {})
-    answer = world.migrate("run", "--wave", "all", "--max-failures", "3", "--json")
+    answer = world.migrate("run", "--wave", "all", "--max-failures", "3", "--workers", str(workers), "--json")
     assert answer.code == 75
-    assert answer.json["stopped"] == ["failures"]
+    assert answer.json["stopped"] == ["failures"] * workers
+    assert sum(wave["outcomes"]["pending"] for wave in answer.json["standing"]) > 0
     sums(answer.json)
 
 
@@ -436,10 +439,13 @@ def test_progress_in_cron_is_a_structured_line(world: SmallWorld, monkeypatch: p
     assert "users/u" not in answer.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    """Every thread waits for a server that accepts and says nothing: the run still ends within ten seconds with 130."""
-    world = build(tmp_path, users=20, per_user=10, odd=False, large=False)
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 3)])
+def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(
+    tmp_path: Path, number: signal.Signals, workers: int
+) -> None:
+    """Every thread of each worker process waits for a server that accepts and says nothing: the run still ends within ten seconds
+    with 130, and no process of it stays behind."""
+    world = build(tmp_path, users=20, per_user=10 * workers, odd=False, large=False)
     silent = socket.create_server(("127.0.0.1", 0), backlog=256)
     spec = world.root / "plans" / "small.toml"
     place = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -447,7 +453,7 @@ def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(tmp_path: P
     for name in ("dublin-1", "dublin-2", "hamar"):
         text = text.replace(
             f'url = "file:stores/{name}"',
-            f'url = "s3://{name}/"\nendpoint = "{place}"\nregion = "eu"\ncredentials = "env:TARGET"',
+            f'url = "s3://{name}/"\nendpoint = "{place}"\nregion = "eu"\ncredentials = "env:TARGET"\nconcurrency_max = 96',
         )
     spec.write_text(text)
     keys = {"TARGET_ACCESS_KEY_ID": "key", "TARGET_SECRET_ACCESS_KEY": "secret"}
@@ -455,16 +461,19 @@ def test_thirty_two_requests_to_a_silent_server_do_not_hold_a_signal(tmp_path: P
     assert code == 0, err
     (blocker,) = json.loads(out)["blockers"]  # nobody could probe the silent targets
     assert blocker["kind"] == "unprobed"
-    process = world.start("run", "--wave", "all", "--accept", blocker["accept"], **keys)
+    process = world.start("run", "--wave", "all", "--accept", blocker["accept"], "--workers", str(workers), **keys)
     waiting = []
-    silent.settimeout(30)
-    while len(waiting) < 32:
+    silent.settimeout(60)
+    while len(waiting) < 32 * workers:
         waiting.append(silent.accept()[0])
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    assert len(children) == (workers if workers > 1 else 0)
     began = time.monotonic()
     process.send_signal(number)
     code, _, err = finish(process, 20)
     assert time.monotonic() - began < 10
     assert code == 130, err
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
     for connection in (*waiting, silent):
         connection.close()
 

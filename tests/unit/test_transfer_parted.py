@@ -581,7 +581,7 @@ def test_a_worker_without_its_lease_takes_away_what_it_began_and_nothing_else() 
 
 
 def seed_there(world: World, body: bytes = BODY) -> PlannedObject:
-    """The source's object, and at both targets one with its attributes and this body; its ETag does not say whether it is equal."""
+    """The source's object, and at both targets one with its attributes and this body; its ETag does not say that it is equal."""
     planned = seed(world)
     source = world.places["us"].find("big")
     assert source is not None
