@@ -52,6 +52,7 @@ from migrate.transfer.whole import (
     check_unguarded,
     failed,
     kept_attributes,
+    occupied,
     read_tags,
 )
 
@@ -234,7 +235,7 @@ class PartedCopy:
             outcome = Outcome.COPIED if taken.ours else Outcome.PRESENT
             evidence = evidence or self._final_evidence(parts)
             return self._receipt(outcome, copy.ordinal, parts, wanted.digest, taken.found, evidence)
-        return _occupied(copy)
+        return occupied(copy)
 
     def _part_job(self, number: int) -> Job:
         return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
@@ -269,7 +270,7 @@ class PartedCopy:
                 elif copy.taken is not None and self._has(copy.copy.store, copy.taken, mine):
                     equal.append(mine)
                 else:
-                    gone.append(_occupied(copy.copy))
+                    gone.append(occupied(copy.copy))
             except StoreError as error:
                 self._abort(copy.copy.store, copy.upload)
                 gone.append(failed(copy.copy, error))
@@ -434,11 +435,6 @@ class PartedCopy:
     @staticmethod
     def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
         return Begun(settled, (), {}, {}, Attributes(), {}, None)
-
-
-def _occupied(copy: PlannedCopy) -> CopyResult:
-    detail = f"{copy.store}: the target key holds something else"
-    return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
 
 
 def _ended(copy: PlannedCopy, error: Exception) -> CopyResult:

@@ -95,12 +95,18 @@ def copy_whole(
     except StoreError as error:
         return [failed(copy, error) for copy in copies]
     pause_at(PausePoint.OBJECT_READ)
-    return [_copy_to(planned, copy, body, repairs, caller, now) for copy in copies]
+    return [_copy_to(copy, _WholeCopy(planned, copy, body, repairs, now), caller) for copy in copies]
 
 
 def failed(copy: PlannedCopy, error: StoreError) -> CopyResult:
     """The copy is set aside for good, with its reason."""
     return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason=error.code, detail=str(error))
+
+
+def occupied(copy: PlannedCopy) -> CopyResult:
+    """What the target key holds is not ours to replace (design, invariant 2)."""
+    detail = f"{copy.store}: the target key holds something else"
+    return CopyResult(copy.ordinal, Outcome.QUARANTINED, reason="occupied", detail=detail)
 
 
 def check_source(planned: PlannedObject, info: ObjectInfo) -> None:
@@ -188,21 +194,52 @@ def read_tags(name: str, info: ObjectInfo, caller: Caller, *, always: bool = Fal
     return tags
 
 
-def _copy_to(
-    planned: PlannedObject,
-    copy: PlannedCopy,
-    body: Body,
-    repairs: Mapping[int, str | None],
-    caller: Caller,
-    now: Callable[[], datetime],
-) -> CopyResult:
-    maybe_written = False
+class _WholeCopy:
+    """One copy of an object that was read: what is tried at its target, and what an earlier try may have left there."""
 
-    def put(store: Store, *, create_only: bool = False, if_match: str | None = None) -> tuple[str, str | None]:
-        nonlocal maybe_written
+    def __init__(
+        self,
+        planned: PlannedObject,
+        copy: PlannedCopy,
+        body: Body,
+        repairs: Mapping[int, str | None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._key = planned.target_key
+        self._copy = copy
+        self._body = body
+        self._repairs = repairs
+        self._now = now
+        self._maybe_written = False
+
+    def once(self, store: Store) -> CopyResult:
+        """One try; what may be tried again is raised."""
+        conditional, ordinal = store.capabilities.conditional_put, self._copy.ordinal
+        if not conditional or ordinal in self._repairs or self._maybe_written:
+            found = _head(store, self._key)
+            if found is None:
+                return self._put(store, create_only=conditional)
+        else:
+            try:
+                return self._put(store, create_only=True)
+            except PreconditionError:
+                found = _head(store, self._key)
+                if found is None:
+                    raise TransientStoreError(store.name, "PUT", "refused as existing, then not found") from None
+        replaceable = self._repairs.get(ordinal) == found.etag
+        if is_equal(store, self._key, found, self._body, trust_etag=not replaceable):
+            # after a PUT without an answer it is our own
+            outcome = Outcome.COPIED if self._maybe_written else Outcome.PRESENT
+            return self._receipt(outcome, found.etag, found.version_id)
+        if replaceable:
+            return self._put(store, if_match=found.etag if conditional else None)
+        return occupied(self._copy)
+
+    def _put(self, store: Store, *, create_only: bool = False, if_match: str | None = None) -> CopyResult:
+        body = self._body
         try:
             result = store.put(
-                planned.target_key,
+                self._key,
                 body.data,
                 attributes=body.attributes,
                 tags=body.tags,
@@ -213,43 +250,20 @@ def _copy_to(
         except ThrottledError:  # refused, so nothing was written
             raise
         except TransientStoreError:
-            maybe_written = True
+            self._maybe_written = True
             raise
         pause_at(PausePoint.OBJECT_WRITTEN)
-        return result.etag, result.version_id
+        return self._receipt(Outcome.COPIED, result.etag, result.version_id)
 
-    def receipt(outcome: Outcome, etag: str, version_id: str | None) -> CopyResult:
-        made = Receipt(body.sha256, 0, body.attributes_digest, etag, version_id, body.evidence, now())
-        return CopyResult(copy.ordinal, outcome, made)
+    def _receipt(self, outcome: Outcome, etag: str, version_id: str | None) -> CopyResult:
+        body = self._body
+        receipt = Receipt(body.sha256, 0, body.attributes_digest, etag, version_id, body.evidence, self._now())
+        return CopyResult(self._copy.ordinal, outcome, receipt)
 
-    def once(store: Store) -> CopyResult:
-        conditional = store.capabilities.conditional_put
-        if not conditional or copy.ordinal in repairs or maybe_written:
-            found = _head(store, planned.target_key)
-            if found is None:
-                return receipt(Outcome.COPIED, *put(store, create_only=conditional))
-        else:
-            try:
-                return receipt(Outcome.COPIED, *put(store, create_only=True))
-            except PreconditionError:
-                found = _head(store, planned.target_key)
-                if found is None:
-                    raise TransientStoreError(store.name, "PUT", "refused as existing, then not found") from None
-        replaceable = repairs.get(copy.ordinal) == found.etag
-        if is_equal(store, planned.target_key, found, body, trust_etag=not replaceable):
-            # after a PUT without an answer it is our own
-            return receipt(Outcome.COPIED if maybe_written else Outcome.PRESENT, found.etag, found.version_id)
-        if replaceable:
-            return receipt(Outcome.COPIED, *put(store, if_match=found.etag if conditional else None))
-        return CopyResult(
-            copy.ordinal,
-            Outcome.QUARANTINED,
-            reason="occupied",
-            detail=f"{store.name}: the target key holds something else",
-        )
 
+def _copy_to(copy: PlannedCopy, whole: _WholeCopy, caller: Caller) -> CopyResult:
     try:
-        return caller.call(copy.store, once)
+        return caller.call(copy.store, whole.once)
     except (PermanentStoreError, TransientStoreError) as error:
         return failed(copy, error)
 
