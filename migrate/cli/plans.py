@@ -217,7 +217,7 @@ def _show_explanation(output: Output, plan: Plan, explanation: Explanation) -> N
             [(found.kind, found.store, found.detail or "–", f"{found.count:,}") for found in explanation.findings],
         )
     if user.state == "planned":
-        output.note("next: `migrate status --user -` says where the copies stand; it reads the id from stdin")
+        output.note("once it runs, `migrate status --user -` says where the copies stand; it reads the id from stdin")
 
 
 def diff(

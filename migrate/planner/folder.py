@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from migrate.workspace import Workspace
 PLAN_FORMAT = 1
 DOCUMENT = "plan.json"
 PREFIX_DIGITS = 16
+_NAMED = 5  # older plans that an error names
 _FETCH_ROWS = 10_000
 _CAPABILITIES = {field.name for field in fields(Capabilities)}
 
@@ -261,20 +262,26 @@ def _reading(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document["format"]
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no plan in {folder}", remedy="`migrate plans` lists the plans.") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise IntegrityError(f"{path} is not a plan's", remedy=_REBUILD) from error
+    """What `plan.json` says. VersionError where another version of the tool wrote it."""
+    document, version = _read_any(folder)
     if version != PLAN_FORMAT:
         raise VersionError(
             f"the plan in {folder} has format {version}, this tool reads {PLAN_FORMAT}",
             remedy="Use the version of `migrate` that built it (`tool_version` in plan.json), or build the plan again.",
         )
-    return dict(document)
+    return document
+
+
+def _read_any(folder: Path) -> tuple[dict[str, Any], object]:
+    """What the `plan.json` of any version says, and its format."""
+    path = folder / DOCUMENT
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return dict(document), document["format"]
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no plan in {folder}", remedy="`migrate plans` lists the plans.") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise IntegrityError(f"{path} is not a plan's", remedy=_REBUILD) from error
 
 
 def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
@@ -283,7 +290,8 @@ def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
     if prefix is None:
         if not folders:
             raise UsageError("there is no plan here", remedy=_first_step(workspace))
-        return Plan.open(max(folders, key=lambda folder: (_built_when(folder), folder.name)))
+        newest, *others = sorted(folders, key=lambda folder: (_built_when(folder), folder.name), reverse=True)
+        return _open_newest(newest, others)
     wanted = prefix.lower()
     found = [folder for folder in folders if folder.name.startswith(wanted[:PREFIX_DIGITS])] if wanted else []
     if len(found) != 1:
@@ -294,6 +302,16 @@ def find_plan(workspace: Workspace, prefix: str | None) -> Plan:
     if not plan.digest.startswith(wanted):
         raise UsageError(f"no plan has a digest that begins with {prefix!r}", remedy="`migrate plans` lists the plans.")
     return plan
+
+
+def _open_newest(newest: Path, others: Sequence[Path]) -> Plan:
+    """The newest plan. VersionError where another version built it: an older one is taken only by its name."""
+    try:
+        return Plan.open(newest)
+    except VersionError as error:
+        names = ", ".join(folder.name[:12] for folder in others[:_NAMED])
+        more = f" Or name an older plan: {names}{', …' if len(others) > _NAMED else ''}." if others else ""
+        raise VersionError(error.what, remedy=f"{error.remedy}{more}") from error
 
 
 def _first_step(workspace: Workspace) -> str:
@@ -317,7 +335,8 @@ def _built_at(document: dict[str, Any]) -> datetime:
 
 
 def _built_when(folder: Path) -> datetime:
+    """When a plan was built, whichever version built it. IntegrityError where it does not say so: it may be the newest."""
     try:
-        return _built_at(_read_document(folder))
+        return _built_at(_read_any(folder)[0])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"{folder / DOCUMENT} is not a plan's", remedy=_REBUILD) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import os
 import re
 import shutil
@@ -132,10 +133,29 @@ def test_an_empty_workspace_says_how_to_begin(run: Run) -> None:
     assert "migrate plan SPEC" in done.err
 
 
+def test_an_old_plan_of_another_version_is_in_nobodys_way(run: Run, spec: str, tmp_path: Path) -> None:
+    """The newest plan is the default as before. If the other version's is the newest, it is 78, and the others are named: none
+    of them is taken for it (Invariant 12)."""
+    digest = run("plan", spec, "--json").answer["digest"]
+    folder = tmp_path / ".migrate/plans" / digest[:16]
+    foreign = tmp_path / ".migrate/plans/0123456789abcdef"
+    foreign.mkdir()
+    document = json.loads((folder / "plan.json").read_text()) | {"format": 0}
+    for built_at, code in (("2020-01-01T00:00:00+00:00", 0), ("2120-01-01T00:00:00+00:00", 78)):
+        (foreign / "plan.json").write_text(json.dumps(document | {"built_at": built_at}))
+        for words in (("show",), ("status",), ("explain", "anna")):
+            done = run(*words)
+            assert done.code == code, done.err
+            assert (digest[:12] in done.err) == (code == 78)
+        assert run("show", digest[:12]).code == 0
+
+
 def test_a_user_is_explained(run: Run, spec: str) -> None:
     """The rule, the home, the backup, and what lost."""
     run("plan", spec)
-    out = run("explain", "anna").out
+    done = run("explain", "anna")
+    out = done.out
+    assert "once it runs, `migrate status --user -`" in done.err, "nothing of it was run yet"
     for part in (
         "user anna",
         "residence  IE",
