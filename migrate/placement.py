@@ -58,11 +58,6 @@ def netstrings(*fields: str) -> bytes:
     return b"".join(b"%d:%s" % (len(raw), raw) for raw in (field.encode("utf-8") for field in fields))
 
 
-def netstrings_sql(*fields: str) -> str:
-    """The same as a SQL expression over expressions for texts."""
-    return " || ".join(f"strlen({field}) || ':' || {field}" for field in fields)
-
-
 def score(user_id: str, kind: str, site: str, weight: int) -> bytes:
     """The best ticket's SHA-256."""
     return max(hashlib.sha256(netstrings(user_id, kind, site, str(ticket))).digest() for ticket in range(1, weight + 1))

@@ -60,9 +60,3 @@ def check_batch_move(old: BatchState, new: BatchState) -> None:
     """Raise IntegrityError unless a batch may go from `old` to `new`."""
     if new not in BATCH_MOVES[old]:
         raise IntegrityError(f"a batch cannot go from {old} to {new}")
-
-
-def check_user_move(old: UserState, new: UserState) -> None:
-    """Raise IntegrityError unless a user may go from `old` to `new`."""
-    if new not in USER_MOVES[old]:
-        raise IntegrityError(f"a user cannot go from {old} to {new}")

@@ -8,7 +8,7 @@ is said about any copy.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -405,11 +405,3 @@ def is_sampled(batch_digest: bytes, ordinal: int, sample_ppm: int) -> bool:
         return True
     digest = hashlib.sha256(b"sample:%b:%d" % (batch_digest, ordinal)).digest()
     return int.from_bytes(digest[:8], "big") % 1_000_000 < sample_ppm
-
-
-def tally(results: Iterable[CheckResult]) -> dict[Verdict, int]:
-    """How many results each verdict has."""
-    counts = dict.fromkeys(Verdict, 0)
-    for result in results:
-        counts[result.verdict] += 1
-    return counts

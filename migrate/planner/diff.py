@@ -47,10 +47,6 @@ class PlanDiff:
     copies_removed: Change
     copies_changed: Change  # another version, ETag, size, time, rule or flag
 
-    @property
-    def is_empty(self) -> bool:
-        return self.before == self.after
-
 
 def diff(before: Plan, after: Plan) -> PlanDiff:
     """Compare two plans, out of core on one thread. IntegrityError where one cannot be read or its users were changed."""
