@@ -361,12 +361,16 @@ class Worker:
             active = self._by_work[id(ended.task.owner)]
             if ended.error is not None:
                 continue
-            tasks = self._next_tasks(active, ended.event)  # left for the next run, unless the batch is another's
+            tasks = list(self._next_tasks(active, ended.event))  # left for the next run, unless the batch is another's
+            if not tasks:
+                active.outstanding -= 1
             if active.is_lost:
                 for task in tasks:
                     self._in_flight += 1
                     self._pool.submit(task)
         for active in list(self._active):
             self._commit(active)
+            if not active.outstanding and not active.ready:
+                active.next_task()  # shows whether there is one: a batch of which nothing is left is closed here
         for active in self._done():
             self._finish(active)
