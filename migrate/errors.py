@@ -114,6 +114,15 @@ class LaterError(MigrateError):
     exit_code = ExitCode.LATER
 
 
+class WaveWaitsError(MigrateError):
+    """The next wave may not start. `exit_code` says what has to come first: LATER a verification, DIFFERENT an answer to what one
+    found, INCOMPLETE somebody who looks at what is quarantined or drifted."""
+
+    def __init__(self, what: str, exit_code: ExitCode, *, remedy: str) -> None:
+        super().__init__(what, remedy=remedy)
+        self.exit_code = exit_code
+
+
 class InterruptedRun(MigrateError):  # noqa: N818 - it is a way to end, not a fault
     """SIGINT or SIGTERM came. The checkpoint is safe."""
 

@@ -10,8 +10,18 @@ from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Output
 from migrate.cli.records import existing_ledger, recorded_run
-from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
-from migrate.errors import ExitCode, RefusedError
+from migrate.cli.working import (
+    ForOption,
+    ShareOption,
+    UntilOption,
+    WorkersOption,
+    actor_of,
+    at_work,
+    limits_of,
+    show_standing,
+    tell_problems,
+)
+from migrate.errors import ExitCode, RefusedError, worst
 from migrate.jobs.common import refuse_early, taken_elsewhere
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
 from migrate.ledger import Ledger
@@ -28,11 +38,9 @@ def run(
     wave: Annotated[
         str | None, typer.Option(metavar="W", help="Waves: 2, 0-3, 1,4 or all. Default: the next one that may start.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes on this machine.")] = None,
-    lasting: Annotated[str | None, typer.Option("--for", metavar="2h", help="Stop after this time; exit 75.")] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="06:00", help="Stop at this time of day in the spec's zone; exit 75.")
-    ] = None,
+    workers: WorkersOption = None,
+    lasting: ForOption = None,
+    until: UntilOption = None,
     max_failures: Annotated[
         int | None, typer.Option(min=1, help="Stop when so many copies were quarantined in this run.")
     ] = None,
@@ -46,9 +54,7 @@ def run(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="First put quarantined copies back to pending.")
     ] = False,
-    share: Annotated[
-        bool, typer.Option("--share", help="Work beside other runs of this plan, instead of exit 75.")
-    ] = False,
+    share: ShareOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,14 +134,13 @@ def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
     with existing_ledger(context) as ledger:
         forecast = forecast_run(plan, ledger, request)
         taken = None if ledger is None else taken_elsewhere(plan, ledger)
-    code = ExitCode.LATER if forecast.waits_for else ExitCode.DONE
-    if forecast.blockers or taken is not None:
-        code = ExitCode.REFUSED
+    code = worst([forecast.exit_code, ExitCode.DONE if taken is None else ExitCode.REFUSED])
     if context.as_json:
         document = _forecast_document(forecast) | {"taken_elsewhere": None if taken is None else taken.what}
         context.output.document({"plan": plan.digest, "dry_run": True, "exit_code": int(code), **document})
     else:
         _tell_forecast(context.output, plan, request, forecast, taken)
+        context.output.note(f"nothing was changed; a run would end with {code} if all went well", style="dim")
     return code
 
 
@@ -162,7 +167,6 @@ def _tell_forecast(
     if taken is not None:
         output.line(f"  {taken.what}", style="yellow")
         output.line(f"next: {taken.remedy}")
-    output.note("nothing was changed", style="dim")
 
 
 def _forecast_document(forecast: RunForecast) -> dict[str, object]:

@@ -44,6 +44,10 @@ def status(
     """Show where a plan, or one user, stands: users, copies by outcome, bytes, the last verification, the last runs."""
     context = context_of(typer_context, as_json=as_json)
     start_logs(context)
+    if failures and user is not None:
+        raise UsageError(
+            "--failures lists what is wrong in the whole plan, --user tells of one user", remedy="Give one of them."
+        )
     found = find_plan(context.workspace, plan)
     with existing_ledger(context) as ledger:
         plan_id = None if ledger is None else registered(found, ledger)

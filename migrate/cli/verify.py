@@ -13,7 +13,17 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import recorded_run
-from migrate.cli.working import actor_of, at_work, limits_of, show_standing, tell_problems
+from migrate.cli.working import (
+    ForOption,
+    ShareOption,
+    UntilOption,
+    WorkersOption,
+    actor_of,
+    at_work,
+    limits_of,
+    show_standing,
+    tell_problems,
+)
 from migrate.errors import ExitCode, UsageError
 from migrate.jobs.checking import VerifyRequest, VerifyWatch, verify_plan
 from migrate.jobs.verify_end import VerifyEnd
@@ -29,19 +39,16 @@ def verify(
     typer_context: typer.Context,
     plan: PlanArgument = None,
     wave: Annotated[
-        str | None, typer.Option(metavar="W", help="Waves: 2, 0-3, 1,4 or all. Default: those copied to the end.")
+        str | None,
+        typer.Option(metavar="W", help="Waves: 2, 0-3, 1,4 or all. Default: the copied ones that are not verified."),
     ] = None,
     level: Annotated[Level | None, typer.Option(help="How deep to look. Default: the spec's.")] = None,
     sample: Annotated[str | None, typer.Option(metavar="5%", help="Check a share only; moves no user's state.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Put MISMATCH and MISSING copies back to pending.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes on this machine.")] = None,
-    lasting: Annotated[str | None, typer.Option("--for", metavar="2h", help="Stop after this time; exit 75.")] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="06:00", help="Stop at this time of day in the spec's zone; exit 75.")
-    ] = None,
-    share: Annotated[
-        bool, typer.Option("--share", help="Work beside other runs of this plan, instead of exit 75.")
-    ] = False,
+    workers: WorkersOption = None,
+    lasting: ForOption = None,
+    until: UntilOption = None,
+    share: ShareOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check copies against their receipts, or against both ends. Resumes where it was stopped; exit 3 for a difference."""
@@ -122,6 +129,11 @@ def _tell(context: Context, plan: Plan, run_id: int, end: VerifyEnd) -> None:
         output.document(verify_document(plan.digest, run_id, end))
         return
     counts, verification = end.found.counts, end.verification
+    if verification is None:
+        output.line(f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: nothing to verify")
+        show_standing(output, end.progress)
+        output.line(f"next: {end.next_step}")
+        return
     waves = "all waves" if verification.waves is None else wave_words(verification.waves)
     part = "" if verification.sample_ppm >= FULL_SAMPLE_PPM else f", a sample of {verification.sample_ppm / 10_000:g} %"
     output.line(f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: {waves}, level {verification.level.value}{part}")

@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
 from migrate.cli.context import Context
@@ -26,6 +28,16 @@ from migrate.report.standing import standing
 from migrate.spec import spec_time
 from migrate.units import format_size, parse_duration, parse_rate
 from migrate.worker.loop import Stop
+
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=64, help="Processes on this machine.")]
+ForOption = Annotated[
+    str | None, typer.Option("--for", metavar="2h", help="Stop after this time; exit 75 if work is left.")
+]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(metavar="06:00", help="Stop at this time of day in the spec's zone; exit 75 if work is left."),
+]
+ShareOption = Annotated[bool, typer.Option("--share", help="Work beside other runs of this plan, instead of exit 75.")]
 
 _STOPPING = "stopping: what is in flight has five seconds; once more to end at once"
 _OUTCOME_STYLES = {Outcome.QUARANTINED: "red", Outcome.DRIFTED: "yellow", Outcome.PENDING: "yellow"}

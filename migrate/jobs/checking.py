@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
-from migrate.engines.local import Problem, run_assignments
+from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.inventory.tables import writing
 from migrate.jobs.common import (
@@ -17,13 +17,12 @@ from migrate.jobs.common import (
     assignments,
     check_sums,
     free_dead_leases,
-    parse_waves,
     refuse_early,
     registered,
-    unfinished,
 )
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
-from migrate.jobs.verify_end import VerifyEnd, end_of
+from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check
+from migrate.jobs.waves import waves_to_check
 from migrate.ledger import (
     FULL_SAMPLE_PPM,
     SEAL_LOST,
@@ -40,7 +39,7 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
 from migrate.units import number_of
-from migrate.worker.loop import Stop, StopReason
+from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -105,117 +104,145 @@ def verify_plan(
         check_sums(progress, plan.document["totals"])
         ledger.check_chain(plan_id)
         free_dead_leases(ledger)
-        waves = _waves(request, progress)
-        level = request.level or plan.spec.verify.level
-        verification, closed = ledger.start_pass(plan_id, level, request.sample_ppm, waves, run_id, now())
-        watch.on_pass(verification, ledger.pass_progress(verification.id), closed)
+        level, sample = request.level or plan.spec.verify.level, request.sample_ppm
+        different = ledger.different_waves(plan_id, lost_seals=True)
+        waves = waves_to_check(request.waves, progress, different, ledger.open_passes(plan_id, level, sample, now()))
+        if not waves:
+            return nothing_to_check(plan, ledger, plan_id, progress, level, sample)
+        taken = [wave for wave in progress if wave.wave in waves]
+        are_all = len(taken) == sum(wave.wave is not None for wave in progress)
+        verification, closed = ledger.start_pass(plan_id, level, sample, None if are_all else waves, run_id, now())
         for other in closed:
             forget_listings(plan, workspace, other)
+        job = _Verification(plan, workspace, ledger, actor, request, verification, run_id, now, stop)
+        watch.on_pass(verification, ledger.pass_progress(verification.id), closed)
         if verification.is_full:
             with writing():
-                _look_beside_batches(
-                    plan, workspace, ledger, actor, verification, request, run_id, now, stop, watch.on_listing
-                )
-        taken = [wave for wave in progress if waves is None or wave.wave in waves]
+                job.look_beside_batches(watch.on_listing)
         watch.on_start(verification, ledger.pass_progress(verification.id), taken)
-        tasks = assignments(
-            plan,
-            workspace,
-            ledger,
-            actor,
-            request.limits,
-            Purpose.VERIFY,
-            run_id=run_id,
-            pass_id=verification.id,
-            level=level,
-            sample_ppm=request.sample_ppm,
-        )
-        report = run_assignments(tasks, watch.on_progress, stop)
-        pause_at(PausePoint.PASS_ENDING)
-        ended_at = now()
-        if ledger.end_pass(verification.id, ended_at):
-            verification = replace(verification, ended_at=ended_at)
-            forget_listings(plan, workspace, verification)
+        report = job.check(watch.on_progress)
+        ended = job.end()
         found = ledger.pass_progress(verification.id)  # before a repair makes checks of it anew
-        lost = ledger.lost_batches(verification.id)
+        repaired = job.put_back(report)
+        return end_of(plan, ledger, ended, found, report, repaired)
+
+
+@dataclass(frozen=True, slots=True)
+class _Verification:
+    """One pass, worked on by one command."""
+
+    plan: Plan
+    workspace: Workspace
+    ledger: Ledger
+    actor: Actor
+    request: VerifyRequest
+    verification: Pass
+    run_id: int
+    now: Callable[[], datetime]
+    stop: Stop
+
+    def look_beside_batches(self, on_listing: Callable[[str, int], None]) -> None:
+        """Find EXTRA objects that no check of a batch can see."""
+        visitor = Visitor(self.actor.operator, self.actor.host, self.actor.country, Purpose.VERIFY, self.plan.digest)
+        door = Door(self.plan.spec, self.workspace, visitor, capabilities=self.plan.capabilities)
+        deadline = self.request.limits.deadline
+
+        def is_stopping() -> bool:
+            return self.stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+        try:
+            find_loose_extras(
+                self.plan,
+                door.open,
+                self.workspace,
+                self.ledger,
+                self.verification,
+                run_id=self.run_id,
+                now=self.now,
+                is_stopping=is_stopping,
+                on_listing=on_listing,
+            )
+            look_for_users_without_copies(
+                self.plan,
+                door.open,
+                self.ledger,
+                self.verification,
+                run_id=self.run_id,
+                now=self.now,
+                is_stopping=is_stopping,
+                on_listing=on_listing,
+            )
+        except InterruptedRun as error:
+            if self.stop.is_set():
+                raise
+            raise LaterError(
+                "time is up while the target stores were listed", remedy="`migrate verify` goes on with the listing."
+            ) from error
+        door.close()  # not where it was stopped: threads may be in a request
+
+    def check(self, on_progress: Callable[[Snapshot], None]) -> EngineReport:
+        """Check the batches, in as many processes as are asked for."""
+        tasks = assignments(
+            self.plan,
+            self.workspace,
+            self.ledger,
+            self.actor,
+            self.request.limits,
+            Purpose.VERIFY,
+            run_id=self.run_id,
+            pass_id=self.verification.id,
+            level=self.verification.level,
+            sample_ppm=self.verification.sample_ppm,
+        )
+        return run_assignments(tasks, on_progress, self.stop)
+
+    def end(self) -> Pass:
+        """The pass, which ends here if all of it is done."""
+        pause_at(PausePoint.PASS_ENDING)
+        ended_at = self.now()
+        if not self.ledger.end_pass(self.verification.id, ended_at):
+            return self.verification
+        forget_listings(self.plan, self.workspace, self.verification)
+        return replace(self.verification, ended_at=ended_at)
+
+    def put_back(self, report: EngineReport) -> int:
+        """Tell of receipts that are lost, and repair where it is asked for; how many copies are pending again."""
+        lost = self.ledger.lost_batches(self.verification.id)
         if lost:
-            report.problems.append(_seals_lost(ledger, verification, lost))
+            report.problems.append(_seals_lost(self.ledger, self.verification, lost))
         repaired = 0
-        if request.repair:
+        if self.request.repair:
             try:
-                for put_back in _repair(plan, workspace, ledger, verification, lost, run_id, now, stop):
+                for put_back in self._repair(lost):
                     repaired += put_back
-            except (LaterError, SealLostError) as error:  # what was found is told all the same
+            except (LaterError, SealLostError, InterruptedRun) as error:  # what was found is told all the same
                 report.problems.append(Problem(error.what, error.remedy, error.exit_code))
-            except InterruptedRun:
-                report.reasons.append(StopReason.INTERRUPTED)
-        return end_of(plan, ledger, verification, found, report, repaired)
+        return repaired
 
+    def _repair(self, lost: Sequence[int]) -> Iterator[int]:
+        """Put the copies back to pending that a pass found wrong, missing or without a receipt; how many, batch by batch.
 
-def _waves(request: VerifyRequest, progress: Sequence[WaveProgress]) -> tuple[int, ...] | None:
-    """The waves named, else those of which everything has an outcome; None for all of them."""
-    known = [wave.wave for wave in progress if wave.wave is not None]
-    named = parse_waves(request.waves, known)
-    if named is not None:
-        return None if set(named) == set(known) else named
-    done = [wave.wave for wave in progress if wave.wave is not None and not unfinished([wave])]
-    if not done:
-        raise LaterError(
-            "no wave is copied to its end yet",
-            remedy="`migrate run` goes on; or name a wave to check what there is of it.",
-        )
-    return None if len(done) == len(known) else tuple(done)
+        InterruptedRun when stopped between two batches.
+        """
+        verification, ledger = self.verification, self.ledger
+        reader, seals = PlanReader(self.plan), Seals(self.workspace.seals, self.plan.digest)
 
+        def demand_time() -> None:
+            if self.stop.is_set():
+                raise InterruptedRun("stopped while copies were put back", remedy="`migrate verify --repair` goes on.")
 
-def _look_beside_batches(
-    plan: Plan,
-    workspace: Workspace,
-    ledger: Ledger,
-    actor: Actor,
-    verification: Pass,
-    request: VerifyRequest,
-    run_id: int,
-    now: Callable[[], datetime],
-    stop: Stop,
-    on_listing: Callable[[str, int], None],
-) -> None:
-    """EXTRA objects that no check of a batch can see."""
-    visitor = Visitor(actor.operator, actor.host, actor.country, Purpose.VERIFY, plan.digest)
-    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-    deadline = request.limits.deadline
-
-    def is_stopping() -> bool:
-        return stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
-
-    try:
-        find_loose_extras(
-            plan,
-            door.open,
-            workspace,
-            ledger,
-            verification,
-            run_id=run_id,
-            now=now,
-            is_stopping=is_stopping,
-            on_listing=on_listing,
-        )
-        look_for_users_without_copies(
-            plan,
-            door.open,
-            ledger,
-            verification,
-            run_id=run_id,
-            now=now,
-            is_stopping=is_stopping,
-            on_listing=on_listing,
-        )
-    except InterruptedRun as error:
-        if stop.is_set():
-            raise
-        raise LaterError(
-            "time is up while the target stores were listed", remedy="`migrate verify` goes on with the listing."
-        ) from error
-    door.close()  # not where it was stopped: threads may be in a request
+        try:
+            for number in lost:
+                demand_time()
+                copies = _copies(reader, ledger, verification, number)
+                yield ledger.reopen_lost(verification.id, number, copies, self.run_id, self.now())
+            for number in ledger.wrong_batches(verification.id):
+                demand_time()
+                sealed = _sealed_copies(reader, seals, ledger, verification, number)
+                yield ledger.reopen(verification.id, number, sealed, self.run_id, self.now())
+        finally:
+            reader.close()
+            seals.close()
 
 
 def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Problem:
@@ -228,40 +255,6 @@ def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Prob
         " or `migrate verify --repair`, and then `migrate run` makes new receipts.",
         ExitCode.INTEGRITY,
     )
-
-
-def _repair(
-    plan: Plan,
-    workspace: Workspace,
-    ledger: Ledger,
-    verification: Pass,
-    lost: Sequence[int],
-    run_id: int,
-    now: Callable[[], datetime],
-    stop: Stop,
-) -> Iterator[int]:
-    """Put the copies back to pending that a pass found wrong, missing or without a receipt; how many, batch by batch.
-
-    InterruptedRun when stopped between two batches.
-    """
-    reader, seals = PlanReader(plan), Seals(workspace.seals, plan.digest)
-
-    def demand_time() -> None:
-        if stop.is_set():
-            raise InterruptedRun("stopped while copies were put back", remedy="`migrate verify --repair` goes on.")
-
-    try:
-        for number in lost:
-            demand_time()
-            copies = _copies(reader, ledger, verification, number)
-            yield ledger.reopen_lost(verification.id, number, copies, run_id, now())
-        for number in ledger.wrong_batches(verification.id):
-            demand_time()
-            sealed = _sealed_copies(reader, seals, ledger, verification, number)
-            yield ledger.reopen(verification.id, number, sealed, run_id, now())
-    finally:
-        reader.close()
-        seals.close()
 
 
 def _copies(reader: PlanReader, ledger: Ledger, verification: Pass, number: int) -> dict[int, UnsealedCopy]:

@@ -17,14 +17,13 @@ from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError,
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
-from migrate.states import BatchState, UserState
+from migrate.states import BatchState
 from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import LEASE_SECONDS, Stop, StopReason
 from migrate.workspace import Workspace
 
 T = TypeVar("T")
 _ROWS_BETWEEN_LOOKS = 1000
-_UNVERIFIED = frozenset({UserState.PLANNED, UserState.COPYING, UserState.COPIED, UserState.QUARANTINED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +208,13 @@ def heeding(
 ) -> Iterator[T]:
     """The rows, until somebody says stop or time is up: InterruptedRun or LaterError, which undo the transaction they are for.
 
-    `on_rows` is told now and then how many there were.
+    `on_rows` is told now and then how many there were, and at the end how many there are.
     """
-    for number, row in enumerate(rows):
-        if number % _ROWS_BETWEEN_LOOKS == 0:
-            on_rows(number)
+    number = 0
+    for number, row in enumerate(rows, 1):
+        if (number - 1) % _ROWS_BETWEEN_LOOKS == 0:
+            if number > 1:
+                on_rows(number - 1)
             if stop.is_set():
                 raise InterruptedRun(f"interrupted while {doing}; nothing of it was kept", remedy="Run it again.")
             if deadline is not None and time.monotonic() >= deadline:
@@ -222,26 +223,12 @@ def heeding(
                     remedy="Run it again with more time: this has to be done whole.",
                 )
         yield row
-
-
-def following_wave(name: str, progress: Sequence[WaveProgress]) -> str:
-    """How the next wave is taken: by its number, where an earlier one holds it up."""
-    waves = [wave for wave in progress if wave.wave is not None]
-    for place, wave in enumerate(waves):
-        if unfinished([wave]):
-            held = not all(is_verified(before) for before in waves[:place])
-            return f"`migrate run {name}{f' --wave {wave.wave}' if held else ''}` takes the next wave."
-    return ""
+    on_rows(number)
 
 
 def unfinished(waves: Sequence[WaveProgress]) -> int:
     """Batches that are not done: copies without an outcome, or a batch that was not yet closed over its outcomes."""
     return sum(number for wave in waves for state, number in wave.batches.items() if state is not BatchState.DONE)
-
-
-def is_verified(wave: WaveProgress) -> bool:
-    """Whether no user of the wave still has to be verified."""
-    return not any(count for state, count in wave.users.items() if state in _UNVERIFIED)
 
 
 def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None:
@@ -275,11 +262,11 @@ def count(waves: Sequence[WaveProgress], outcome: Outcome) -> int:
     return sum(wave.outcomes[outcome] for wave in waves)
 
 
-def codes_of(report: EngineReport) -> list[ExitCode]:
-    """What the way in which the workers ended amounts to."""
+def codes_of(report: EngineReport, *, is_left: bool) -> list[ExitCode]:
+    """What the way in which the workers ended amounts to. Where nothing is left, it was not too early for any of them."""
     codes = [problem.exit_code for problem in report.problems if not problem.is_warning]
-    if StopReason.INTERRUPTED in report.reasons:
+    if is_left and StopReason.INTERRUPTED in report.reasons:
         codes.append(ExitCode.INTERRUPTED)
-    if StopReason.DEADLINE in report.reasons or StopReason.FAILURES in report.reasons:
+    if is_left and (StopReason.DEADLINE in report.reasons or StopReason.FAILURES in report.reasons):
         codes.append(ExitCode.LATER)
     return codes

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, run_assignments
-from migrate.errors import ExitCode, LaterError, RefusedError, UnreachableError, UsageError, worst
+from migrate.errors import ExitCode, RefusedError, UnreachableError, UsageError, WaveWaitsError, worst
 from migrate.jobs.common import (
     Actor,
     Limits,
@@ -18,10 +18,8 @@ from migrate.jobs.common import (
     check_sums,
     codes_of,
     count,
-    following_wave,
     free_dead_leases,
     heeding,
-    is_verified,
     parse_waves,
     plan_entry,
     refuse_early,
@@ -29,13 +27,13 @@ from migrate.jobs.common import (
     unfinished,
     users_with_a_row,
 )
+from migrate.jobs.waves import choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
 from migrate.states import BatchState
-from migrate.units import number_of
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
@@ -66,8 +64,9 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunForecast:
-    """What a run would do now: the waves it would take, and what keeps it from starting."""
+    """What a run would do now: the waves it would take, what keeps it from starting, and how it would end if all went well."""
 
+    exit_code: ExitCode
     waves: tuple[int, ...]
     users: int
     copies: int
@@ -112,50 +111,6 @@ def open_blockers(plan: Plan, accepted: dict[str, tuple[int, str]], words: Seque
     ]
 
 
-def choose_waves(named: str | None, progress: Sequence[WaveProgress], *, retry: bool = False) -> tuple[int, ...]:
-    """The waves that a run takes: those named, else the first that is not complete, if all before it are verified.
-
-    With `retry`, one that has quarantined copies is not complete. LaterError where an earlier wave waits for its verification;
-    an empty tuple where every wave is copied.
-    """
-    waves = [wave for wave in progress if wave.wave is not None]
-    known = [wave.wave for wave in waves if wave.wave is not None]
-    chosen = parse_waves(named, known)
-    if chosen is not None:
-        return chosen
-    for place, wave in enumerate(waves):
-        if not unfinished([wave]) and not (retry and wave.outcomes[Outcome.QUARANTINED]):
-            continue
-        waiting = next((before for before in waves[:place] if not is_verified(before)), None)
-        if waiting is not None:
-            raise LaterError(
-                f"wave {wave.wave} waits: wave {waiting.wave} is not verified{_held_up(waiting)}",
-                remedy=_how_to_go_on(waiting, f"`migrate run --wave {wave.wave}`"),
-            )
-        return (known[place],)
-    return ()
-
-
-def _held_up(wave: WaveProgress) -> str:
-    """What no verification can mend."""
-    bad = [
-        f"{number_of(wave.outcomes[outcome], 'copy', 'copies')} {outcome}"
-        for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)
-        if wave.outcomes[outcome]
-    ]
-    return f" ({', '.join(bad)})" if bad else ""
-
-
-def _how_to_go_on(waiting: WaveProgress, by_name: str) -> str:
-    if waiting.outcomes[Outcome.DRIFTED]:
-        return (
-            f"No verification mends that: the source has changed, and a delta must copy it. {by_name} goes on without."
-        )
-    if waiting.outcomes[Outcome.QUARANTINED]:
-        return f"`migrate run --retry-quarantined` tries these again; or name the wave: {by_name}."
-    return f"`migrate verify --wave {waiting.wave}`; or name the wave: {by_name}."
-
-
 def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunForecast:
     """What `migrate run` would do now; changes nothing. `ledger` is None where there is none yet."""
     plan_id = None if ledger is None else ledger.plan_id(plan.digest)
@@ -165,24 +120,25 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         taken = [shares[wave] for wave in first]
         users, copies = sum(share.users for share in taken), sum(share.copies for share in taken)
         size_bytes = sum(share.size_bytes for share in taken)
-        return _forecast(plan, first, users, copies, size_bytes, open_blockers(plan, {}, request.accept), None)
+        blockers = open_blockers(plan, {}, request.accept)
+        codes = [ExitCode.LATER] if any(share.copies for wave, share in shares.items() if wave not in first) else []
+        return _forecast(plan, first, users, copies, size_bytes, blockers, None, codes)
     progress = ledger.progress(plan_id)
     if request.retry_quarantined:
         named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
         progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
     blockers = open_blockers(plan, ledger.acceptances(plan_id), request.accept)
     waves: tuple[int, ...] = ()
-    waits: str | None = None
+    waits: WaveWaitsError | None = None
     try:
-        waves = choose_waves(request.waves, progress, retry=request.retry_quarantined)
-    except LaterError as error:
-        waits = error.what
+        waves = _choose(plan, ledger, plan_id, request, progress)
+    except WaveWaitsError as error:
+        waits = error
     left = [wave for wave in progress if wave.wave in waves]
     users, copies = sum(sum(wave.users.values()) for wave in left), count(left, Outcome.PENDING)
-    if request.retry_quarantined:
-        copies += count(left, Outcome.QUARANTINED)
     size_bytes = sum(wave.size_bytes - wave.done_bytes for wave in left)
-    return _forecast(plan, waves, users, copies, size_bytes, blockers, waits)
+    codes = [waits.exit_code] if waits else _codes(ledger, plan_id, progress, waves, [])
+    return _forecast(plan, waves, users, copies, size_bytes, blockers, None if waits is None else waits.what, codes)
 
 
 def _tried_again(wave: WaveProgress) -> WaveProgress:
@@ -203,13 +159,16 @@ def _forecast(
     size_bytes: int,
     blockers: Sequence[Blocker],
     waits: str | None,
+    codes: Sequence[ExitCode],
 ) -> RunForecast:
     """Requests and time in proportion to what the plan as a whole comes to."""
     summary = summarise(plan.document)
     whole, every = summary.forecast, max(1, summary.copies)
     requests = whole.get_requests + whole.put_requests + whole.part_requests + whole.upload_requests
     seconds = max(-(-copies // OBJECTS_PER_SECOND), -(-size_bytes // BYTES_PER_SECOND))
-    return RunForecast(waves, users, copies, size_bytes, requests * copies // every, seconds, tuple(blockers), waits)
+    requests = requests * copies // every
+    code = worst([*codes, ExitCode.REFUSED] if blockers else codes)
+    return RunForecast(code, waves, users, copies, size_bytes, requests, seconds, tuple(blockers), waits)
 
 
 def run_plan(
@@ -227,7 +186,8 @@ def run_plan(
     on_progress: Callable[[Snapshot], None],
     on_standing: Callable[[tuple[int, ...], Sequence[WaveProgress]], None],
 ) -> RunEnd:
-    """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan.
+    """Copy what is to be copied. RefusedError while blockers are open, LaterError where another run holds the plan,
+    WaveWaitsError where the next wave may not start.
 
     `on_registering` is told how many users are registered, `on_standing` now and then where the waves stand by the ledger.
     """
@@ -239,7 +199,7 @@ def run_plan(
         free_dead_leases(ledger)
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
-        waves = choose_waves(request.waves, progress, retry=request.retry_quarantined)
+        waves = _choose(plan, ledger, plan_id, request, progress)
         if request.retry_quarantined:
             ledger.retry_quarantined(plan_id, named, run_id, now())
             progress = ledger.progress(plan_id)
@@ -306,50 +266,57 @@ def _register(
     return plan_id
 
 
-def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], report: EngineReport) -> RunEnd:
-    progress = tuple(ledger.progress(plan_id))
-    check_sums(progress, plan.document["totals"])
-    codes = codes_of(report)
-    taken = [wave for wave in progress if wave.wave in waves]
-    left = unfinished(taken)
-    if unfinished(progress) and not codes:
+def _choose(
+    plan: Plan, ledger: Ledger, plan_id: int, request: RunRequest, progress: Sequence[WaveProgress]
+) -> tuple[int, ...]:
+    different = ledger.different_waves(plan_id)
+    return choose_waves(plan.digest[:12], request.waves, progress, different, retry=request.retry_quarantined)
+
+
+def _codes(
+    ledger: Ledger, plan_id: int, progress: Sequence[WaveProgress], done: Collection[int], ended: Sequence[ExitCode]
+) -> list[ExitCode]:
+    """What applies to a run that ended with these codes, and did all of the waves `done`."""
+    codes = [*ended]
+    if unfinished([wave for wave in progress if wave.wave not in done]) and not codes:
         codes.append(ExitCode.LATER)
     if any(count(progress, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
         codes.append(ExitCode.INCOMPLETE)
-    known = ledger.known_differences(plan_id)
-    if known:
+    if ledger.known_differences(plan_id):
         codes.append(ExitCode.DIFFERENT)
-    return RunEnd(worst(codes), waves, report, progress, _next_step(plan, report, progress, waves, left, known))
+    return codes
+
+
+def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], report: EngineReport) -> RunEnd:
+    progress = tuple(ledger.progress(plan_id))
+    check_sums(progress, plan.document["totals"])
+    left = unfinished([wave for wave in progress if wave.wave in waves])
+    codes = _codes(ledger, plan_id, progress, (), codes_of(report, is_left=left > 0))
+    next_step = _next_step(plan, ledger, plan_id, report, progress, left)
+    return RunEnd(worst(codes), waves, report, progress, next_step)
 
 
 def _next_step(
     plan: Plan,
+    ledger: Ledger,
+    plan_id: int,
     report: EngineReport,
     progress: Sequence[WaveProgress],
-    waves: tuple[int, ...],
     left: int,
-    known: Collection[str],
 ) -> str:
     name = plan.digest[:12]
     if (stopped := report.first_problem) is not None:
         return stopped.remedy or f"migrate run {name}"
-    if StopReason.FAILURES in report.reasons:
+    if left and StopReason.FAILURES in report.reasons:
         return f"Too many failures. See them with `migrate status {name} --failures`, mend the cause, then `migrate run {name}`."
-    if known:
+    if known := ledger.known_differences(plan_id):
         to_pending = "" if known == {"EXTRA"} else f"; `migrate verify {name} --repair` puts copies back to pending"
         return f"A verification found {' and '.join(sorted(known))}: `migrate status {name} --failures` lists it{to_pending}."
     if left:
         return f"Work is left: `migrate run {name}` goes on."
-    if count(progress, Outcome.QUARANTINED):
-        return (
-            f"`migrate status {name} --failures` says why; `migrate run {name} --retry-quarantined` tries them again."
-        )
-    if count(progress, Outcome.DRIFTED):
-        return f"`migrate status {name} --failures` lists what changed at the source since the plan; those users wait."
-    unverified = [wave.wave for wave in progress if wave.wave is not None and not is_verified(wave)]
-    to_check = [wave for wave in unverified if wave in waves]
-    if to_check:
-        return f"`migrate verify {name} --wave {to_check[0]}` checks what was copied."
-    if unfinished(progress):
-        return following_wave(name, progress)
-    return f"`migrate verify {name}` checks what was copied." if unverified else "Nothing is left to copy."
+    if any(is_to_verify(wave) and not unfinished([wave]) for wave in progress):
+        step = f"`migrate verify {name}` checks what was copied."
+    else:
+        step = what_next(name, progress, ()) or "Nothing is left to copy."
+    held = held_up_words(name, progress)
+    return step if held in step else f"{step} {held[0].upper()}{held[1:]}"

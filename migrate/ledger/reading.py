@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, union
 from sqlalchemy.engine import Row
 
 from migrate.ledger import schema
 from migrate.ledger.core import Core, batch_info, in_batch
 from migrate.ledger.counts import NOWHERE
 from migrate.ledger.known import WRONG
-from migrate.ledger.passes import pass_row
+from migrate.ledger.passes import LEFT_ALONE, pass_row
 from migrate.ledger.rows import (
     EXTRA,
+    SEAL_LOST,
     SOURCE_MOVED_ON,
     BatchRow,
     CheckCounts,
@@ -29,7 +31,7 @@ from migrate.ledger.rows import (
     WaveProgress,
 )
 from migrate.ledger.verifying import verdict_row
-from migrate.model import Outcome, Verdict
+from migrate.model import Level, Outcome, Verdict
 from migrate.states import BatchState, UserState
 
 _SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
@@ -126,6 +128,23 @@ class Reading(Core):
             ).all()
         return [pass_row(row) for row in rows]
 
+    def open_passes(self, plan_id: int, level: Level, sample_ppm: int, now: datetime) -> list[Pass]:
+        """The unfinished verifications at a level that may be gone on with; the one last worked on first."""
+        passes = schema.passes
+        with self._read() as connection:
+            rows = connection.execute(
+                select(passes)
+                .where(
+                    passes.c.plan_id == plan_id,
+                    passes.c.ended_at.is_(None),
+                    passes.c.level == level.value,
+                    passes.c.sample_ppm == sample_ppm,
+                    passes.c.worked_at >= now - LEFT_ALONE,
+                )
+                .order_by(passes.c.worked_at.desc(), passes.c.id.desc())
+            ).all()
+        return [pass_row(row) for row in rows]
+
     def batch(self, plan_id: int, number: int) -> BatchRow:
         """Where one batch stands."""
         batches = schema.batches
@@ -204,6 +223,27 @@ class Reading(Core):
             return frozenset(
                 kind for kind, query in queries.items() if connection.execute(query.limit(1)).first() is not None
             )
+
+    def different_waves(self, plan_id: int, *, lost_seals: bool = False) -> frozenset[int]:
+        """The waves of which something is known to be wrong, missing or EXTRA; with `lost_seals`, or without its receipts."""
+        verdicts, findings, batches, users = schema.verdicts, schema.findings, schema.batches, schema.users
+        by_verdict = [
+            select(batches.c.wave)
+            .join(verdicts, and_(verdicts.c.plan_id == batches.c.plan_id, verdicts.c.number == batches.c.number))
+            .where(_known(plan_id, verdict, reopened=False))
+            for verdict in WRONG
+        ]
+        kinds = [EXTRA, SEAL_LOST] if lost_seals else [EXTRA]
+        unanswered = and_(findings.c.plan_id == plan_id, findings.c.answered.is_(False), findings.c.kind.in_(kinds))
+        of_batches = and_(findings.c.plan_id == batches.c.plan_id, findings.c.number == batches.c.number)
+        of_users = and_(findings.c.number.is_(None), users.c.user_id == findings.c.user_id, users.c.wave.is_not(None))
+        query = union(
+            *by_verdict,
+            select(batches.c.wave).join(findings, of_batches).where(unanswered),
+            select(users.c.wave).join(findings, of_users).where(unanswered),
+        )
+        with self._read() as connection:
+            return frozenset(connection.execute(query).scalars())
 
     def findings(
         self,

@@ -136,7 +136,7 @@ def verify_document(plan: str, run_id: int, end: VerifyEnd) -> dict[str, Any]:
         "plan": plan,
         "run": run_id,
         "exit_code": int(end.exit_code),
-        "pass": pass_document(end.verification, end.found),
+        "pass": None if end.verification is None else pass_document(end.verification, end.found),
         "repaired": end.repaired,
         "stopped": [reason.value for reason in end.report.reasons],
         "problems": [asdict(problem) for problem in end.report.problems],

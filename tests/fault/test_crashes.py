@@ -80,7 +80,7 @@ def do(world: SmallWorld, *words: str, code: int = 0) -> None:
 
 def finish_all(world: SmallWorld) -> None:
     do(world, "run", "--wave", "all")
-    do(world, "verify", "--level", "both-ends")
+    do(world, "verify", "--wave", "all", "--level", "both-ends")
 
 
 @pytest.fixture(scope="session")

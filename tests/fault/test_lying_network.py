@@ -116,7 +116,7 @@ def survive(root: Path, server: S3Server, seed: str, *, users: int, per_user: in
         assert made.is_correct()
         assert made.uploads_left() == 0
         assert made.settled() == 2 * (users * per_user + 1)
-        made.calmly("verify", "--level", "both-ends")
+        made.calmly("verify", "--wave", "all", "--level", "both-ends")
         return made.network.injected.total()
 
 

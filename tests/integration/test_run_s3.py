@@ -50,7 +50,7 @@ def test_sources_are_only_ever_read(
         ["plan", spec],
         ["run", "--wave", "all", "--workers", workers],
         ["verify", "--level", "both-ends", "--workers", workers],
-        ["verify", "--level", "listing", "--workers", workers],
+        ["verify", "--wave", "all", "--level", "listing", "--workers", workers],
     ):
         answer = world.migrate(*words)
         assert answer.code == 0, answer.out + answer.err

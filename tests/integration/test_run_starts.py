@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,19 +69,76 @@ def test_a_retry_takes_the_wave_of_what_is_quarantined(world: SmallWorld) -> Non
     world.assert_all_there()
 
 
-def test_a_wave_that_is_held_by_drift_is_gone_past_by_name(world: SmallWorld) -> None:
-    """run and verify do not send one another round: no verification mends a drifted copy, and both name the next wave."""
-    changed = f"users/{users_of_wave(world, 0)[0]}/photo-0001.jpg"
-    world.put("us", changed, body_of("newer", 99), world.objects[changed][1], {})
-    assert world.migrate("run").code in (4, 75)
-    verify = world.migrate("verify", "--wave", "0")
-    assert "--wave 1` takes the next wave" in verify.out
+def change(world: SmallWorld, user: str) -> None:
+    """Something of the user is another at the source by now."""
+    key = f"users/{user}/photo-0001.jpg"
+    world.put("us", key, body_of("newer", 99), world.objects[key][1], {})
+
+
+def test_users_who_wait_for_drift_hold_up_nobody_else(world: SmallWorld) -> None:
+    """No verification mends a drifted or quarantined copy: the nightly `run` and `verify` go on to the end, which is 4, each says
+    who waits, those users stay unverified, and nothing is read twice (Invariant 9)."""
+    drifted, occupied = users_of_wave(world, 0)[0], users_of_wave(world, 1)[0]
+    change(world, drifted)
+    occupy(world, occupied)
+    told = []
+    for wave, code in ((0, 75), (1, 75), (2, 4)):
+        assert world.migrate("run", "--dry-run").code == code
+        run = world.migrate("run", "--json")
+        assert (run.code, run.json["waves"]) == (code, [wave]), run.err
+        verify = world.migrate("verify", "--json")
+        assert (verify.code, verify.json["pass"]["waves"]) == (4 if wave < 2 else 0, [wave])
+        told += [run.json["next"]]
+    assert all("2 copies drifted: their users wait" in words for words in told[:1])
+    assert "2 copies quarantined and 2 copies drifted: their users wait" in told[2]
+    states = {user: world.migrate("status", "--user", user, "--json").json["state"] for user in world.users}
+    assert {user: state for user, state in states.items() if state != "verified"} == {
+        drifted: "copying",
+        occupied: "quarantined",
+    }
+    last = world.migrate("verify", "--json")
+    assert (last.code, last.json["pass"]) == (4, None)
+    assert world.migrate("run").code == 4
+
+
+@pytest.mark.parametrize("harm", [change, occupy])
+def test_a_wave_of_which_nobody_could_go_on_holds_the_next(harm: Callable[..., object], world: SmallWorld) -> None:
+    """A canary that is all drifted or quarantined says that something is wrong: 4, since no time mends it, and by name only."""
+    for user in users_of_wave(world, 0):
+        harm(world, user)
+    assert world.migrate("run").code == 75
+    verify = world.migrate("verify", "--json")
+    assert (verify.code, verify.json["pass"]) == (4, None)
+    assert world.migrate("run", "--dry-run").code == 4
     refused = world.migrate("run")
-    assert refused.code == 75
-    assert "2 copies drifted" in refused.err
-    assert "migrate run --wave 1" in refused.err
-    assert "migrate verify" not in refused.err
-    assert world.migrate("run", "--wave", "1").code in (4, 75)
+    assert refused.code == 4
+    assert "wave 1 waits: nobody of wave 0 could go on" in refused.err
+    assert "--wave 1` goes on without them" in refused.err
+    assert ("--retry-quarantined" in refused.err) == (harm is occupy)
+    assert "delta" not in refused.err + verify.json["next"]
+    assert world.migrate("run", "--wave", "1").code == 75
+    assert world.migrate("verify").code == 0
+    assert world.migrate("run", "--json").json["waves"] == [2], "wave 1 went well"
+
+
+def test_a_known_difference_holds_the_next_wave(world: SmallWorld) -> None:
+    """3 and not 75, as its dry run says: it is no matter of time, also where it is of a user whom drift holds up anyhow."""
+    user = users_of_wave(world, 0)[0]
+    change(world, user)
+    world.migrate("run")
+    world.migrate("verify")
+    store = next(store for store, key in world.at_targets() if key == f"users/{user}/photo-0000.jpg")
+    world.store(store).delete(f"users/{user}/photo-0000.jpg")
+    assert world.migrate("verify", "--wave", "0").code == 3
+    assert world.migrate("run", "--dry-run").code == 3
+    refused = world.migrate("run")
+    assert refused.code == 3
+    assert "wave 1 waits: a verification found a difference in wave 0" in refused.err
+    repair = world.migrate("verify", "--repair", "--json")
+    assert (repair.json["repaired"], repair.json["pass"]["waves"]) == (1, [0]), "the wave is found without its name"
+    assert world.migrate("run", "--json").json["waves"] == [0]
+    assert world.migrate("verify").code == 4
+    assert world.migrate("run", "--json").json["waves"] == [1]
 
 
 def test_a_wave_that_is_none_is_refused_before_anything_else(world: SmallWorld) -> None:
@@ -121,9 +179,10 @@ def test_a_signal_is_heard_while_the_plan_is_registered(world: SmallWorld, monke
 
 
 def test_registering_says_how_far_it_is(world: SmallWorld) -> None:
-    """A log line where nobody watches a terminal."""
+    """A log line where nobody watches a terminal: how many there are, and not that there are none yet."""
     answer = world.migrate("run", "--wave", "all")
-    assert "event=registering" in answer.err
+    (line,) = [line for line in answer.err.splitlines() if "event=registering" in line]
+    assert "count=12" in line
     assert "registering" not in world.migrate("run", "--wave", "all").err
 
 

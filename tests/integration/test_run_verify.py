@@ -65,7 +65,7 @@ def test_the_way_from_plan_to_verified(world: SmallWorld) -> None:
     assert run.json["waves"] == [0]
     assert world.migrate("verify", "--json").code == 0
     assert world.migrate("run", "--wave", "all").code == 0
-    verify = world.migrate("verify", "--level", "both-ends", "--json")
+    verify = world.migrate("verify", "--wave", "all", "--level", "both-ends", "--json")
     assert verify.code == 0, verify.err
     assert verify.json["pass"]["verdicts"]["match"] == 2 * len(world.objects)
     sums(verify.json)
@@ -308,7 +308,7 @@ def test_a_seal_that_cannot_be_trusted_is_an_integrity_error_of_its_batch(world:
         first.unlink()
     else:
         first.write_bytes(second.read_bytes() if damage == "exchanged" else original[:-9])
-    answer = world.migrate("verify", "--json")
+    answer = world.migrate("verify", "--wave", "all", "--json")
     assert answer.code == 5
     assert f"sealed file {first.parent.name}/{first.name}" in answer.json["problems"][0]["what"]
     verdicts = answer.json["pass"]["verdicts"]
@@ -498,7 +498,7 @@ def test_an_extra_object_is_found_where_no_prefix_shows_the_user(tmp_path: Path,
     attributes = world.objects["mail/2020/u003/letter"][1]
     homes = {key: name for name, key in world.at_targets()}
     world.put(homes["mail/2020/u003/letter"], "mail/2021/u003/extra", b"who wrote this", attributes, {})
-    answer = world.migrate("verify", "--level", level, "--json")
+    answer = world.migrate("verify", "--wave", "all", "--level", level, "--json")
     assert answer.code == 3
     assert answer.json["pass"]["verdicts"]["extra"] == 1
     failures = world.migrate("status", "--failures", "--json").json["failures"]

@@ -138,7 +138,7 @@ def test_who_only_looks_makes_no_ledger(world: SmallWorld) -> None:
     assert world.migrate("status", "--user", "u001").code == 0
     assert world.migrate("status", "--user", "nope").code == 2
     assert world.migrate("show").code == 0
-    assert world.migrate("run", "--dry-run").code == 0
+    assert world.migrate("run", "--dry-run", "--wave", "all").code == 0
     assert world.migrate("ledger", "upgrade").code == 2
     assert world.migrate("ledger", "backup", str(world.root / "copy")).code == 2
     assert not (world.root / ".migrate/ledger.sqlite").exists()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
-from ledgers import NOW, OWNERS, SIZE, World
+from ledgers import NOW, OWNERS, SIZE, WAVES, World
 
 from migrate.errors import IntegrityError
-from migrate.ledger import EXTRA, CheckState, Lease, NewFinding, Pass, SealedCopy
+from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, CheckState, Lease, NewFinding, Pass, SealedCopy
 from migrate.model import CheckResult, Level, Outcome, Verdict
 from migrate.states import UserState
 
@@ -231,6 +231,50 @@ def test_unknown_takes_verified_away_at_the_level_that_gave_it(
     other = world.start_pass(level, sample_ppm)
     world.check(must(world.lease_check(other)), {3: Verdict.UNKNOWN})
     assert [world.state("anna"), world.state("bjorn")] == ["verified", state]
+
+
+# by waves
+
+
+def test_the_waves_of_what_is_known_are_named(world: World) -> None:
+    """By verdicts, by findings of a batch and of a user without copies, and, where it is asked for, by receipts that are lost;
+    once it is answered, no more."""
+    ledger = world.ledger
+    world.copy_all()
+    assert ledger.different_waves(world.plan_id) == set()
+    full = world.start_pass()
+    last = max(WAVES)
+    world.check(lease_of(world, full, last), {0: Verdict.MISSING})
+    assert ledger.different_waves(world.plan_id) == {WAVES[last]}
+    world.look_at_empty(full, NewFinding(EXTRA, "hamar", "empty/stray", "empty", 1))
+    assert ledger.different_waves(world.plan_id) == {WAVES[last], 1}
+    assert reopen(world, full, last) == 1
+    assert ledger.different_waves(world.plan_id) == {1}
+    again = world.start_pass(Level.BOTH_ENDS)
+    world.look_at_empty(again)
+    assert ledger.different_waves(world.plan_id) == set()
+    lost = NewFinding(SEAL_LOST, "seals", "receipts", None, None, 1)
+    ledger.add_findings(again, [lost], run_id=world.run_id, now=NOW)
+    assert ledger.different_waves(world.plan_id) == set()
+    assert ledger.different_waves(world.plan_id, lost_seals=True) == {WAVES[1]}
+
+
+def test_the_verifications_that_may_be_gone_on_with_are_named(world: World) -> None:
+    """Unfinished, of this level and sample, and not left alone for a week; the one last worked on first."""
+    world.copy_all()
+    second, first = world.start_pass(waves=[1]), world.start_pass(waves=[0], now=NOW + DAY)
+    world.start_pass(Level.LISTING)
+    world.start_pass(sample_ppm=SAMPLE)
+
+    def opened(now: datetime) -> list[int]:
+        return [found.id for found in world.ledger.open_passes(world.plan_id, Level.CONTENT, FULL_SAMPLE_PPM, now)]
+
+    assert opened(NOW + DAY) == [first.id, second.id]
+    assert opened(NOW + 8 * DAY) == [first.id]
+    world.check_all(second)
+    world.look_at_empty(second)
+    assert world.ledger.end_pass(second.id, NOW)
+    assert opened(NOW) == [first.id]
 
 
 # EXTRA objects
