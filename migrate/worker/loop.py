@@ -308,7 +308,9 @@ class Worker:
         return [active for active in self._active if active.is_done]
 
     def _finish(self, active: _Active) -> None:
-        self._commit(active)  # counted by itself: receipts that are written count, even if the batch is lost before its end
+        self._commit(
+            active
+        )  # counted by itself: receipts that are written count, even if the batch is lost before its end
         if not active.is_lost:
             try:
                 active.work.finish()
