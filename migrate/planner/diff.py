@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +50,19 @@ class PlanDiff:
 
 
 def diff(before: Plan, after: Plan) -> PlanDiff:
-    """Compare two plans, out of core on one thread. IntegrityError where one cannot be read or its users were changed."""
+    """Compare two plans, out of core on one thread.
+
+    What is told of was digested: the users, and the copies of the batches that differ. A batch that has the same digest in both
+    plans has the same copies, which are not read. IntegrityError where a plan cannot be read or was changed.
+    """
     before.check_users()
     after.check_users()
-    connection = open_reader(spill=after.folder.parent)
-    try:
+    with _comparing(after) as connection:
         users = _users(connection, before, after)
+        numbers = _differing(connection, before, after)
+        for plan in (before, after):
+            plan.check_copies(numbers)
         added, removed, changed = _copies(connection, before, after)
-    except duckdb.Error as error:
-        raise IntegrityError("one of the two plans cannot be read") from error
-    finally:
-        connection.close()
     return PlanDiff(
         before=before.digest,
         after=after.digest,
@@ -74,6 +77,17 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
         copies_removed=removed,
         copies_changed=changed,
     )
+
+
+@contextmanager
+def _comparing(after: Plan) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = open_reader(spill=after.folder.parent)
+    try:
+        yield connection
+    except duckdb.Error as error:
+        raise IntegrityError("one of the two plans cannot be read") from error
+    finally:
+        connection.close()
 
 
 def _users(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> tuple[int, ...]:
@@ -92,7 +106,22 @@ def _users(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> 
     return tuple(int(count) for count in row or ())
 
 
+def _differing(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> list[int]:
+    """The numbers of the batches that only one plan has, or that have another digest in each: the table `differing`, too."""
+    connection.execute(
+        f"""
+        CREATE TEMP TABLE differing AS
+        SELECT coalesce(a.number, b.number) AS number
+        FROM {before.relation("batches")} AS a
+        FULL JOIN {after.relation("batches")} AS b ON a.number = b.number
+        WHERE a.digest IS DISTINCT FROM b.digest
+        """
+    )
+    return [number for (number,) in connection.execute("SELECT number FROM differing ORDER BY number").fetchall()]
+
+
 def _copies(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) -> tuple[Change, Change, Change]:
+    differing = "WHERE batch IN (SELECT number FROM differing)"
     differs = " OR ".join(
         f"a.{name} IS DISTINCT FROM b.{name}"
         for name in (
@@ -114,8 +143,8 @@ def _copies(connection: duckdb.DuckDBPyConnection, before: Plan, after: Plan) ->
             count(*) FILTER (b.key IS NULL), sum(a.size) FILTER (b.key IS NULL),
             count(*) FILTER (a.key IS NOT NULL AND b.key IS NOT NULL AND ({differs})),
             sum(b.size) FILTER (a.key IS NOT NULL AND b.key IS NOT NULL AND ({differs}))
-        FROM {before.relation("copies")} AS a
-        FULL JOIN {after.relation("copies")} AS b
+        FROM (SELECT * FROM {before.relation("copies")} {differing}) AS a
+        FULL JOIN (SELECT * FROM {after.relation("copies")} {differing}) AS b
             ON a.store = b.store AND a.key = b.key AND a.target_store = b.target_store AND a.target_key = b.target_key
         """
     ).fetchone()

@@ -35,6 +35,7 @@ DOCUMENT = "plan.json"
 PREFIX_DIGITS = 16
 _NAMED = 5  # older plans that an error names
 _FETCH_ROWS = 10_000
+_CHECKED_ROWS = 50_000
 _CAPABILITIES = {field.name for field in fields(Capabilities)}
 
 
@@ -92,6 +93,33 @@ class Plan:
     def check_findings(self) -> None:
         """The same for the findings."""
         self._check("findings", FINDINGS)
+
+    def check_copies(self, numbers: Sequence[int]) -> None:
+        """IntegrityError where a copy of these batches was changed. For who reads copies by `relation`; reads all of theirs.
+
+        Some batches at a time, so that the texts of their rows fit in memory.
+        """
+        with _reading(self.folder) as connection:
+            for digests in self._digests(connection, numbers):
+                first, last = min(digests), max(digests)
+                forms = connection.execute(
+                    f"SELECT batch, string_agg({COPIES.canonical}, '' ORDER BY ordinal) "
+                    f"FROM {self.relation('copies', first=first, last=last)} "
+                    "WHERE batch BETWEEN ? AND ? AND batch IN (SELECT unnest(?)) GROUP BY batch",
+                    [first, last, list(digests)],
+                ).fetchall()
+                if {batch: hashlib.sha256(form.encode()).digest() for batch, form in forms} != digests:
+                    raise IntegrityError(f"copies of the plan in {self.folder} were changed", remedy=_REBUILD)
+
+    def _digests(self, connection: duckdb.DuckDBPyConnection, numbers: Sequence[int]) -> Iterator[dict[int, bytes]]:
+        """The digests of those of these batches that the plan has, by number; with each group about as many copies."""
+        rows = connection.execute(
+            f"SELECT number, digest, sum(copies) OVER (ORDER BY number) // {_CHECKED_ROWS} AS step "
+            f"FROM {self.relation('batches')} WHERE number IN (SELECT unnest(?)) ORDER BY number",
+            [list(numbers)],
+        ).fetchall()
+        for _, group in groupby(rows, key=lambda row: row[2]):
+            yield {number: digest for number, digest, _ in group}
 
     def _check(self, kind: str, table: Table) -> None:
         with _reading(self.folder) as connection:
