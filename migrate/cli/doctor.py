@@ -47,7 +47,14 @@ def doctor(typer_context: typer.Context, spec: SpecArgument, as_json: JsonOption
     start_logs(context)
     loaded = load_spec(spec)
     country = context.country(loaded)
-    here = examine_here(loaded, context.workspace, context.environment, country=country, now=context.now())
+    here = examine_here(
+        loaded,
+        context.workspace,
+        context.environment,
+        country=country,
+        ledger_url=context.ledger_url,
+        now=context.now(),
+    )
     ledger = examine_ledger(lambda: open_ledger(context))
     here.append(ledger)
     if ledger.check.status is CheckStatus.FAIL:

@@ -6,7 +6,6 @@ Each look ends in one check with a fix; nothing is raised for what was found. Th
 from __future__ import annotations
 
 import re
-import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from migrate.errors import ExitCode, InterruptedRun, MigrateError, worst
 from migrate.inventory.aside import Stopping, side_by_side
+from migrate.jobs.disk import examine_disks
 from migrate.ledger import Ledger
 from migrate.privacy import Pseudonyms
 from migrate.residency import UNDECIDED
@@ -25,12 +25,11 @@ from migrate.spec import Spec, spec_time
 from migrate.stores.base import Capabilities
 from migrate.stores.door import Door
 from migrate.stores.probe import Check, CheckStatus, ProbeReport, probe
-from migrate.units import format_duration, format_size
+from migrate.units import format_duration
 from migrate.workspace import Workspace
 
 COUNTRY = "country"
 HERE = "here"  # the section of what is no store's
-FREE_BYTES_WANTED = 5 * 2**30
 # What was measured and tested; pyproject.toml pins the same, and a test holds them together.
 TESTED: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "duckdb": ((1, 5), (3,)),
@@ -47,13 +46,19 @@ class Finding:
 
 
 def examine_here(
-    spec: Spec, workspace: Workspace, environment: Mapping[str, str], *, country: str | None, now: datetime
+    spec: Spec,
+    workspace: Workspace,
+    environment: Mapping[str, str],
+    *,
+    country: str | None,
+    ledger_url: str,
+    now: datetime,
 ) -> list[Finding]:
-    """The machine, the workspace and the spec's input files. No store is opened."""
+    """The machine, the workspace and the spec's input files. No store and no ledger is opened."""
     checks = [
         _country(spec, country),
         _pseudonym_key(spec, workspace, environment),
-        _disk(workspace),
+        *examine_disks(spec, workspace, ledger_url),
         *(_library(name, version(name)) for name in TESTED),
         Check("time zone", CheckStatus.OK, f"{spec.time_zone}: it is {spec_time(now, spec)}"),
         *_decisions(spec),
@@ -161,15 +166,6 @@ def _pseudonym_key(spec: Spec, workspace: Workspace, environment: Mapping[str, s
     return Check("pseudonym key", CheckStatus.OK, f"{reference} is there, and its owner's alone")
 
 
-def _disk(workspace: Workspace) -> Check:
-    free = shutil.disk_usage(workspace.root).free
-    finding = f"{format_size(free)} free for inventories, plans and the ledger"
-    if free >= FREE_BYTES_WANTED:
-        return Check("disk", CheckStatus.OK, finding)
-    fix = "Planning takes about 150 bytes an object; make room, or move the workspace."
-    return Check("disk", CheckStatus.WARN, finding, fix)
-
-
 def _library(name: str, found: str) -> Check:
     least, below = TESTED[name]
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
@@ -178,7 +174,7 @@ def _library(name: str, found: str) -> Check:
     wanted = f">={'.'.join(map(str, least))},<{'.'.join(map(str, below))}"
     fix = f"python3 -m pip install '{name}{wanted}'"
     return Check(
-        name, CheckStatus.FAIL, f"{found} was never tested with this version of migrate", fix, ExitCode.REFUSED
+        name, CheckStatus.FAIL, f"{found} was never tested with this version of migrate", fix, ExitCode.BAD_SPEC
     )
 
 

@@ -7,6 +7,7 @@ fence is stale (invariant 5). The subjects stand in modules of their own, and th
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import insert, inspect, select
 from sqlalchemy.engine import Connection
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 from migrate.errors import NoLedgerError, UsageError, VersionError
 from migrate.ledger import schema
 from migrate.ledger.copying import Copying
-from migrate.ledger.engine import NO_LEDGER_REMEDY, Database
+from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
 from migrate.ledger.leases import Leases
 from migrate.ledger.lock import Lock
 from migrate.ledger.passes import Passes
@@ -54,6 +55,12 @@ class Ledger(Runs, Plans, Leases, Copying, Seals, Passes, Verifying, Repairing, 
             database.close()
             raise
         return Ledger(database, url)
+
+    @staticmethod
+    def file_of(url: str) -> Path | None:
+        """The file of a SQLite ledger, be it there or not; None for PostgreSQL. UsageError where the URL is no ledger's."""
+        parsed = parse_url(url)
+        return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
     @property
     def display_url(self) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import stat
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,8 +287,10 @@ def test_what_a_store_answers_does_not_reach_the_terminal(run: Run, tmp_path: Pa
     assert is_harmless(done.out)
 
 
-def here(tmp_path: Path, spec: str) -> dict[str, Check]:
-    found = examine_here(parse_spec(spec, place="x"), Workspace(tmp_path), {}, country="IE", now=NOW)
+def here(tmp_path: Path, spec: str, *, ledger_url: str | None = None) -> dict[str, Check]:
+    workspace = Workspace(tmp_path)
+    url = ledger_url or workspace.ledger_url
+    found = examine_here(parse_spec(spec, place="x"), workspace, {}, country="IE", ledger_url=url, now=NOW)
     return {finding.check.name: finding.check for finding in found}
 
 
@@ -296,6 +300,62 @@ def test_a_directory_that_is_too_old_is_told_before_planning(tmp_path: Path) -> 
     old = here(tmp_path, SPEC.replace("36500d", "48h"))["directory"]
     assert (old.status, old.exit) == (CheckStatus.FAIL, ExitCode.BAD_SPEC)
     assert here(tmp_path, SPEC)["directory"].status is CheckStatus.OK
+
+
+def huge_directory(tmp_path: Path, size_bytes: int) -> None:
+    """A directory of 14 bytes a user, whose end is a hole in the file: it takes no room itself."""
+    with (tmp_path / "users.csv").open("wb") as file:
+        file.write(b"user_id,country\n" + b"u00000001,IE,\n" * 80_000)
+        file.truncate(size_bytes)
+
+
+def test_a_disk_that_cannot_hold_what_is_known_to_come_is_told(tmp_path: Path) -> None:
+    """Five gigabytes are no answer to a directory of terabytes: by its size the ledger alone would not fit."""
+    huge_directory(tmp_path, 14 * 10**6)
+    fits = here(tmp_path, SPEC)["disk"]
+    assert fits.status is not CheckStatus.FAIL
+    assert "about 144 MiB wanted" in fits.finding
+    huge_directory(tmp_path, 14 * 2 * shutil.disk_usage(tmp_path).free // 151)
+    full = here(tmp_path, SPEC)["disk"]
+    assert (full.status, full.exit) == (CheckStatus.FAIL, ExitCode.UNREACHABLE)
+    assert "users in the ledger" in full.finding
+    on_postgres = here(tmp_path, SPEC, ledger_url="postgresql://clover@127.0.0.1/ledger")["disk"]
+    assert on_postgres.status is not CheckStatus.FAIL
+    assert "the ledger" not in on_postgres.finding
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no second file system")
+def test_a_ledger_on_another_disk_is_asked_of_that_disk(tmp_path: Path) -> None:
+    """The workspace's own says nothing of it, and what the ledger has already is not wanted again."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as there:
+        if Path(there).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("no second file system")
+        ledger = Path(there, "deeper", "ledger.sqlite")
+        huge_directory(tmp_path, 14 * 2 * shutil.disk_usage(there).free // 151)
+        found = here(tmp_path, SPEC, ledger_url=f"sqlite:///{ledger}")
+        assert found["ledger's disk"].status is CheckStatus.FAIL
+        assert "users" not in found["disk"].finding
+        ledger.parent.mkdir()
+        with ledger.open("wb") as file:
+            file.truncate(4 * shutil.disk_usage(there).free)
+        assert here(tmp_path, SPEC, ledger_url=f"sqlite:///{ledger}")["ledger's disk"].status is not CheckStatus.FAIL
+
+
+def test_a_plan_says_how_much_room_planning_again_takes(run: Run, tmp_path: Path) -> None:
+    """The objects at the sources and the users that the ledger gets, as they were found."""
+    spec = build_workspace(tmp_path)
+    assert run("plan", str(spec)).code == 0
+    census = run("show", "--json").answer["census"]["us"]["listed"]
+    assert f"wanted: {census:,} object" in here(tmp_path, SPEC)["disk"].finding
+
+
+def test_a_library_that_was_never_tested_is_another_version_and_no_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """78, as for a plan or a ledger of another version."""
+    monkeypatch.setitem(TESTED, "duckdb", ((99,), (100,)))
+    found = here(tmp_path, SPEC)["duckdb"]
+    assert (found.status, found.exit) == (CheckStatus.FAIL, ExitCode.BAD_SPEC)
 
 
 def test_codes_that_nobody_has_decided_are_told(tmp_path: Path) -> None:
