@@ -14,7 +14,7 @@ from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
 from migrate.cli.records import recorded_run
 from migrate.cli.working import stopping
 from migrate.errors import RefusedError
-from migrate.jobs.common import taken_elsewhere
+from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.build import build_plan
@@ -73,7 +73,7 @@ def _plan(context: Context, spec: Spec, ledger: Ledger | None, *, list_anew: boo
         door.close()
     taken = None
     if ledger is not None and isinstance(built, Plan):
-        taken = taken_elsewhere(built, ledger, users_max=USERS_ASKED)
+        taken = taken_elsewhere(built, context.workspace, ledger, users_max=USERS_ASKED)
     _tell(context, spec, built, unprobed, taken)
 
 
@@ -83,12 +83,15 @@ def _tell(
     summary = summarise(built.document) if isinstance(built, Plan) else built
     if context.as_json:
         folder = {"folder": str(built.folder)} if isinstance(built, Plan) else {}
-        document = summary_document(summary, unprobed) | {"taken_elsewhere": None if taken is None else taken.what}
-        context.output.document(document | {"dry_run": not folder, **folder})
+        asked = {"taken_elsewhere": None if taken is None else taken.what} if folder else {}
+        context.output.document(summary_document(summary, unprobed) | {"dry_run": not folder, **asked, **folder})
         return
     show_summary(context.output, summary, spec, unprobed=unprobed, built=isinstance(built, Plan))
     if not isinstance(built, Plan):
-        context.output.note("nothing was built", style="dim")
+        context.output.note(
+            "nothing was built; whether users stand elsewhere already is asked of a plan: `migrate run --dry-run`",
+            style="dim",
+        )
     elif taken is not None:
         show_taken(context.output, taken)
     elif not summary.blockers:

@@ -17,7 +17,7 @@ from migrate.units import number_of
 
 _SHARE = (Column("users", number=True), Column("copies", number=True), Column("bytes", number=True))
 
-USERS_ASKED = 100_000  # how many of a plan's users are looked for in other plans, by who only looks
+USERS_ASKED = 100_000  # about how many of a plan's users are looked for elsewhere, by who only looks
 
 
 def show_summary(
@@ -53,7 +53,7 @@ def show_summary(
 
 
 def show_taken(output: Output, taken: RefusedError) -> None:
-    """That a run would be refused, since users of the plan are in another one."""
+    """That a run would be refused, since users of the plan stand elsewhere."""
     output.line()
     output.line(taken.what, style="bold yellow")
     output.line(f"next: {taken.remedy}")

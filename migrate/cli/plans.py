@@ -13,7 +13,7 @@ from migrate.cli.output import Column, Output
 from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
 from migrate.cli.records import existing_ledger
 from migrate.errors import ExitCode, MigrateError, UsageError, worst
-from migrate.jobs.common import taken_elsewhere
+from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.planner.diff import PlanDiff
 from migrate.planner.diff import diff as compare
 from migrate.planner.explain import Explanation
@@ -114,7 +114,7 @@ def show(
     unprobed = plan_view.unprobed_stores(found.spec, found.capabilities)
     taken = None
     with suppress(MigrateError), existing_ledger(context) as ledger:  # a plan can be shown whatever the ledger is like
-        taken = None if ledger is None else taken_elsewhere(found, ledger, users_max=USERS_ASKED)
+        taken = taken_elsewhere(found, context.workspace, ledger, users_max=USERS_ASKED)
     if context.as_json:
         document = plan_view.summary_document(summary, unprobed) | {"folder": str(found.folder)}
         context.output.document(document | {"taken_elsewhere": None if taken is None else taken.what})

@@ -22,8 +22,9 @@ from migrate.cli.working import (
     tell_problems,
 )
 from migrate.errors import ExitCode, RefusedError, worst
-from migrate.jobs.common import refuse_early, taken_elsewhere
+from migrate.jobs.common import refuse_early
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
+from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.folder import Plan, find_plan
@@ -133,7 +134,7 @@ def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
     refuse_early(plan, context.workspace, actor_of(context, plan), request.limits, Purpose.PLAN)
     with existing_ledger(context) as ledger:
         forecast = forecast_run(plan, ledger, request)
-        taken = None if ledger is None else taken_elsewhere(plan, ledger)
+        taken = taken_elsewhere(plan, context.workspace, ledger)
     code = worst([forecast.exit_code, ExitCode.DONE if taken is None else ExitCode.REFUSED])
     if context.as_json:
         document = _forecast_document(forecast) | {"taken_elsewhere": None if taken is None else taken.what}

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
-from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, RefusedError, UsageError
+from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, UsageError
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
@@ -111,20 +110,9 @@ def registered(plan: Plan, ledger: Ledger) -> int | None:
     return row.id
 
 
-def users_with_a_row(plan: Plan) -> Iterator[UserInfo]:
-    """The users that the ledger keeps: all of the plan but those out of scope."""
-    return (user for user in plan.users() if user.state != "out")
-
-
-def taken_elsewhere(plan: Plan, ledger: Ledger, *, users_max: int | None = None) -> RefusedError | None:
-    """What a run of this plan would be refused with where one of its users is in another plan of the ledger; else None.
-
-    `users_max` bounds the look: the users stand in the order of the SHA-256 of their ids, so the first are a fair sample.
-    """
-    if ledger.plan_id(plan.digest) is not None:
-        return None
-    users = (user.user_id for user in islice(users_with_a_row(plan), users_max))
-    return None if ledger.plan_that_has(users, besides=plan.digest) is None else ledger.taken_elsewhere(plan.digest)
+def users_with_a_row(plan: Plan, *, is_sample: bool = False) -> Iterator[UserInfo]:
+    """The users that the ledger keeps: all of the plan but those out of scope. `is_sample` as of `Plan.users`."""
+    return (user for user in plan.users(is_sample=is_sample) if user.state != "out")
 
 
 def assignments(

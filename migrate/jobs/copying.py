@@ -27,6 +27,7 @@ from migrate.jobs.common import (
     unfinished,
     users_with_a_row,
 )
+from migrate.jobs.elsewhere import refuse_stranding
 from migrate.jobs.waves import choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
@@ -195,7 +196,7 @@ def run_plan(
     refuse_early(plan, workspace, actor, request.limits, Purpose.COPY)
     named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
-        plan_id = _register(plan, ledger, request, run_id, now, stop, on_registering)
+        plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
@@ -236,6 +237,7 @@ def _standing_too(
 
 def _register(
     plan: Plan,
+    workspace: Workspace,
     ledger: Ledger,
     request: RunRequest,
     run_id: int,
@@ -256,6 +258,7 @@ def _register(
             remedy=f"Decide them in the spec and plan again, or accept just these: `migrate run {plan.digest[:12]} {words}`",
         )
     if plan_id is None:
+        refuse_stranding(plan, workspace, stop.is_set)
         doing, deadline = "the plan was registered", request.limits.deadline
         batches = heeding(plan.batches(), stop, deadline, doing)
         users = heeding(users_with_a_row(plan), stop, deadline, doing, on_registering)

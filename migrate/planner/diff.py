@@ -1,17 +1,23 @@
-"""What differs between two plans: the spec's keys, what was found, the users, and the copies."""
+"""What differs between two plans: the spec's keys, what was found, the users, and the copies; and whom the later one strands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import duckdb
 
 from migrate.errors import IntegrityError
+from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
 from migrate.spec import deciding
+from migrate.spec.places import place_of
+from migrate.sql import literal
+
+ROLES = ("home", "backup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,14 @@ class PlanDiff:
     copies_changed: Change  # another version, ETag, size, time, rule or flag
 
 
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """Users, as many as `users`, whose copies another plan writes to stores at `sites` that a later plan does not look at."""
+
+    users: int
+    sites: tuple[str, ...]
+
+
 def diff(before: Plan, after: Plan) -> PlanDiff:
     """Compare two plans, out of core on one thread.
 
@@ -77,6 +91,51 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
         copies_removed=removed,
         copies_changed=changed,
     )
+
+
+def stranded(before: Plan, after: Plan, *, one_in: int = 1) -> Stranded | None:
+    """Who moves in both plans, has copies in `before`, and of these some at a place where `after` has none of the user's.
+
+    Of every `one_in` users one is asked, by DuckDB's hash of the id: whom a site with a capacity loses stand together in the
+    order of turns, so the first users would be no fair sample. The users' tables are not digested. None where nobody is.
+    """
+    left = {role: f"b.{role} IS NOT NULL AND NOT ({_is_covered(before, after, f'b.{role}')})" for role in ROLES}
+    columns = ", ".join(("user_id", "state", "copies", *ROLES))
+    taken = f"state = 'planned' AND copies > 0 AND hash(user_id) % {one_in} = 0"
+    with _comparing(after) as connection:
+        rows = connection.execute(
+            f"""
+            SELECT {", ".join(f"CASE WHEN {sql} THEN b.{role} END AS {role}" for role, sql in left.items())}, count(*)
+            FROM (SELECT {columns} FROM {before.relation("users")} WHERE {taken}) AS b
+            JOIN (SELECT {columns} FROM {after.relation("users")} WHERE state = 'planned') AS a ON b.user_id = a.user_id
+            WHERE {" OR ".join(f"({sql})" for sql in left.values())}
+            GROUP BY ALL
+            """
+        ).fetchall()
+    sites = {site for *at, _ in rows for site in at if site is not None}
+    return Stranded(one_in * sum(row[-1] for row in rows), tuple(sorted(sites))) if rows else None
+
+
+def _is_covered(before: Plan, after: Plan, site: str) -> str:
+    """A SQL condition: all places where `before` writes at `site` are places where `after` writes for the same user."""
+    old, new = _places(before), _places(after)
+    pairs = [
+        f"({site} = {literal(one)} AND coalesce(a.{role} = {literal(other)}, FALSE))"
+        for role, (one, stores), (other, others) in product(ROLES, old.items(), new.items())
+        if stores <= others
+    ]
+    return " OR ".join(pairs) or "FALSE"
+
+
+def _places(plan: Plan) -> dict[str, set[tuple[str, ...]]]:
+    """The places of the target stores at each site that a placement rule names."""
+    spec = plan.spec
+    sites = {site for rule in spec.placement.rules for site in (*rule.home, *rule.backup)}
+    stores = {site: {spec.target_store(site, source) for source in spec.by_role(Role.SOURCE)} for site in sites}
+    return {
+        site: {place_of(spec.stores[name].url, spec.stores[name].endpoint) for name in names}
+        for site, names in sorted(stores.items())
+    }
 
 
 @contextmanager

@@ -225,7 +225,10 @@ class PlacementRule(_Section):
 
 
 class Placement(_Section):
-    """Where users go: decided once, and kept by all later plans."""
+    """Where users go: decided anew by each plan, from its own spec and directory.
+
+    What one plan has copied, a later one must not leave behind: a run that would is refused (77).
+    """
 
     rules: tuple[PlacementRule, ...] = Field(min_length=1)
     """In the order in which they are tried."""

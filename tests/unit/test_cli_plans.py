@@ -68,7 +68,7 @@ def test_a_dry_run_builds_nothing(run: Run, spec: str, tmp_path: Path) -> None:
     assert not (tmp_path / ".migrate/ledger.sqlite").exists()
     built = run("plan", spec, "--json").answer
     assert built["digest"] == dry["digest"]
-    assert {**built, "dry_run": True} == dry | {name: built[name] for name in ("folder", "built_at")}
+    assert {**built, "dry_run": True} == dry | {name: built[name] for name in ("folder", "built_at", "taken_elsewhere")}
 
 
 def test_stdout_is_data_and_stderr_is_not(run: Run, spec: str) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
-from planning import Item, Person, make_world, spec_with
+from planning import Item, Person, make_world, spec_data, spec_with
 
 from migrate.errors import IntegrityError, UsageError
 from migrate.placement import Lost
-from migrate.planner.diff import Change, diff
+from migrate.planner.diff import Change, Stranded, diff, stranded
 from migrate.planner.explain import CopiesShare, UserFinding, explain
 from migrate.planner.folder import Plan
 from migrate.planner.listing import list_findings
@@ -189,6 +190,63 @@ def test_a_diff_of_a_plan_that_was_edited_tells_nothing(tmp_path: Path, kind: st
     for one, other in ((before, after), (after, before)):
         with pytest.raises(IntegrityError):
             diff(Plan.open(one.folder), Plan.open(other.folder))
+
+
+def placed(root: Path, home: list[str], backup: list[str], people: list[Person] = PEOPLE, **sections: Any) -> Plan:
+    """A plan that places everybody alike."""
+    rule = {"name": "all", "countries": ["*"], "home": home, "backup": backup}
+    return build(root, people, ITEMS, placement={"rules": [rule]}, **sections)
+
+
+@pytest.mark.parametrize(
+    ("home", "backup", "sites"),
+    [
+        (["dublin-1"], ["hamar"], None),
+        (["hamar"], ["dublin-1"], None),
+        (["dublin-1"], [], ("hamar",)),
+        (["dublin-1"], ["dublin-2"], ("hamar",)),
+        (["dublin-2"], ["dublin-1"], ("hamar",)),
+        (["dublin-2"], [], ("dublin-1", "hamar")),
+    ],
+)
+def test_who_leaves_a_site_that_another_plan_copies_to_is_stranded(
+    tmp_path: Path, home: list[str], backup: list[str], sites: tuple[str, ...] | None
+) -> None:
+    """The other way round, home and backup are the same two places: nothing is left there."""
+    before, after = placed(tmp_path / "a", ["dublin-1"], ["hamar"]), placed(tmp_path / "b", home, backup)
+    assert stranded(before, after) == (None if sites is None else Stranded(30, sites))
+
+
+def test_a_second_copy_strands_nobody_and_one_less_does(tmp_path: Path) -> None:
+    """What matters is where the earlier plan has copies and the later one none."""
+    one, two = placed(tmp_path / "a", ["dublin-1"], []), placed(tmp_path / "b", ["dublin-1"], ["hamar"])
+    assert (stranded(one, two), stranded(two, one)) == (None, Stranded(30, ("hamar",)))
+
+
+def test_a_site_whose_store_is_another_place_is_another_site(tmp_path: Path) -> None:
+    """Nothing looks at the bucket that the site had; a site of another name at the same store is the same place."""
+    before = placed(tmp_path / "a", ["dublin-1"], [])
+    stores = spec_data()["stores"]
+    elsewhere = {**stores, "dublin-1": {**stores["dublin-1"], "url": "file:dublin-9"}}
+    assert stranded(before, placed(tmp_path / "b", ["dublin-1"], [], stores=elsewhere)) == Stranded(30, ("dublin-1",))
+    stores["dublin-1"]["url"], stores["dublin-2"]["url"] = stores["dublin-2"]["url"], stores["dublin-1"]["url"]
+    assert stranded(before, placed(tmp_path / "c", ["dublin-2"], [], stores=stores)) is None
+
+
+def test_who_has_no_copies_or_does_not_move_is_not_stranded(tmp_path: Path) -> None:
+    """Nothing of theirs was copied, or the later plan is not about them."""
+    people = [*PEOPLE[:-2], replace(PEOPLE[-2], hold=True), Person("nothing")]
+    before = placed(tmp_path / "a", ["dublin-1"], [], [*PEOPLE, Person("nothing")])
+    assert stranded(before, placed(tmp_path / "b", ["hamar"], [], people)) == Stranded(28, ("dublin-1",))
+
+
+def test_a_sample_of_the_stranded_comes_from_everywhere(tmp_path: Path) -> None:
+    """About as many as there are, whatever their turns: one in three is asked for the other two."""
+    before, after = placed(tmp_path / "a", ["dublin-1"], []), placed(tmp_path / "b", ["hamar"], [])
+    found = stranded(before, after, one_in=3)
+    assert found is not None
+    assert found.users % 3 == 0
+    assert 6 <= found.users <= 75
 
 
 def test_a_plan_does_not_differ_from_itself(tmp_path: Path) -> None:

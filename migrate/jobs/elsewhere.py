@@ -1,0 +1,107 @@
+"""Whether the users of a plan stand elsewhere already: in another plan of the ledger, or at sites where this plan does not look.
+
+Either refuses its first run. Planning does not ask: the same inputs give the same plan in any workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from migrate.errors import InterruptedRun, MigrateError, RefusedError
+from migrate.inventory.aside import Stopping, side_by_side
+from migrate.jobs.common import users_with_a_row
+from migrate.ledger import Ledger
+from migrate.planner.diff import Stranded, stranded
+from migrate.planner.folder import PREFIX_DIGITS, Plan
+from migrate.units import number_of
+from migrate.workspace import Workspace
+
+_SHOWN = 12
+
+
+def taken_elsewhere(
+    plan: Plan, workspace: Workspace, ledger: Ledger | None, *, users_max: int | None = None
+) -> RefusedError | None:
+    """What a run of this plan would be refused with since its users stand elsewhere already; None where they do not, or where it
+    was registered. `ledger` is None where there is none yet.
+
+    `users_max` bounds the look, to about as many users, and nothing is digested for it. What it finds is true; what it does not
+    find, the run may.
+    """
+    if ledger is not None and ledger.plan_id(plan.digest) is not None:
+        return None
+    return _copied_elsewhere(plan, workspace, users_max) or _in_another_plan(plan, ledger, users_max)
+
+
+def refuse_stranding(plan: Plan, workspace: Workspace, is_stopping: Stopping) -> None:
+    """RefusedError where a run of this plan would leave copies behind, before it is registered. InterruptedRun when stopped."""
+    stopped = InterruptedRun(
+        "interrupted while earlier plans were compared with this one; nothing was registered", remedy="Run it again."
+    )
+    look = [lambda _halt: _copied_elsewhere(plan, workspace, None)]
+    for refused in side_by_side(look, threads=1, is_stopping=is_stopping, stopped=stopped):
+        if refused is not None:
+            raise refused
+
+
+def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -> RefusedError | None:
+    """The users stand in the order of the SHA-256 of their ids, so the first are a fair sample."""
+    if ledger is None:
+        return None
+    users = islice(users_with_a_row(plan, is_sample=users_max is not None), users_max)
+    taken = ledger.plan_that_has((user.user_id for user in users), besides=plan.digest)
+    return None if taken is None else ledger.taken_elsewhere(plan.digest)
+
+
+def _copied_elsewhere(plan: Plan, workspace: Workspace, users_max: int | None) -> RefusedError | None:
+    """For users of whom another plan of the workspace, which was begun, writes copies to places that this plan has
+    not: an EXTRA object is looked for where the user belongs, so they would stay, and nobody would be told.
+
+    Without `users_max` all users are asked, and those of the other plans digested. What cannot be read was begun all the same.
+    """
+    moving = int(plan.document["totals"]["users"]["planned"])
+    one_in = 1 if users_max is None else max(1, moving // users_max)
+    for name in _begun(workspace):
+        if plan.digest.startswith(name):
+            continue
+        try:
+            other = Plan.open(workspace.plans / name)
+            if users_max is None:
+                other.check_users()
+            found = stranded(other, plan, one_in=one_in)
+        except MigrateError as error:
+            return _unreadable(name, error)
+        if found is not None:
+            return _stranded(plan, other, found, is_estimate=one_in > 1)
+    return None
+
+
+def _begun(workspace: Workspace) -> Iterator[str]:
+    """The plans whose work has begun, by the names of their folders: a worker makes the folder of a plan's seals first of all."""
+    if workspace.seals.is_dir():
+        yield from sorted(path.name for path in workspace.seals.iterdir() if len(path.name) == PREFIX_DIGITS)
+
+
+def _stranded(plan: Plan, other: Plan, found: Stranded, *, is_estimate: bool) -> RefusedError:
+    sites, old, new = ", ".join(found.sites), other.digest[:_SHOWN], plan.digest[:_SHOWN]
+    number = f"{'about ' if is_estimate else ''}{number_of(found.users, 'user')}"
+    return RefusedError(
+        f"this plan places {number} elsewhere than plan {old}, which was begun: what that one copies to {sites} would stay "
+        "there, and no verification would look for it",
+        remedy=f"Plan again so that they stay where they are (`migrate diff {old} {new}` counts them): keep the placement rules, "
+        "weights and target stores, or name their countries in a rule of their own; give a site with a capacity the one at which "
+        f"it closes where it did. Or first remove at {sites} what plan {old} has copied of them; "
+        f"then {_archive(other.folder.name)}.",
+    )
+
+
+def _unreadable(name: str, error: MigrateError) -> RefusedError:
+    return RefusedError(
+        f"plan {name[:_SHOWN]} was begun here, and this plan cannot be compared with it: {error.what}",
+        remedy=f"Bring its folder back; or look at all targets for what it has copied, and then {_archive(name)}.",
+    )
+
+
+def _archive(name: str) -> str:
+    return f"move .migrate/plans/{name} and .migrate/seals/{name} out of the workspace, to be kept with its ledger"
