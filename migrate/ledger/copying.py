@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, case, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError
-from migrate.ledger import schema
+from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks, demand_lease, in_batch, move_batch
 from migrate.ledger.engine import insert_many, upsert
 from migrate.ledger.rows import CopyRow, Lease, NewSeal, PartRow, SealKind, UploadRow, UserTally
@@ -171,7 +171,7 @@ class Copying(Core):
                 connection.execute(
                     delete(copies).where(
                         in_batch(copies, lease.plan_id, lease.number),
-                        copies.c.outcome.in_([schema.OUTCOME_CODES[outcome] for outcome in RECEIPTS]),
+                        copies.c.outcome.in_([columns.OUTCOME_CODES[outcome] for outcome in RECEIPTS]),
                     )
                 )
             connection.execute(update(copies).where(in_batch(copies, lease.plan_id, lease.number)).values(tallied=True))
@@ -189,25 +189,25 @@ def _copy_row(row: Row[Any]) -> CopyRow:
         receipt=result.receipt,
         reason=row.reason,
         detail=row.detail,
-        etag=None if result.receipt or row.etag is None else schema.unpack_etag(row.etag),
+        etag=None if result.receipt or row.etag is None else columns.unpack_etag(row.etag),
         run_id=row.run_id,
-        at=schema.from_micros(row.at),
+        at=columns.from_micros(row.at),
         tallied=row.tallied,
     )
 
 
 def _result(row: Row[Any]) -> CopyResult:
-    outcome = schema.OUTCOMES[row.outcome]
+    outcome = columns.OUTCOMES[row.outcome]
     receipt = None
     if outcome.has_receipt:
         receipt = Receipt(
             sha256=bytes(row.sha256),
             part_bytes=row.part_bytes,
             attributes=bytes(row.attributes),
-            etag=schema.unpack_etag(bytes(row.etag)),
+            etag=columns.unpack_etag(bytes(row.etag)),
             version_id=row.version_id,
-            evidence=schema.EVIDENCES[row.evidence],
-            at=schema.from_micros(row.at),
+            evidence=columns.EVIDENCES[row.evidence],
+            at=columns.from_micros(row.at),
         )
     return CopyResult(row.ordinal, outcome, receipt, row.reason, row.detail)
 
@@ -215,22 +215,22 @@ def _result(row: Row[Any]) -> CopyResult:
 def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tuple[Any, ...]:
     """A row of `copies`, in the order of its columns."""
     receipt = result.receipt
-    key = (lease.plan_id, lease.number, result.ordinal, schema.OUTCOME_CODES[result.outcome])
+    key = (lease.plan_id, lease.number, result.ordinal, columns.OUTCOME_CODES[result.outcome])
     if receipt is None:
         nothing = (None, None, None, None, None, None)
-        return (*key, *nothing, result.reason, result.detail, run_id, schema.to_micros(now), False)
+        return (*key, *nothing, result.reason, result.detail, run_id, columns.to_micros(now), False)
     return (
         *key,
         receipt.sha256,
         receipt.part_bytes,
         receipt.attributes,
-        schema.pack_etag(receipt.etag),
+        columns.pack_etag(receipt.etag),
         receipt.version_id,
-        schema.EVIDENCE_CODES[receipt.evidence],
+        columns.EVIDENCE_CODES[receipt.evidence],
         result.reason,
         result.detail,
         run_id,
-        schema.to_micros(receipt.at),
+        columns.to_micros(receipt.at),
         False,
     )
 
@@ -256,7 +256,7 @@ def _replace_pending(connection: Connection, rows: list[tuple[Any, ...]]) -> Non
             copies.c.plan_id == bindparam("new_plan_id"),
             copies.c.number == bindparam("new_number"),
             copies.c.ordinal == bindparam("new_ordinal"),
-            copies.c.outcome == schema.OUTCOME_CODES[Outcome.PENDING],
+            copies.c.outcome == columns.OUTCOME_CODES[Outcome.PENDING],
         )
         .values({name: bindparam(f"new_{name}") for name in settable})
     )
@@ -314,7 +314,7 @@ def _open_counts(connection: Connection, lease: Lease) -> Counter[tuple[Outcome,
         .where(in_batch(copies, lease.plan_id, lease.number))
         .group_by(copies.c.outcome, copies.c.tallied)
     ).all()
-    return Counter({(schema.OUTCOMES[outcome], tallied): count for outcome, tallied, count in rows})
+    return Counter({(columns.OUTCOMES[outcome], tallied): count for outcome, tallied, count in rows})
 
 
 def _demand_whole(

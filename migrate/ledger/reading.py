@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, union
 from sqlalchemy.engine import Row
 
-from migrate.ledger import schema
+from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, batch_info, in_batch
 from migrate.ledger.counts import NOWHERE
 from migrate.ledger.known import WRONG
@@ -167,7 +167,7 @@ class Reading(Core):
     def failures(self, plan_id: int, limit: int) -> list[Failure]:
         """The first copies that ended without a receipt, by batch and ordinal."""
         copies, batches = schema.copies, schema.batches
-        codes = [schema.OUTCOME_CODES[outcome] for outcome in _FAILED]
+        codes = [columns.OUTCOME_CODES[outcome] for outcome in _FAILED]
         with self._read() as connection:
             rows = connection.execute(
                 select(copies)
@@ -185,11 +185,11 @@ class Reading(Core):
             Failure(
                 number=row.number,
                 ordinal=row.ordinal,
-                outcome=schema.OUTCOMES[row.outcome],
+                outcome=columns.OUTCOMES[row.outcome],
                 reason=row.reason,
                 detail=row.detail,
                 run_id=row.run_id,
-                at=schema.from_micros(row.at),
+                at=columns.from_micros(row.at),
             )
             for row in rows
         ]

@@ -14,7 +14,7 @@ from sqlalchemy import Select, bindparam, case, delete, func, insert, select, up
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, LaterError
-from migrate.ledger import schema
+from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
 from migrate.ledger.known import WRONG, check_again, is_wrong
 from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
@@ -94,7 +94,7 @@ class Repairing(Core):
                     select(copies.c.ordinal, copies.c.outcome).where(in_batch(copies, plan_id, number))
                 ).all()
             )
-            if any(schema.OUTCOMES[outcome].has_receipt for outcome in opened.values()):
+            if any(columns.OUTCOMES[outcome].has_receipt for outcome in opened.values()):
                 raise LaterError(f"batch {number} is half copied", remedy="`migrate run` first, then repair.")
             lost = {ordinal: copy for ordinal, copy in planned.items() if ordinal not in opened}
             _demand_counted(batch, lost)
@@ -136,7 +136,7 @@ class Repairing(Core):
             for batch in found:
                 of_batch = [
                     in_batch(copies, plan_id, batch.number),
-                    copies.c.outcome == schema.OUTCOME_CODES[Outcome.QUARANTINED],
+                    copies.c.outcome == columns.OUTCOME_CODES[Outcome.QUARANTINED],
                 ]
                 tallied += connection.execute(
                     select(func.count()).where(*of_batch, copies.c.tallied.is_(True))
@@ -145,13 +145,13 @@ class Repairing(Core):
                     update(copies)
                     .where(*of_batch)
                     .values(
-                        outcome=schema.OUTCOME_CODES[Outcome.PENDING],
+                        outcome=columns.OUTCOME_CODES[Outcome.PENDING],
                         reason=RETRY,
                         detail=None,
                         etag=None,
                         tallied=False,
                         run_id=run_id,
-                        at=schema.to_micros(now),
+                        at=columns.to_micros(now),
                     )
                 ).rowcount
                 if changed != batch.quarantined:
@@ -220,7 +220,7 @@ def _put_back(
 ) -> None:
     """Make rows of pending copies: ordinal, and the ETag that was seen at the target, which may be replaced."""
     copies, verdicts, passes, checks = schema.copies, schema.verdicts, schema.passes, schema.checks
-    at = schema.to_micros(now)
+    at = columns.to_micros(now)
     connection.execute(
         insert(copies),
         [
@@ -228,8 +228,8 @@ def _put_back(
                 "plan_id": plan_id,
                 "number": number,
                 "ordinal": ordinal,
-                "outcome": schema.OUTCOME_CODES[Outcome.PENDING],
-                "etag": None if etag is None else schema.pack_etag(etag),
+                "outcome": columns.OUTCOME_CODES[Outcome.PENDING],
+                "etag": None if etag is None else columns.pack_etag(etag),
                 "reason": REPAIR,
                 "run_id": run_id,
                 "at": at,

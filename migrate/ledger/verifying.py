@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import BindParameter
 
 from migrate.errors import IntegrityError, LedgerError
-from migrate.ledger import schema
+from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, may_become
 from migrate.ledger.engine import upsert
 from migrate.ledger.known import answer, answer_findings, is_seen_at, is_wrong, put_findings, void_matches
@@ -64,7 +64,7 @@ class Verifying(Core):
                 "reason": result.reason,
                 "etag": result.etag,
                 "run_id": run_id,
-                "at": schema.to_micros(now),
+                "at": columns.to_micros(now),
             }
             for result in results
         ]
@@ -158,7 +158,7 @@ def verdict_row(row: Row[Any]) -> VerdictRow:
         reason=row.reason,
         etag=row.etag,
         run_id=row.run_id,
-        at=schema.from_micros(row.at),
+        at=columns.from_micros(row.at),
         reopened=row.reopened,
     )
 

@@ -26,6 +26,7 @@ from migrate.jobs.checking import VerifyEnd, VerifyRequest, VerifyWatch, verify_
 from migrate.jobs.common import Actor, Limits, check_sums, plan_entry, users_with_a_row
 from migrate.jobs.copying import RunEnd, RunRequest, run_plan
 from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, SealKind, schema
+from migrate.ledger.columns import OUTCOMES
 from migrate.model import Attributes, Level, Outcome
 from migrate.states import BatchState, UserState
 from migrate.stores.memory import forget_places, place
@@ -438,7 +439,7 @@ class Model(RuleBasedStateMachine):
         """What the ledger's rows say of each copy; None where it has none yet. The counters must say the same (invariant 3)."""
         rows: dict[tuple[int, int], dict[int, Outcome]] = {}
         for row in self._rows(schema.copies):
-            rows.setdefault((row.plan_id, row.number), {})[row.ordinal] = schema.OUTCOMES[row.outcome]
+            rows.setdefault((row.plan_id, row.number), {})[row.ordinal] = OUTCOMES[row.outcome]
         sealed: Counter[tuple[int, int]] = Counter()
         for row in self._rows(schema.seals):
             if row.kind == SealKind.RECEIPTS:
