@@ -161,7 +161,7 @@ class Database:
             connection.close()
 
     def tidy(self, *tables: Table) -> None:
-        """After many rows came in: let PostgreSQL count by the index alone from now on. SQLite has no use for it."""
+        """After many rows came in: let PostgreSQL know how many, and read indexes alone. SQLite has no use for it."""
         if self.is_sqlite:
             return
         with self.errors(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -187,7 +187,8 @@ class Database:
         if "locked" in text or "lock timeout" in text:
             return UnreachableError(
                 f"the ledger {name} is locked, and stayed so",
-                remedy="another process holds it: a stuck `migrate`, a backup, or a shell with an open transaction"
+                remedy="another process holds it: a first `migrate run` that registers its plan (wait for it), a stuck `migrate`,"
+                " a backup, or a shell with an open transaction"
                 + (f"; `fuser -v {self.path}` names it" if self.path else "; look at pg_stat_activity"),
             )
         if any(words in text for words in _NO_ROOM):

@@ -61,5 +61,8 @@ class PatientConnection(sqlite3.Connection):
     def cursor(self, factory: Any = PatientCursor) -> Any:
         return super().cursor(factory)
 
+    def execute(self, *words: Any) -> Any:  # sqlite3's own does not go by the cursor's `execute`
+        return self.cursor().execute(*words)
+
     def commit(self) -> None:
         self.patience.wait_for(super().commit)

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,21 @@ def test_a_stop_ends_the_waiting_and_leaves_nothing_half_written(ledger: Ledger,
     assert ledger.runs(10) == []
     start_run(ledger)
     assert len(ledger.runs(10)) == 1
+
+
+def test_a_ledger_that_is_locked_is_opened_once_it_is_free(ledger: Ledger, tmp_path: Path) -> None:
+    """Opening waits as any write does: its pragmas, too, meet another's commit on a slow disk, or a plan being registered."""
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Ledger.open, ledger.url, create=False)
+        with pytest.raises(TimeoutError):  # what does not wait fails after SQLite's own wait
+            opening.result(4 * ONE_WAIT_SECONDS)
+        connection.execute("ROLLBACK")
+        opened = opening.result(30)
+    assert opened.runs(10) == []
+    opened.close()
+    connection.close()
 
 
 def test_what_is_not_a_lock_is_told_at_once(ledger: Ledger) -> None:
