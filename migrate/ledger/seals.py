@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import insert, select
@@ -10,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, in_batch
+from migrate.ledger.core import CHUNK, Core, in_batch
 from migrate.ledger.rows import Lease, NewSeal, Seal, SealKind
 
 
@@ -28,24 +29,34 @@ class Seals(Core):
             ).all()
         return [_seal(row) for row in rows]
 
-    def check_chain(self, plan_id: int) -> list[Seal]:
-        """Walk all seals of a plan from the first; IntegrityError where one is missing or was changed. All of them, in order."""
+    def check_chain(self, plan_id: int) -> int:
+        """Walk all seals of a plan from the first, and say how many there are. IntegrityError as `chain`."""
+        return sum(1 for _ in self.chain(plan_id))
+
+    def chain(self, plan_id: int) -> Iterator[Seal]:
+        """All seals of a plan, in order; IntegrityError where one is missing or was changed.
+
+        Read by the thousand, each time in a transaction of its own: a chain only grows, and nobody waits for the whole walk.
+        """
         seals, plans = schema.seals, schema.plans
         with self._read() as connection:
             digest = connection.execute(select(plans.c.digest).where(plans.c.id == plan_id)).scalar_one()
-            rows = connection.execute(select(seals).where(seals.c.plan_id == plan_id).order_by(seals.c.sequence)).all()
-        chain = first_link(digest)
-        found = []
-        for expected, row in enumerate(rows, start=1):
-            seal = _seal(row)
-            chain = next_link(chain, seal.digest, seal.kind, seal.number, seal.pass_id, seal.rows)
-            if seal.sequence != expected or seal.chain != chain:
-                raise IntegrityError(
-                    f"plan {digest[:16]}: the chain of seals is broken at {expected}",
-                    remedy="a seal was changed or is missing; compare with a backup of the ledger",
-                )
-            found.append(seal)
-        return found
+        link, sequence = first_link(digest), 0
+        while True:
+            query = select(seals).where(seals.c.plan_id == plan_id, seals.c.sequence > sequence)
+            with self._read() as connection:
+                rows = connection.execute(query.order_by(seals.c.sequence).limit(CHUNK)).all()
+            if not rows:
+                return
+            for seal in map(_seal, rows):
+                sequence += 1
+                link = next_link(link, seal.digest, seal.kind, seal.number, seal.pass_id, seal.rows)
+                if seal.sequence != sequence or seal.chain != link:
+                    raise IntegrityError(
+                        f"plan {digest[:16]}: the chain of seals is broken at {sequence}",
+                        remedy="a seal was changed or is missing; compare with a backup of the ledger",
+                    )
+                yield seal
 
 
 def first_link(plan_digest: str) -> bytes:

@@ -53,7 +53,7 @@ def end_of(world: SmallWorld) -> End:
     ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
     try:
         plan = ledger.plans()[0].id
-        sealed = {Path(seal.path).name for seal in ledger.check_chain(plan)}
+        sealed = {Path(seal.path).name for seal in ledger.chain(plan)}
         left_behind = (world.open_uploads(), ledger.leases(plan), unfinished_files(world.root / ".migrate", sealed))
     finally:
         ledger.close()
