@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import Select, delete, exists, func, insert, literal_column, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, UsageError
@@ -33,7 +33,7 @@ class Leases(Core):
         waves: Sequence[int] | None = None,
         pass_id: int | None = None,
     ) -> Lease | None:
-        """The lowest batch that can be had, or None. `waves` bounds a copy lease; a verify lease goes by its pass."""
+        """The lowest batch of the lowest wave that can be had, or None. `waves` bounds a copy lease, a pass a verify lease."""
         _demand_purpose(purpose, pass_id)
         for _ in range(_CONTENDED):
             with self._write() as connection:
@@ -109,11 +109,7 @@ def _demand_purpose(purpose: Purpose, pass_id: int | None) -> None:
 
 
 def _is_pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> bool:
-    batches = schema.batches
-    query = select(batches.c.number).where(
-        batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"), *_of_waves(waves)
-    )
-    return connection.execute(query.limit(1)).first() is not None
+    return any(connection.execute(query.limit(1)).first() is not None for query in _pending_batches(plan_id, waves))
 
 
 def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> Sequence[Row[Any]]:
@@ -131,18 +127,7 @@ def _copying(connection: Connection, plan_id: int, waves: Sequence[int] | None) 
 
 
 def _is_unchecked(connection: Connection, pass_id: int) -> bool:
-    batches, checks, passes = schema.batches, schema.checks, schema.passes
-    query = (
-        select(checks.c.number)
-        .join(batches, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
-        .where(
-            checks.c.pass_id == pass_id,
-            exists().where(passes.c.id == pass_id, passes.c.ended_at.is_(None)),
-            checks.c.state == CheckState.PENDING.value,
-            batches.c.state == BatchState.DONE.value,
-        )
-    )
-    return connection.execute(query.limit(1)).first() is not None
+    return connection.execute(_unchecked_batches(pass_id).limit(1)).first() is not None
 
 
 def _checking(connection: Connection, pass_id: int) -> Sequence[Row[Any]]:
@@ -163,34 +148,53 @@ def _of_waves(waves: Sequence[int] | None) -> list[Any]:
 
 
 def _pending(connection: Connection, plan_id: int, waves: Sequence[int] | None) -> Row[Any] | None:
+    for query in _pending_batches(plan_id, waves):
+        row = connection.execute(query.limit(1).with_for_update(skip_locked=True, key_share=True)).first()
+        if row is not None:
+            return row
+    return None
+
+
+def _pending_batches(plan_id: int, waves: Sequence[int] | None) -> Iterator[Select[Any]]:
+    """Batches to copy, in order, one query for each run of waves in a row: of these an index has the first at once."""
     batches = schema.batches
-    query = (
-        select(batches)
-        # the literal text lets the databases use the index over pending batches
-        .where(batches.c.plan_id == plan_id, batches.c.state == literal_column("'pending'"), *_of_waves(waves))
-        .order_by(batches.c.number)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True)
-    )
-    return connection.execute(query).first()
+    # the literal text is what lets the databases use the index over pending batches
+    query = select(batches).where(batches.c.plan_id == plan_id, literal_column("batches.state = 'pending'"))
+    query = query.order_by(batches.c.wave, batches.c.number)
+    if waves is None:
+        yield query
+        return
+    numbers = sorted(set(waves))
+    firsts = [wave for wave in numbers if wave - 1 not in numbers]
+    lasts = [wave for wave in numbers if wave + 1 not in numbers]
+    for first, last in zip(firsts, lasts, strict=True):
+        yield query.where(batches.c.wave.between(first, last))
 
 
 def _unchecked(connection: Connection, pass_id: int) -> Row[Any] | None:
-    batches, checks, leases, passes = schema.batches, schema.checks, schema.leases, schema.passes
+    batches, checks, leases = schema.batches, schema.checks, schema.leases
     return connection.execute(
+        _unchecked_batches(pass_id)
+        .where(~exists().where(leases.c.plan_id == checks.c.plan_id, leases.c.number == checks.c.number))
+        .limit(1)
+        .with_for_update(of=[checks, batches], skip_locked=True, key_share=True)
+    ).first()
+
+
+def _unchecked_batches(pass_id: int) -> Select[Any]:
+    """Batches that an open pass has to check and can, in order. A pass has one plan, so its index needs no plan in between."""
+    batches, checks, passes = schema.batches, schema.checks, schema.passes
+    return (
         select(batches)
         .join(checks, (checks.c.plan_id == batches.c.plan_id) & (checks.c.number == batches.c.number))
         .where(
             checks.c.pass_id == pass_id,
             exists().where(passes.c.id == pass_id, passes.c.ended_at.is_(None)),
-            checks.c.state == CheckState.PENDING.value,
+            literal_column("checks.state = 'pending'"),
             batches.c.state == BatchState.DONE.value,
-            ~exists().where(leases.c.plan_id == checks.c.plan_id, leases.c.number == checks.c.number),
         )
         .order_by(checks.c.number)
-        .limit(1)
-        .with_for_update(of=[checks, batches], skip_locked=True, key_share=True)
-    ).first()
+    )
 
 
 def _take(connection: Connection, row: Row[Any], worker_id: int, purpose: Purpose, pass_id: int | None) -> Lease | None:

@@ -49,6 +49,7 @@ class Passes(Core):
             "worked_at": now,
             "run_id": run_id,
         }
+        is_new = False
         with self._write() as connection:
             opened = connection.execute(
                 select(passes).where(passes.c.plan_id == plan_id, passes.c.ended_at.is_(None)).order_by(passes.c.id)
@@ -66,10 +67,13 @@ class Passes(Core):
             )
             found = pass_row(connection.execute(statement.returning(passes)).one())
             if found.id not in {row.id for row in opened} and not _has_checks(connection, found):
+                is_new = True
                 _add_checks(connection, found)
                 taken = [other for other in map(pass_row, opened) if other not in closed and _takes_place(found, other)]
                 _supersede(connection, taken, now)
                 closed += taken
+        if is_new:
+            self._database.tidy(schema.checks, schema.batches)
         return found, closed
 
     def add_findings(self, found: Pass, findings: Sequence[NewFinding], *, run_id: int, now: datetime) -> None:

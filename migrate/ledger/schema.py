@@ -445,7 +445,9 @@ findings = Table(
 
 # Partial indexes, as text: SQLAlchemy's own way loads the dialect of each database that is named, used or not.
 PARTIAL_INDEXES = (
-    (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'"),
+    # the next one to lease, among a million that are done
+    (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'"),
+    (checks, "CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'"),
     (users, "CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch"),
     # what is known to be wrong is found at once, among millions of other rows
     (

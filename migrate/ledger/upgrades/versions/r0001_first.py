@@ -414,7 +414,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pass_id", "plan_id", "number", "ordinal", name=op.f("pk_verdicts")),
         sqlite_with_rowid=False,
     )
-    op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, number) WHERE state = 'pending'")
+    op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'")
+    op.execute("CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'")
     op.execute("CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch")
     op.execute(
         "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'"
