@@ -100,6 +100,7 @@ def verify_plan(
     plan_id = plan_id_of(plan, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
+        ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
         ledger.check_chain(plan_id)

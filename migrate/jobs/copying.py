@@ -198,6 +198,7 @@ def run_plan(
     with ledger.hold_plan(plan.digest, share=request.share):
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
+        ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
         waves = _choose(plan, ledger, plan_id, request, progress)

@@ -39,14 +39,19 @@ class Micros(TypeDecorator[datetime]):
         return None if value is None else from_micros(value)
 
 
+def key_bytes(key: str | None) -> bytes | None:
+    """The UTF-8 of an object key. PostgreSQL's text cannot hold every character that a key can."""
+    return None if key is None else key.encode("utf-8", "surrogateescape")
+
+
 class KeyBytes(TypeDecorator[str]):
-    """An object key, kept as its UTF-8: PostgreSQL's text cannot hold every character that a key can."""
+    """An object key, kept as its UTF-8."""
 
     impl = LargeBinary
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
-        return None if value is None else value.encode("utf-8", "surrogateescape")
+        return key_bytes(value)
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
         return None if value is None else bytes(value).decode("utf-8", "surrogateescape")

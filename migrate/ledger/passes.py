@@ -73,7 +73,7 @@ class Passes(Core):
                 _supersede(connection, taken, now)
                 closed += taken
         if is_new:
-            self._database.tidy(schema.checks, schema.batches)
+            self._database.tidy(schema.checks, schema.check_counts, schema.batches)
         return found, closed
 
     def add_findings(self, found: Pass, findings: Sequence[NewFinding], *, run_id: int, now: datetime) -> None:

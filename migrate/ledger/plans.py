@@ -7,17 +7,17 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import exc as sa_exc
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from migrate.errors import IntegrityError, RefusedError
-from migrate.ledger import schema
+from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
 from migrate.ledger.rows import PlanEntry, PlanRow
 from migrate.model import BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
-from migrate.states import UserState
+from migrate.states import BatchState, UserState
 
 _ASKED = 5_000  # user ids in one query
 
@@ -49,7 +49,7 @@ class Plans(Core):
                     f"plan {plan.digest[:16]}: the totals are not the sums over its batches and users",
                     remedy="build the plan again",
                 )
-        self._database.tidy(schema.batches, schema.users)
+        self._database.tidy(schema.batches, schema.users, schema.batch_counts, schema.user_counts)
         return plan_id
 
     def plan_id(self, digest: str) -> int | None:
@@ -165,26 +165,28 @@ def _insert_plan(connection: Connection, plan: PlanEntry, run_id: int, now: date
 def _insert_batches(connection: Connection, plan_id: int, batches: Iterable[BatchInfo]) -> tuple[int, int, int]:
     count = copies = size_bytes = 0
     for chunk in chunks(batches):
-        rows = [
-            {
-                "plan_id": plan_id,
-                "number": batch.number,
-                "wave": batch.wave,
-                "users": batch.users,
-                "objects": batch.objects,
-                "copies": batch.copies,
-                "size_bytes": batch.size_bytes,
-                "digest": batch.digest,
-                "key_from": batch.key_from,
-                "key_until": batch.key_until,
-            }
-            for batch in chunk
-        ]
-        connection.execute(insert(schema.batches), rows)
+        insert_many(connection, schema.batches, [_batch_row(plan_id, batch) for batch in chunk])
         count += len(chunk)
         copies += sum(batch.copies for batch in chunk)
         size_bytes += sum(batch.size_bytes for batch in chunk)
     return count, copies, size_bytes
+
+
+def _batch_row(plan_id: int, batch: BatchInfo) -> tuple[Any, ...]:
+    """A row of `batches`, in the order of its columns."""
+    totals = (batch.users, batch.objects, batch.copies, batch.size_bytes)
+    bounds = tuple(columns.key_bytes(key) for key in (batch.key_from, batch.key_until))
+    nothing_settled = (0, 0, 0, 0, 0, 0, 0, 0)
+    return (
+        plan_id,
+        batch.number,
+        batch.wave,
+        *totals,
+        batch.digest,
+        *bounds,
+        BatchState.PENDING.value,
+        *nothing_settled,
+    )
 
 
 class _TakenError(Exception):

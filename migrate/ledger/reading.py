@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, union
+from sqlalchemy import ColumnElement, Select, Table, and_, func, literal_column, select, union
 from sqlalchemy.engine import Row
 
-from migrate.ledger import columns, schema
+from migrate.errors import IntegrityError
+from migrate.ledger import columns, counts, schema
 from migrate.ledger.core import Core, batch_info, in_batch
-from migrate.ledger.counts import NOWHERE
+from migrate.ledger.counts import NOWHERE, Counted
 from migrate.ledger.known import WRONG
 from migrate.ledger.passes import LEFT_ALONE, pass_row
 from migrate.ledger.rows import (
@@ -43,68 +44,55 @@ class Reading(Core):
 
     def progress(self, plan_id: int) -> list[WaveProgress]:
         """Where each wave stands, by wave; users without a wave last."""
-        batches, users = schema.batches, schema.user_counts
-        sums = ["objects", "copies", "size_bytes", "done_bytes", *(outcome.value for outcome in _SETTLED)]
+        batches, parts = schema.batches, schema.parts
         with self._read() as connection:
-            by_state = connection.execute(
-                select(batches.c.wave, batches.c.state, func.count(), *(func.sum(batches.c[name]) for name in sums))
-                .where(batches.c.plan_id == plan_id)
-                .group_by(batches.c.wave, batches.c.state)
-            ).all()
-            of_users = connection.execute(
-                select(
-                    users.c.wave,
-                    users.c.state,
-                    func.sum(users.c.users),
-                    func.sum(users.c.good),
-                    func.sum(users.c.quarantined),
-                    func.sum(users.c.other),
-                )
-                .where(users.c.plan_id == plan_id)
-                .group_by(users.c.wave, users.c.state)
-                .having(func.sum(users.c.users) > 0)
-            ).all()
+            by_state = connection.execute(_sums(schema.batch_counts, counts.BATCHES, plan_id)).all()
+            of_users = connection.execute(_sums(schema.user_counts, counts.USERS, plan_id)).all()
             of_parts = connection.execute(
-                select(batches.c.wave, func.sum(schema.parts.c.size))
-                .join(
-                    batches, (batches.c.plan_id == schema.parts.c.plan_id) & (batches.c.number == schema.parts.c.number)
-                )
-                .where(schema.parts.c.plan_id == plan_id)
+                select(batches.c.wave, func.sum(parts.c.size))
+                .join(batches, (batches.c.plan_id == parts.c.plan_id) & (batches.c.number == parts.c.number))
+                .where(parts.c.plan_id == plan_id)
                 .group_by(batches.c.wave)
             ).all()
         totals: dict[int | None, Counter[str]] = defaultdict(Counter)
         states: dict[int | None, dict[BatchState, int]] = defaultdict(dict)
         people: dict[int | None, dict[UserState, int]] = defaultdict(dict)
         for wave, state, count, *values in by_state:
-            states[wave][BatchState(state)] = count
-            totals[wave].update({name: int(value) for name, value in zip(sums, values, strict=True)})
+            if count:
+                states[wave][BatchState(state)] = int(count)
+            totals[wave].update({name: int(value) for name, value in zip(counts.BATCHES.sums, values, strict=True)})
         for wave, size in of_parts:
             totals[wave]["part_bytes"] = int(size)
         tallies: dict[int | None, Counter[int]] = defaultdict(Counter)
         for found, state, count, *settled in of_users:
             wave = None if found == NOWHERE else found
-            people[wave][UserState(state)] = int(count)
+            if count:
+                people[wave][UserState(state)] = int(count)
             tallies[wave].update({place: int(value) for place, value in enumerate(settled)})
         waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
         return [_wave(wave, people[wave], states[wave], totals[wave], tallies[wave]) for wave in waves]
 
+    def check_counters(self, plan_id: int) -> None:
+        """IntegrityError where the counters of a plan's batches are not the sums over them (invariant 3). Reads every batch."""
+        with self._read() as connection:
+            counted, summed = (
+                {(row[0], row[1]): tuple(map(int, row[2:])) for row in connection.execute(query) if any(row[2:])}
+                for query in (
+                    _sums(schema.batch_counts, counts.BATCHES, plan_id),
+                    _sums(schema.batches, counts.BATCHES, plan_id),
+                )
+            )
+        if counted != summed:
+            raise IntegrityError(
+                "the ledger's counters are not the sums over its batches",
+                remedy="Do not go on. Compare the ledger with its last backup.",
+            )
+
     def pass_progress(self, pass_id: int) -> PassProgress:
         """How far a pass is, and what it found."""
-        checks, findings, verdicts = schema.checks, schema.findings, schema.verdicts
+        findings, verdicts = schema.findings, schema.verdicts
         with self._read() as connection:
-            rows = connection.execute(
-                select(
-                    checks.c.state,
-                    func.count(),
-                    func.sum(checks.c.matched),
-                    func.sum(checks.c.mismatched),
-                    func.sum(checks.c.missing),
-                    func.sum(checks.c.unknown),
-                    func.sum(checks.c.extra),
-                )
-                .where(checks.c.pass_id == pass_id)
-                .group_by(checks.c.state)
-            ).all()
+            rows = connection.execute(_sums(schema.check_counts, counts.CHECKS, pass_id)).all()
             # of users without copies no check tells
             loose = connection.execute(
                 select(func.count()).where(
@@ -115,7 +103,7 @@ class Reading(Core):
                 select(func.count()).where(verdicts.c.pass_id == pass_id, verdicts.c.reason.in_(SOURCE_MOVED_ON))
             ).scalar_one()
         match, mismatch, missing, unknown, extra = (sum(int(row[place]) for row in rows) for place in range(2, 7))
-        states = {CheckState(row[0]): int(row[1]) for row in rows}
+        states = {CheckState(row[0]): int(row[1]) for row in rows if row[1]}
         return PassProgress(states, CheckCounts(match, mismatch, missing, unknown, extra + loose), moved_on)
 
     def passes(self, plan_id: int, limit: int) -> list[Pass]:
@@ -278,6 +266,14 @@ class Reading(Core):
             )
             for row in rows
         ]
+
+
+def _sums(table: Table, of: Counted, owner: int) -> Select[Any]:
+    """What is counted, how many of it and the sums; from the counters, or from the rows themselves."""
+    by = [table.c[name] for name in of.by]
+    number = func.count() if table.name == of.table else func.sum(table.c[of.table])
+    sums = [func.sum(table.c[name]) for name in of.sums]
+    return select(*by, number, *sums).where(table.c[of.owner] == owner).group_by(*by)
 
 
 def _known(plan_id: int, verdict: str, *, reopened: bool) -> ColumnElement[bool]:

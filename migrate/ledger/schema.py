@@ -194,23 +194,6 @@ users = Table(
     sqlite_with_rowid=False,
 )
 
-# What the triggers in `counts` keep: how many users of a batch are in a state, and the sums of their tallies.
-user_counts = Table(
-    "user_counts",
-    metadata,
-    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
-    Column("number", Integer, nullable=False),  # the first batch, or -1
-    Column("wave", Integer, nullable=False),  # or -1
-    Column("state", Text, nullable=False),
-    Column("users", BigInteger, nullable=False),
-    Column("good", BigInteger, nullable=False),
-    Column("quarantined", BigInteger, nullable=False),
-    Column("other", BigInteger, nullable=False),
-    PrimaryKeyConstraint("plan_id", "number", "wave", "state"),
-    CheckConstraint("users >= 0 AND good >= 0 AND quarantined >= 0 AND other >= 0", name="counted"),
-    sqlite_with_rowid=False,
-)
-
 workers = Table(
     "workers",
     metadata,
@@ -443,13 +426,16 @@ findings = Table(
     Index("ix_findings_batch", "plan_id", "number"),
 )
 
-# Partial indexes, as text: SQLAlchemy's own way loads the dialect of each database that is named, used or not.
-PARTIAL_INDEXES = (
-    # the next one to lease, among a million that are done
+user_counts = counts.counters_of(users, counts.USERS)
+batch_counts = counts.counters_of(batches, counts.BATCHES)
+check_counts = counts.counters_of(checks, counts.CHECKS)
+
+# Partial indexes: what is next, or is wrong, is found at once among millions of rows. They are text, because SQLAlchemy's own way
+# loads the dialect of each database that is named, used or not.
+for _table, _statement in (
     (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'"),
     (checks, "CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'"),
     (users, "CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch"),
-    # what is known to be wrong is found at once, among millions of other rows
     (
         verdicts,
         "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'",
@@ -459,10 +445,5 @@ PARTIAL_INDEXES = (
         passes,
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL",
     ),
-)
-for _table, _statement in PARTIAL_INDEXES:
+):
     event.listen(_table, "after_create", DDL(_statement))  # type: ignore[no-untyped-call]
-for _dialect, _triggers in (("sqlite", counts.SQLITE), ("postgresql", counts.POSTGRESQL)):
-    for _statement in _triggers:
-        _ddl = DDL(_statement).execute_if(dialect=_dialect)  # type: ignore[no-untyped-call]
-        event.listen(users, "after_create", _ddl)

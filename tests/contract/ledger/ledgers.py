@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from migrate.ledger import (
     ProcessIdentity,
     UserCheck,
     UserTally,
+    counts,
 )
 from migrate.model import (
     BatchInfo,
@@ -269,28 +270,21 @@ class World:
             connection.execute(text(statement), values)
 
     def demand_sums(self) -> None:
-        """Invariant 3: every wave's outcomes add up to its copies, and the users' counters are the sums over their rows."""
-        counted = {}
+        """Invariant 3: every wave's outcomes add up to its copies, and all counters are the sums over their rows."""
         for wave in self.ledger.progress(self.plan_id):
             assert sum(wave.outcomes.values()) == wave.copies
             assert min(wave.outcomes.values()) >= 0
-            if wave.users:
-                counted[wave.wave] = (dict(wave.users), wave.tallied)
-        assert counted == self._count_rows()
+        for of in (counts.USERS, counts.BATCHES, counts.CHECKS):
+            assert self._summed(of, of.name, f"sum({of.table})") == self._summed(of, of.table, "count(*)")
 
-    def _count_rows(self) -> dict[int | None, tuple[dict[str, int], tuple[int, ...]]]:
-        states: dict[int | None, Counter[str]] = defaultdict(Counter)
-        tallied: dict[int | None, Counter[str]] = defaultdict(Counter)
-        names = ("good", "quarantined", "other")
+    def _summed(self, of: counts.Counted, table: str, number: str) -> list[Any]:
+        """By owner, wave and state: how many and the sums, without what is all zero."""
+        by = [f"coalesce(wave, {counts.NOWHERE}) AS wave" if name == "wave" else name for name in of.key]
+        sums = ", ".join(f"sum({name})" for name in of.sums)
+        groups = ", ".join(str(place + 1) for place in range(len(by)))
         with self.ledger._database.read() as connection:
-            rows = connection.execute(
-                text(f"SELECT wave, state, {', '.join(names)} FROM users WHERE plan_id = :plan_id"),
-                {"plan_id": self.plan_id},
-            )
-            for wave, state, *counts in rows:
-                states[wave][state] += 1
-                tallied[wave].update(dict(zip(names, counts, strict=True)))
-        return {wave: (dict(found), tuple(tallied[wave][name] for name in names)) for wave, found in states.items()}
+            rows = connection.execute(text(f"SELECT {', '.join(by)}, {number}, {sums} FROM {table} GROUP BY {groups}"))
+            return sorted(tuple(row) for row in rows if any(row[len(by) :]))
 
 
 def start_run(ledger: Ledger) -> int:

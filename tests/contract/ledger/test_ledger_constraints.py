@@ -88,9 +88,10 @@ BREAKS: dict[str, list[str]] = {
             " run_id FROM passes"
         )
     ],
-    "pk_user_counts": ["INSERT INTO user_counts SELECT * FROM user_counts"],
+    **{f"pk_{name}": [f"INSERT INTO {name} SELECT * FROM {name}"] for name in ("user_counts", "batch_counts", "check_counts")},
     "fk_user_counts_plan_id": ["UPDATE user_counts SET plan_id = 99"],
-    "ck_user_counts_counted": [f"UPDATE user_counts SET {name} = -1" for name in ("users", "good", "quarantined", "other")],
+    "fk_batch_counts_plan_id": ["UPDATE batch_counts SET plan_id = 99"],
+    "fk_check_counts_pass_id": ["UPDATE check_counts SET pass_id = 99"],
     "pk_checks": ["INSERT INTO checks SELECT * FROM checks"],
     "fk_checks_pass_id": ["INSERT INTO checks (pass_id, plan_id, number) VALUES (99, 1, 0)"],
     "fk_checks_batch": ["INSERT INTO checks (pass_id, plan_id, number) VALUES (1, 1, 99)"],

@@ -1,10 +1,15 @@
-"""The users' counters follow their rows, whatever changes them (invariant 3)."""
+"""The counters of users, batches and checks follow their rows, whatever changes them (invariant 3)."""
 
 from __future__ import annotations
 
 import pytest
 from ledgers import NOW, World
+from pg import PostgresServer
+from sqlalchemy import text
 
+from migrate.errors import IntegrityError
+from migrate.ledger import Ledger
+from migrate.model import Outcome
 from migrate.states import UserState
 
 
@@ -23,7 +28,10 @@ def test_the_counters_follow_a_plan_from_its_registration_to_its_verification(wo
     world.ledger.retry_quarantined(world.plan_id, None, world.run_id, NOW)
     world.demand_sums()
     world.copy_batch()
-    world.check_all(found := world.start_pass())
+    found = world.start_pass()
+    world.demand_sums()
+    world.check_all(found)
+    world.demand_sums()
     world.look_at_empty(found)
     assert world.ledger.end_pass(found.id, NOW)
     world.demand_sums()
@@ -39,16 +47,59 @@ def test_the_counters_follow_a_plan_from_its_registration_to_its_verification(wo
         "UPDATE users SET wave = 7 WHERE user_id = 'empty'",
         "DELETE FROM users WHERE user_id IN ('empty', 'dag')",
         "UPDATE users SET state = 'forgotten'",
+        "UPDATE batches SET wave = 7, size_bytes = size_bytes + 1",
+        "UPDATE batches SET copied = 1 WHERE number = 0",
+        "UPDATE checks SET state = 'done', matched = number, extra = 1",
+        "DELETE FROM checks WHERE number > 1",
     ],
 )
 def test_the_counters_follow_any_statement(world: World, change: str) -> None:
     """One row or many, changed or removed, also by somebody else's hand."""
+    world.start_pass()
     world.execute(change)
     world.demand_sums()
 
 
-def test_a_counter_that_was_edited_is_seen(world: World) -> None:
-    """The corrupted twin: counters and rows differ."""
-    world.execute("UPDATE user_counts SET users = users + 1 WHERE state = 'held'")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE user_counts SET users = users + 1 WHERE state = 'held'",
+        "UPDATE batch_counts SET done_bytes = done_bytes + 1 WHERE wave = 1",
+        "UPDATE check_counts SET checks = checks - 1",
+    ],
+)
+def test_a_counter_that_was_edited_is_seen(world: World, change: str) -> None:
+    """The corrupted twins: counters and rows differ."""
+    world.start_pass()
+    world.demand_sums()
+    world.execute(change)
     with pytest.raises(AssertionError):
         world.demand_sums()
+
+
+@pytest.mark.parametrize("column", ["batches", "objects", *(outcome for outcome in Outcome if outcome != "pending")])
+def test_batches_and_their_counters_are_held_against_each_other(world: World, column: str) -> None:
+    """An IntegrityError where they differ, whichever of the two was changed; the untouched twin is none (invariant 3)."""
+    world.copy_batch()
+    world.ledger.check_counters(world.plan_id)
+    world.execute(f"UPDATE batch_counts SET {column} = {column} + 1 WHERE wave = 2")
+    with pytest.raises(IntegrityError, match="counters"):
+        world.ledger.check_counters(world.plan_id)
+
+
+def test_nobody_waits_at_a_counter(postgres_server: PostgresServer) -> None:
+    """PostgreSQL: two transactions count batches of one wave at once, each in its lane, in any order; the sums are right."""
+    with postgres_server.database() as url:
+        world, other = World.make(Ledger.open(url)), Ledger.open(url)
+        with world.ledger._database.write() as first, other._database.write() as second:
+            second.execute(text("SET LOCAL lock_timeout = '1ms'"))
+            first.execute(text("UPDATE batches SET copied = 1 WHERE number = 1"))
+            second.execute(text("UPDATE batches SET copied = 2 WHERE number = 2"))
+            second.execute(text("UPDATE users SET other = 1 WHERE user_id = 'dag'"))
+            first.execute(text("UPDATE users SET other = 1 WHERE user_id = 'anna'"))
+        world.demand_sums()
+        assert sum(wave.outcomes[Outcome.COPIED] for wave in world.ledger.progress(world.plan_id)) == 3
+        with world.ledger._database.read() as connection:
+            assert connection.execute(text("SELECT max(lane) FROM batch_counts")).scalar() == 1
+        other.close()
+        world.ledger.close()

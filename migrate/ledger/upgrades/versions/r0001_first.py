@@ -293,23 +293,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_users")),
         sqlite_with_rowid=False,
     )
-    op.create_table(
-        "user_counts",
-        sa.Column("plan_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("wave", sa.Integer(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("users", sa.BigInteger(), nullable=False),
-        sa.Column("good", sa.BigInteger(), nullable=False),
-        sa.Column("quarantined", sa.BigInteger(), nullable=False),
-        sa.Column("other", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint(
-            "users >= 0 AND good >= 0 AND quarantined >= 0 AND other >= 0", name=op.f("ck_user_counts_counted")
-        ),
-        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_user_counts_plan_id")),
-        sa.PrimaryKeyConstraint("plan_id", "number", "wave", "state", name=op.f("pk_user_counts")),
-        sqlite_with_rowid=False,
-    )
     op.create_index("ix_users_batch", "users", ["plan_id", "first_batch"], unique=False)
     op.create_table(
         "leases",
@@ -414,6 +397,55 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("pass_id", "plan_id", "number", "ordinal", name=op.f("pk_verdicts")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "user_counts",
+        sa.Column("plan_id", sa.Integer(), nullable=False),
+        sa.Column("wave", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("lane", sa.Integer(), nullable=False),
+        sa.Column("users", sa.BigInteger(), nullable=False),
+        sa.Column("good", sa.BigInteger(), nullable=False),
+        sa.Column("quarantined", sa.BigInteger(), nullable=False),
+        sa.Column("other", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_user_counts_plan_id")),
+        sa.PrimaryKeyConstraint("plan_id", "wave", "state", "lane", name=op.f("pk_user_counts")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "batch_counts",
+        sa.Column("plan_id", sa.Integer(), nullable=False),
+        sa.Column("wave", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("lane", sa.Integer(), nullable=False),
+        sa.Column("batches", sa.BigInteger(), nullable=False),
+        sa.Column("objects", sa.BigInteger(), nullable=False),
+        sa.Column("copies", sa.BigInteger(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("done_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("copied", sa.BigInteger(), nullable=False),
+        sa.Column("present", sa.BigInteger(), nullable=False),
+        sa.Column("drifted", sa.BigInteger(), nullable=False),
+        sa.Column("quarantined", sa.BigInteger(), nullable=False),
+        sa.Column("withdrawn", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_batch_counts_plan_id")),
+        sa.PrimaryKeyConstraint("plan_id", "wave", "state", "lane", name=op.f("pk_batch_counts")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "check_counts",
+        sa.Column("pass_id", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("lane", sa.Integer(), nullable=False),
+        sa.Column("checks", sa.BigInteger(), nullable=False),
+        sa.Column("matched", sa.BigInteger(), nullable=False),
+        sa.Column("mismatched", sa.BigInteger(), nullable=False),
+        sa.Column("missing", sa.BigInteger(), nullable=False),
+        sa.Column("unknown", sa.BigInteger(), nullable=False),
+        sa.Column("extra", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["pass_id"], ["passes.id"], name=op.f("fk_check_counts_pass_id")),
+        sa.PrimaryKeyConstraint("pass_id", "state", "lane", name=op.f("pk_check_counts")),
+        sqlite_with_rowid=False,
+    )
     op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'")
     op.execute("CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'")
     op.execute("CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch")
@@ -426,49 +458,145 @@ def upgrade() -> None:
     )
     if op.get_bind().dialect.name == "sqlite":
         op.execute(
-            "CREATE TRIGGER users_come AFTER INSERT ON users BEGIN INSERT INTO user_counts (plan_id, number, "
-            "wave, state, users, good, quarantined, other) VALUES (NEW.plan_id, coalesce(NEW.first_batch, -1), "
-            "coalesce(NEW.wave, -1), NEW.state, 1, NEW.good, NEW.quarantined, NEW.other) ON CONFLICT (plan_id, "
-            "number, wave, state) DO UPDATE SET users = user_counts.users + excluded.users, good = "
-            "user_counts.good + excluded.good, quarantined = user_counts.quarantined + excluded.quarantined, "
-            "other = user_counts.other + excluded.other; END"
+            "CREATE TRIGGER users_come AFTER INSERT ON users BEGIN INSERT INTO user_counts (plan_id, wave, state, "
+            "lane, users, good, quarantined, other) VALUES (NEW.plan_id, coalesce(NEW.wave, -1), NEW.state, 0, 1, "
+            "NEW.good, NEW.quarantined, NEW.other) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET users = "
+            "user_counts.users + excluded.users, good = user_counts.good + excluded.good, quarantined = "
+            "user_counts.quarantined + excluded.quarantined, other = user_counts.other + excluded.other; END"
         )
         op.execute(
-            "CREATE TRIGGER users_go AFTER DELETE ON users BEGIN UPDATE user_counts SET users = users - 1, good "
-            "= good - OLD.good, quarantined = quarantined - OLD.quarantined, other = other - OLD.other WHERE "
-            "(plan_id, number, wave, state) = (OLD.plan_id, coalesce(OLD.first_batch, -1), coalesce(OLD.wave, "
-            "-1), OLD.state); END"
+            "CREATE TRIGGER users_go AFTER DELETE ON users BEGIN INSERT INTO user_counts (plan_id, wave, state, "
+            "lane, users, good, quarantined, other) VALUES (OLD.plan_id, coalesce(OLD.wave, -1), OLD.state, 0, "
+            "-1, -OLD.good, -OLD.quarantined, -OLD.other) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET "
+            "users = user_counts.users + excluded.users, good = user_counts.good + excluded.good, quarantined = "
+            "user_counts.quarantined + excluded.quarantined, other = user_counts.other + excluded.other; END"
         )
         op.execute(
-            "CREATE TRIGGER users_change AFTER UPDATE ON users WHEN OLD.plan_id IS NOT NEW.plan_id OR "
-            "OLD.first_batch IS NOT NEW.first_batch OR OLD.wave IS NOT NEW.wave OR OLD.state IS NOT NEW.state "
-            "OR OLD.good IS NOT NEW.good OR OLD.quarantined IS NOT NEW.quarantined OR OLD.other IS NOT "
-            "NEW.other BEGIN UPDATE user_counts SET users = users - 1, good = good - OLD.good, quarantined = "
-            "quarantined - OLD.quarantined, other = other - OLD.other WHERE (plan_id, number, wave, state) = "
-            "(OLD.plan_id, coalesce(OLD.first_batch, -1), coalesce(OLD.wave, -1), OLD.state); INSERT INTO "
-            "user_counts (plan_id, number, wave, state, users, good, quarantined, other) VALUES (NEW.plan_id, "
-            "coalesce(NEW.first_batch, -1), coalesce(NEW.wave, -1), NEW.state, 1, NEW.good, NEW.quarantined, "
-            "NEW.other) ON CONFLICT (plan_id, number, wave, state) DO UPDATE SET users = user_counts.users + "
-            "excluded.users, good = user_counts.good + excluded.good, quarantined = user_counts.quarantined + "
-            "excluded.quarantined, other = user_counts.other + excluded.other; END"
+            "CREATE TRIGGER users_change AFTER UPDATE ON users WHEN OLD.plan_id IS NOT NEW.plan_id OR OLD.wave IS "
+            "NOT NEW.wave OR OLD.state IS NOT NEW.state OR OLD.good IS NOT NEW.good OR OLD.quarantined IS NOT "
+            "NEW.quarantined OR OLD.other IS NOT NEW.other BEGIN INSERT INTO user_counts (plan_id, wave, state, "
+            "lane, users, good, quarantined, other) VALUES (OLD.plan_id, coalesce(OLD.wave, -1), OLD.state, 0, "
+            "-1, -OLD.good, -OLD.quarantined, -OLD.other) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET "
+            "users = user_counts.users + excluded.users, good = user_counts.good + excluded.good, quarantined = "
+            "user_counts.quarantined + excluded.quarantined, other = user_counts.other + excluded.other; INSERT "
+            "INTO user_counts (plan_id, wave, state, lane, users, good, quarantined, other) VALUES (NEW.plan_id, "
+            "coalesce(NEW.wave, -1), NEW.state, 0, 1, NEW.good, NEW.quarantined, NEW.other) ON CONFLICT (plan_id, "
+            "wave, state, lane) DO UPDATE SET users = user_counts.users + excluded.users, good = user_counts.good "
+            "+ excluded.good, quarantined = user_counts.quarantined + excluded.quarantined, other = "
+            "user_counts.other + excluded.other; END"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_come AFTER INSERT ON batches BEGIN INSERT INTO batch_counts (plan_id, wave, "
+            "state, lane, batches, objects, copies, size_bytes, done_bytes, copied, present, drifted, "
+            "quarantined, withdrawn) VALUES (NEW.plan_id, coalesce(NEW.wave, -1), NEW.state, 0, 1, NEW.objects, "
+            "NEW.copies, NEW.size_bytes, NEW.done_bytes, NEW.copied, NEW.present, NEW.drifted, NEW.quarantined, "
+            "NEW.withdrawn) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET batches = batch_counts.batches "
+            "+ excluded.batches, objects = batch_counts.objects + excluded.objects, copies = batch_counts.copies "
+            "+ excluded.copies, size_bytes = batch_counts.size_bytes + excluded.size_bytes, done_bytes = "
+            "batch_counts.done_bytes + excluded.done_bytes, copied = batch_counts.copied + excluded.copied, "
+            "present = batch_counts.present + excluded.present, drifted = batch_counts.drifted + "
+            "excluded.drifted, quarantined = batch_counts.quarantined + excluded.quarantined, withdrawn = "
+            "batch_counts.withdrawn + excluded.withdrawn; END"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_go AFTER DELETE ON batches BEGIN INSERT INTO batch_counts (plan_id, wave, "
+            "state, lane, batches, objects, copies, size_bytes, done_bytes, copied, present, drifted, "
+            "quarantined, withdrawn) VALUES (OLD.plan_id, coalesce(OLD.wave, -1), OLD.state, 0, -1, -OLD.objects, "
+            "-OLD.copies, -OLD.size_bytes, -OLD.done_bytes, -OLD.copied, -OLD.present, -OLD.drifted, "
+            "-OLD.quarantined, -OLD.withdrawn) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET batches = "
+            "batch_counts.batches + excluded.batches, objects = batch_counts.objects + excluded.objects, copies = "
+            "batch_counts.copies + excluded.copies, size_bytes = batch_counts.size_bytes + excluded.size_bytes, "
+            "done_bytes = batch_counts.done_bytes + excluded.done_bytes, copied = batch_counts.copied + "
+            "excluded.copied, present = batch_counts.present + excluded.present, drifted = batch_counts.drifted + "
+            "excluded.drifted, quarantined = batch_counts.quarantined + excluded.quarantined, withdrawn = "
+            "batch_counts.withdrawn + excluded.withdrawn; END"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_change AFTER UPDATE ON batches WHEN OLD.plan_id IS NOT NEW.plan_id OR "
+            "OLD.wave IS NOT NEW.wave OR OLD.state IS NOT NEW.state OR OLD.objects IS NOT NEW.objects OR "
+            "OLD.copies IS NOT NEW.copies OR OLD.size_bytes IS NOT NEW.size_bytes OR OLD.done_bytes IS NOT "
+            "NEW.done_bytes OR OLD.copied IS NOT NEW.copied OR OLD.present IS NOT NEW.present OR OLD.drifted IS "
+            "NOT NEW.drifted OR OLD.quarantined IS NOT NEW.quarantined OR OLD.withdrawn IS NOT NEW.withdrawn "
+            "BEGIN INSERT INTO batch_counts (plan_id, wave, state, lane, batches, objects, copies, size_bytes, "
+            "done_bytes, copied, present, drifted, quarantined, withdrawn) VALUES (OLD.plan_id, "
+            "coalesce(OLD.wave, -1), OLD.state, 0, -1, -OLD.objects, -OLD.copies, -OLD.size_bytes, "
+            "-OLD.done_bytes, -OLD.copied, -OLD.present, -OLD.drifted, -OLD.quarantined, -OLD.withdrawn) ON "
+            "CONFLICT (plan_id, wave, state, lane) DO UPDATE SET batches = batch_counts.batches + "
+            "excluded.batches, objects = batch_counts.objects + excluded.objects, copies = batch_counts.copies + "
+            "excluded.copies, size_bytes = batch_counts.size_bytes + excluded.size_bytes, done_bytes = "
+            "batch_counts.done_bytes + excluded.done_bytes, copied = batch_counts.copied + excluded.copied, "
+            "present = batch_counts.present + excluded.present, drifted = batch_counts.drifted + "
+            "excluded.drifted, quarantined = batch_counts.quarantined + excluded.quarantined, withdrawn = "
+            "batch_counts.withdrawn + excluded.withdrawn; INSERT INTO batch_counts (plan_id, wave, state, lane, "
+            "batches, objects, copies, size_bytes, done_bytes, copied, present, drifted, quarantined, withdrawn) "
+            "VALUES (NEW.plan_id, coalesce(NEW.wave, -1), NEW.state, 0, 1, NEW.objects, NEW.copies, "
+            "NEW.size_bytes, NEW.done_bytes, NEW.copied, NEW.present, NEW.drifted, NEW.quarantined, "
+            "NEW.withdrawn) ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET batches = batch_counts.batches "
+            "+ excluded.batches, objects = batch_counts.objects + excluded.objects, copies = batch_counts.copies "
+            "+ excluded.copies, size_bytes = batch_counts.size_bytes + excluded.size_bytes, done_bytes = "
+            "batch_counts.done_bytes + excluded.done_bytes, copied = batch_counts.copied + excluded.copied, "
+            "present = batch_counts.present + excluded.present, drifted = batch_counts.drifted + "
+            "excluded.drifted, quarantined = batch_counts.quarantined + excluded.quarantined, withdrawn = "
+            "batch_counts.withdrawn + excluded.withdrawn; END"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_come AFTER INSERT ON checks BEGIN INSERT INTO check_counts (pass_id, state, "
+            "lane, checks, matched, mismatched, missing, unknown, extra) VALUES (NEW.pass_id, NEW.state, 0, 1, "
+            "NEW.matched, NEW.mismatched, NEW.missing, NEW.unknown, NEW.extra) ON CONFLICT (pass_id, state, lane) "
+            "DO UPDATE SET checks = check_counts.checks + excluded.checks, matched = check_counts.matched + "
+            "excluded.matched, mismatched = check_counts.mismatched + excluded.mismatched, missing = "
+            "check_counts.missing + excluded.missing, unknown = check_counts.unknown + excluded.unknown, extra = "
+            "check_counts.extra + excluded.extra; END"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_go AFTER DELETE ON checks BEGIN INSERT INTO check_counts (pass_id, state, "
+            "lane, checks, matched, mismatched, missing, unknown, extra) VALUES (OLD.pass_id, OLD.state, 0, -1, "
+            "-OLD.matched, -OLD.mismatched, -OLD.missing, -OLD.unknown, -OLD.extra) ON CONFLICT (pass_id, state, "
+            "lane) DO UPDATE SET checks = check_counts.checks + excluded.checks, matched = check_counts.matched + "
+            "excluded.matched, mismatched = check_counts.mismatched + excluded.mismatched, missing = "
+            "check_counts.missing + excluded.missing, unknown = check_counts.unknown + excluded.unknown, extra = "
+            "check_counts.extra + excluded.extra; END"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_change AFTER UPDATE ON checks WHEN OLD.pass_id IS NOT NEW.pass_id OR OLD.state "
+            "IS NOT NEW.state OR OLD.matched IS NOT NEW.matched OR OLD.mismatched IS NOT NEW.mismatched OR "
+            "OLD.missing IS NOT NEW.missing OR OLD.unknown IS NOT NEW.unknown OR OLD.extra IS NOT NEW.extra BEGIN "
+            "INSERT INTO check_counts (pass_id, state, lane, checks, matched, mismatched, missing, unknown, "
+            "extra) VALUES (OLD.pass_id, OLD.state, 0, -1, -OLD.matched, -OLD.mismatched, -OLD.missing, "
+            "-OLD.unknown, -OLD.extra) ON CONFLICT (pass_id, state, lane) DO UPDATE SET checks = "
+            "check_counts.checks + excluded.checks, matched = check_counts.matched + excluded.matched, mismatched "
+            "= check_counts.mismatched + excluded.mismatched, missing = check_counts.missing + excluded.missing, "
+            "unknown = check_counts.unknown + excluded.unknown, extra = check_counts.extra + excluded.extra; "
+            "INSERT INTO check_counts (pass_id, state, lane, checks, matched, mismatched, missing, unknown, "
+            "extra) VALUES (NEW.pass_id, NEW.state, 0, 1, NEW.matched, NEW.mismatched, NEW.missing, NEW.unknown, "
+            "NEW.extra) ON CONFLICT (pass_id, state, lane) DO UPDATE SET checks = check_counts.checks + "
+            "excluded.checks, matched = check_counts.matched + excluded.matched, mismatched = "
+            "check_counts.mismatched + excluded.mismatched, missing = check_counts.missing + excluded.missing, "
+            "unknown = check_counts.unknown + excluded.unknown, extra = check_counts.extra + excluded.extra; END"
         )
     else:
         op.execute(
-            "CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE g record; BEGIN IF "
-            "TG_OP <> 'INSERT' THEN FOR g IN SELECT * FROM (SELECT u.plan_id, coalesce(u.first_batch, -1), "
-            "coalesce(u.wave, -1), u.state, count(*) AS users, sum(u.good) AS good, sum(u.quarantined) AS "
-            "quarantined, sum(u.other) AS other FROM gone AS u GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4) AS s "
-            "(plan_id, number, wave, state, users, good, quarantined, other) LOOP UPDATE user_counts AS c SET "
-            "users = c.users - g.users, good = c.good - g.good, quarantined = c.quarantined - g.quarantined, "
-            "other = c.other - g.other WHERE c.plan_id = g.plan_id AND c.number = g.number AND c.wave = g.wave "
-            "AND c.state = g.state; END LOOP; END IF; IF TG_OP <> 'DELETE' THEN INSERT INTO user_counts "
-            "(plan_id, number, wave, state, users, good, quarantined, other) SELECT u.plan_id, "
-            "coalesce(u.first_batch, -1), coalesce(u.wave, -1), u.state, count(*) AS users, sum(u.good) AS "
-            "good, sum(u.quarantined) AS quarantined, sum(u.other) AS other FROM come AS u GROUP BY 1, 2, 3, 4 "
-            "ORDER BY 1, 2, 3, 4 ON CONFLICT (plan_id, number, wave, state) DO UPDATE SET users = "
-            "user_counts.users + excluded.users, good = user_counts.good + excluded.good, quarantined = "
-            "user_counts.quarantined + excluded.quarantined, other = user_counts.other + excluded.other; END "
-            "IF; RETURN NULL; END $$"
+            "CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE free integer := 0; "
+            "BEGIN WHILE NOT pg_try_advisory_xact_lock(726234, free) LOOP free := free + 1; END LOOP; IF TG_OP = "
+            "'INSERT' THEN INSERT INTO user_counts (plan_id, wave, state, lane, users, good, quarantined, other) "
+            "SELECT r.plan_id, coalesce(r.wave, -1), r.state, free, sum(1), sum(1 * r.good), sum(1 * "
+            "r.quarantined), sum(1 * r.other) FROM come AS r GROUP BY 1, 2, 3 ON CONFLICT (plan_id, wave, state, "
+            "lane) DO UPDATE SET users = user_counts.users + excluded.users, good = user_counts.good + "
+            "excluded.good, quarantined = user_counts.quarantined + excluded.quarantined, other = "
+            "user_counts.other + excluded.other; ELSIF TG_OP = 'DELETE' THEN INSERT INTO user_counts (plan_id, "
+            "wave, state, lane, users, good, quarantined, other) SELECT r.plan_id, coalesce(r.wave, -1), r.state, "
+            "free, sum(-1), sum(-1 * r.good), sum(-1 * r.quarantined), sum(-1 * r.other) FROM gone AS r GROUP BY "
+            "1, 2, 3 ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET users = user_counts.users + "
+            "excluded.users, good = user_counts.good + excluded.good, quarantined = user_counts.quarantined + "
+            "excluded.quarantined, other = user_counts.other + excluded.other; ELSE INSERT INTO user_counts "
+            "(plan_id, wave, state, lane, users, good, quarantined, other) SELECT r.plan_id, coalesce(r.wave, "
+            "-1), r.state, free, sum(r.sign), sum(r.sign * r.good), sum(r.sign * r.quarantined), sum(r.sign * "
+            "r.other) FROM (SELECT 1 AS sign, plan_id, wave, state, good, quarantined, other FROM come UNION ALL "
+            "SELECT -1, plan_id, wave, state, good, quarantined, other FROM gone) AS r GROUP BY 1, 2, 3 HAVING "
+            "sum(r.sign) <> 0 OR sum(r.sign * r.good) <> 0 OR sum(r.sign * r.quarantined) <> 0 OR sum(r.sign * "
+            "r.other) <> 0 ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET users = user_counts.users + "
+            "excluded.users, good = user_counts.good + excluded.good, quarantined = user_counts.quarantined + "
+            "excluded.quarantined, other = user_counts.other + excluded.other; END IF; RETURN NULL; END $$"
         )
         op.execute(
             "CREATE TRIGGER users_come AFTER INSERT ON users REFERENCING NEW TABLE AS come FOR EACH STATEMENT "
@@ -481,4 +609,102 @@ def upgrade() -> None:
         op.execute(
             "CREATE TRIGGER users_change AFTER UPDATE ON users REFERENCING OLD TABLE AS gone NEW TABLE AS come "
             "FOR EACH STATEMENT EXECUTE FUNCTION count_users()"
+        )
+        op.execute(
+            "CREATE FUNCTION count_batches() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE free integer := 0; "
+            "BEGIN WHILE NOT pg_try_advisory_xact_lock(726234, free) LOOP free := free + 1; END LOOP; IF TG_OP = "
+            "'INSERT' THEN INSERT INTO batch_counts (plan_id, wave, state, lane, batches, objects, copies, "
+            "size_bytes, done_bytes, copied, present, drifted, quarantined, withdrawn) SELECT r.plan_id, "
+            "coalesce(r.wave, -1), r.state, free, sum(1), sum(1 * r.objects), sum(1 * r.copies), sum(1 * "
+            "r.size_bytes), sum(1 * r.done_bytes), sum(1 * r.copied), sum(1 * r.present), sum(1 * r.drifted), "
+            "sum(1 * r.quarantined), sum(1 * r.withdrawn) FROM come AS r GROUP BY 1, 2, 3 ON CONFLICT (plan_id, "
+            "wave, state, lane) DO UPDATE SET batches = batch_counts.batches + excluded.batches, objects = "
+            "batch_counts.objects + excluded.objects, copies = batch_counts.copies + excluded.copies, size_bytes "
+            "= batch_counts.size_bytes + excluded.size_bytes, done_bytes = batch_counts.done_bytes + "
+            "excluded.done_bytes, copied = batch_counts.copied + excluded.copied, present = batch_counts.present "
+            "+ excluded.present, drifted = batch_counts.drifted + excluded.drifted, quarantined = "
+            "batch_counts.quarantined + excluded.quarantined, withdrawn = batch_counts.withdrawn + "
+            "excluded.withdrawn; ELSIF TG_OP = 'DELETE' THEN INSERT INTO batch_counts (plan_id, wave, state, "
+            "lane, batches, objects, copies, size_bytes, done_bytes, copied, present, drifted, quarantined, "
+            "withdrawn) SELECT r.plan_id, coalesce(r.wave, -1), r.state, free, sum(-1), sum(-1 * r.objects), "
+            "sum(-1 * r.copies), sum(-1 * r.size_bytes), sum(-1 * r.done_bytes), sum(-1 * r.copied), sum(-1 * "
+            "r.present), sum(-1 * r.drifted), sum(-1 * r.quarantined), sum(-1 * r.withdrawn) FROM gone AS r GROUP "
+            "BY 1, 2, 3 ON CONFLICT (plan_id, wave, state, lane) DO UPDATE SET batches = batch_counts.batches + "
+            "excluded.batches, objects = batch_counts.objects + excluded.objects, copies = batch_counts.copies + "
+            "excluded.copies, size_bytes = batch_counts.size_bytes + excluded.size_bytes, done_bytes = "
+            "batch_counts.done_bytes + excluded.done_bytes, copied = batch_counts.copied + excluded.copied, "
+            "present = batch_counts.present + excluded.present, drifted = batch_counts.drifted + "
+            "excluded.drifted, quarantined = batch_counts.quarantined + excluded.quarantined, withdrawn = "
+            "batch_counts.withdrawn + excluded.withdrawn; ELSE INSERT INTO batch_counts (plan_id, wave, state, "
+            "lane, batches, objects, copies, size_bytes, done_bytes, copied, present, drifted, quarantined, "
+            "withdrawn) SELECT r.plan_id, coalesce(r.wave, -1), r.state, free, sum(r.sign), sum(r.sign * "
+            "r.objects), sum(r.sign * r.copies), sum(r.sign * r.size_bytes), sum(r.sign * r.done_bytes), "
+            "sum(r.sign * r.copied), sum(r.sign * r.present), sum(r.sign * r.drifted), sum(r.sign * "
+            "r.quarantined), sum(r.sign * r.withdrawn) FROM (SELECT 1 AS sign, plan_id, wave, state, objects, "
+            "copies, size_bytes, done_bytes, copied, present, drifted, quarantined, withdrawn FROM come UNION ALL "
+            "SELECT -1, plan_id, wave, state, objects, copies, size_bytes, done_bytes, copied, present, drifted, "
+            "quarantined, withdrawn FROM gone) AS r GROUP BY 1, 2, 3 HAVING sum(r.sign) <> 0 OR sum(r.sign * "
+            "r.objects) <> 0 OR sum(r.sign * r.copies) <> 0 OR sum(r.sign * r.size_bytes) <> 0 OR sum(r.sign * "
+            "r.done_bytes) <> 0 OR sum(r.sign * r.copied) <> 0 OR sum(r.sign * r.present) <> 0 OR sum(r.sign * "
+            "r.drifted) <> 0 OR sum(r.sign * r.quarantined) <> 0 OR sum(r.sign * r.withdrawn) <> 0 ON CONFLICT "
+            "(plan_id, wave, state, lane) DO UPDATE SET batches = batch_counts.batches + excluded.batches, "
+            "objects = batch_counts.objects + excluded.objects, copies = batch_counts.copies + excluded.copies, "
+            "size_bytes = batch_counts.size_bytes + excluded.size_bytes, done_bytes = batch_counts.done_bytes + "
+            "excluded.done_bytes, copied = batch_counts.copied + excluded.copied, present = batch_counts.present "
+            "+ excluded.present, drifted = batch_counts.drifted + excluded.drifted, quarantined = "
+            "batch_counts.quarantined + excluded.quarantined, withdrawn = batch_counts.withdrawn + "
+            "excluded.withdrawn; END IF; RETURN NULL; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_come AFTER INSERT ON batches REFERENCING NEW TABLE AS come FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_batches()"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_go AFTER DELETE ON batches REFERENCING OLD TABLE AS gone FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_batches()"
+        )
+        op.execute(
+            "CREATE TRIGGER batches_change AFTER UPDATE ON batches REFERENCING OLD TABLE AS gone NEW TABLE AS "
+            "come FOR EACH STATEMENT EXECUTE FUNCTION count_batches()"
+        )
+        op.execute(
+            "CREATE FUNCTION count_checks() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE free integer := 0; "
+            "BEGIN WHILE NOT pg_try_advisory_xact_lock(726234, free) LOOP free := free + 1; END LOOP; IF TG_OP = "
+            "'INSERT' THEN INSERT INTO check_counts (pass_id, state, lane, checks, matched, mismatched, missing, "
+            "unknown, extra) SELECT r.pass_id, r.state, free, sum(1), sum(1 * r.matched), sum(1 * r.mismatched), "
+            "sum(1 * r.missing), sum(1 * r.unknown), sum(1 * r.extra) FROM come AS r GROUP BY 1, 2 ON CONFLICT "
+            "(pass_id, state, lane) DO UPDATE SET checks = check_counts.checks + excluded.checks, matched = "
+            "check_counts.matched + excluded.matched, mismatched = check_counts.mismatched + excluded.mismatched, "
+            "missing = check_counts.missing + excluded.missing, unknown = check_counts.unknown + "
+            "excluded.unknown, extra = check_counts.extra + excluded.extra; ELSIF TG_OP = 'DELETE' THEN INSERT "
+            "INTO check_counts (pass_id, state, lane, checks, matched, mismatched, missing, unknown, extra) "
+            "SELECT r.pass_id, r.state, free, sum(-1), sum(-1 * r.matched), sum(-1 * r.mismatched), sum(-1 * "
+            "r.missing), sum(-1 * r.unknown), sum(-1 * r.extra) FROM gone AS r GROUP BY 1, 2 ON CONFLICT "
+            "(pass_id, state, lane) DO UPDATE SET checks = check_counts.checks + excluded.checks, matched = "
+            "check_counts.matched + excluded.matched, mismatched = check_counts.mismatched + excluded.mismatched, "
+            "missing = check_counts.missing + excluded.missing, unknown = check_counts.unknown + "
+            "excluded.unknown, extra = check_counts.extra + excluded.extra; ELSE INSERT INTO check_counts "
+            "(pass_id, state, lane, checks, matched, mismatched, missing, unknown, extra) SELECT r.pass_id, "
+            "r.state, free, sum(r.sign), sum(r.sign * r.matched), sum(r.sign * r.mismatched), sum(r.sign * "
+            "r.missing), sum(r.sign * r.unknown), sum(r.sign * r.extra) FROM (SELECT 1 AS sign, pass_id, state, "
+            "matched, mismatched, missing, unknown, extra FROM come UNION ALL SELECT -1, pass_id, state, matched, "
+            "mismatched, missing, unknown, extra FROM gone) AS r GROUP BY 1, 2 HAVING sum(r.sign) <> 0 OR "
+            "sum(r.sign * r.matched) <> 0 OR sum(r.sign * r.mismatched) <> 0 OR sum(r.sign * r.missing) <> 0 OR "
+            "sum(r.sign * r.unknown) <> 0 OR sum(r.sign * r.extra) <> 0 ON CONFLICT (pass_id, state, lane) DO "
+            "UPDATE SET checks = check_counts.checks + excluded.checks, matched = check_counts.matched + "
+            "excluded.matched, mismatched = check_counts.mismatched + excluded.mismatched, missing = "
+            "check_counts.missing + excluded.missing, unknown = check_counts.unknown + excluded.unknown, extra = "
+            "check_counts.extra + excluded.extra; END IF; RETURN NULL; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_come AFTER INSERT ON checks REFERENCING NEW TABLE AS come FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_checks()"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_go AFTER DELETE ON checks REFERENCING OLD TABLE AS gone FOR EACH STATEMENT "
+            "EXECUTE FUNCTION count_checks()"
+        )
+        op.execute(
+            "CREATE TRIGGER checks_change AFTER UPDATE ON checks REFERENCING OLD TABLE AS gone NEW TABLE AS come "
+            "FOR EACH STATEMENT EXECUTE FUNCTION count_checks()"
         )
