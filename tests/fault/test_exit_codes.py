@@ -142,7 +142,7 @@ CASES = {
         _C.UNREACHABLE, (plan_it,), ("--ledger", "postgresql://nobody@127.0.0.1:9/none", "run"), "ledger"
     ),
     "next-wave-waits": Case(_C.LATER, (copy_canary,), ("run",), "wave 1 waits"),
-    "time-is-up": Case(_C.LATER, (plan_it,), ("run", "--wave", "all", "--for", "0s"), "Work is left"),
+    "time-is-up": Case(_C.LATER, (plan_it,), ("run", "--wave", "all", "--for", "0s"), "time is up"),
     "nothing-to-verify": Case(_C.LATER, (plan_it,), ("verify",), "comes first"),
     "worker-elsewhere": Case(_C.REFUSED, (plan_it,), ("run",), "US", country="US"),
     "blocked": Case(_C.REFUSED, (add_an_orphan, plan_it), ("run",), "--accept orphan:2:"),
