@@ -5,9 +5,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/peers/.ready
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 
-.PHONY: help setup demo test soak check docs lock clean
+.PHONY: help setup demo test soak check docs bench lock clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -33,13 +34,20 @@ check: $(READY) ## format, lint, types and the fast tests
 docs: $(READY) ## docs/spec.md and its JSON Schema, from the spec's models
 	$(BIN)/python -m migrate.spec_docs
 
+# QUICK=1: smaller data, 5 minutes. ONLY=small-objects,verify: some of the figures. ROUNDS=7: turns of each contender.
+bench: $(READY) $(PEERS) ## the tool against its peers and limits, to docs/bench (hours; QUICK=1: 5 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 # Resolved under the oldest Python that we serve, because newer ones install what it pins, and not the other way round.
-lock: $(READY) ## requirements/dev.lock anew, from pyproject.toml (needs Python 3.11)
+lock: $(READY) ## the files in requirements anew, from pyproject.toml and bench.in (needs Python 3.11)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
 	  || { echo "make lock: $(VENV) must be of Python 3.11: make clean lock PYTHON=python3.11" >&2; exit 1; }
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
 	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
 	  --extra dev --extra postgres --build-deps-for editable --output-file requirements/dev.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --output-file requirements/bench.lock requirements/bench.in
 
 clean: ## drop the environment and the tools' caches
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -65,4 +73,11 @@ $(READY): requirements/dev.lock pyproject.toml
 	fi; \
 	$$pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/dev.lock; \
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The peers of the benchmarks, apart from our own libraries, of which they want other versions. rclone is among ours, for the tests.
+$(PEERS): requirements/bench.lock $(READY)
+	@$(BIN)/python -m venv --clear --without-pip $(VENV)/peers
+	@$(BIN)/python -m pip --python $(VENV)/peers/bin/python install --quiet --disable-pip-version-check --only-binary :all: \
+	  --require-hashes -r requirements/bench.lock
 	@touch $@

@@ -59,9 +59,10 @@ def test_a_print_is_found() -> None:
     assert prints_or_exits("def work():\n    print('here')\n    sys.exit(3)\n") == [2, 3]
 
 
-def test_the_lock_pins_all_by_hash_and_names_no_host() -> None:
+@pytest.mark.parametrize("lock", [LOCK, LOCK.with_name("bench.lock")], ids=lambda lock: str(lock.name))
+def test_the_lock_pins_all_by_hash_and_names_no_host(lock: Path) -> None:
     """What is installed is what was resolved, wherever it comes from."""
-    assert lock_problems(LOCK.read_text(encoding="utf-8")) == []
+    assert lock_problems(lock.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
