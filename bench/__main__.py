@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench import copying, machine
+from bench import copying, machine, starting
 from bench.figures import Subject, row_of
 from bench.pairs import CannotMeasureError
 from bench.results import Results
 from bench.stage import QUICK, Sizes, Stage
 
-SUBJECTS: Sequence[Subject] = (*copying.SUBJECTS,)
+SUBJECTS: Sequence[Subject] = (*copying.SUBJECTS, *starting.SUBJECTS)
 _DOCS = Path(__file__).parents[1] / "docs" / "bench"
 
 

@@ -31,12 +31,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the results. Without a target it is reported only."""
+    """One line of the results. Without a target it is reported only.
+
+    The ratio is ours over the peer's; with `times_less` the peer's over ours: how many times less we take.
+    """
 
     name: str
     unit: str
     peer: str | None = None
     target: Target | None = None
+    times_less: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,8 @@ def row_of(figure: Figure, measured: Measured | None, why: str | None = None) ->
     }
     if measured is None:
         return row
-    found = ratios(measured.ours, measured.peer) if measured.peer else []
+    sides = (measured.peer, measured.ours) if figure.times_less else (measured.ours, measured.peer)
+    found = ratios(*sides) if measured.peer else []
     value = median(found) if found else None
     row |= {
         "ours": rounded(median(measured.ours)),

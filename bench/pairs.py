@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import statistics
 import subprocess
 import time
@@ -58,10 +59,12 @@ def measure(
     folder: Path,
     environment: Mapping[str, str] | None = None,
     codes: Sequence[int] = (0,),
+    limit_seconds: float | None = None,
 ) -> Ended:
     """Run a command to its end. CannotMeasureError where it ends with another code than those of `codes`.
 
-    What it writes goes to files in `folder`, so that no pipe slows it down.
+    After `limit_seconds` it is killed, and its time is no less than that. What it writes goes to files in `folder`, so that no
+    pipe slows it down.
     """
     out, err = folder / "stdout", folder / "stderr"
     with out.open("wb") as stdout, err.open("wb") as stderr:
@@ -74,8 +77,8 @@ def measure(
             env={**os.environ, **(environment or {})},
             cwd=folder,
         )
-        usage = _wait(process, begun)
-    if process.returncode not in codes:
+        usage = _wait(process, begun, limit_seconds)
+    if process.returncode not in (codes if limit_seconds is None else (*codes, -signal.SIGKILL)):
         said = "\n".join(
             (err.read_text(errors="replace") + out.read_text(errors="replace")).splitlines()[-_LINES_SHOWN:]
         )
@@ -85,13 +88,15 @@ def measure(
     return Ended(usage, out.read_text(errors="replace"))
 
 
-def _wait(process: subprocess.Popen[bytes], begun: float) -> Usage:
+def _wait(process: subprocess.Popen[bytes], begun: float, limit_seconds: float | None) -> Usage:
     """Wait for the end. A look at /proc now and then costs a thousandth of a core, of which nothing is charged to the process."""
     peaks: dict[int, int] = {}
     while True:
         ended, status, used = os.wait4(process.pid, os.WNOHANG)
         if ended:
             break
+        if limit_seconds is not None and time.monotonic() - begun >= limit_seconds:
+            process.kill()
         for pid in [process.pid, *descendants(process.pid)]:
             peaks[pid] = max(peaks.get(pid, 0), peak_memory(pid))
         time.sleep(_LOOK_SECONDS if time.monotonic() - begun > 1 else _LOOK_SECONDS / 10)

@@ -44,8 +44,16 @@ def rclone_environment(**servers: S3Server) -> dict[str, str]:
     return found
 
 
-def rclone(verb: str, source: str, target: str, *words: str, folder: Path, environment: dict[str, str]) -> Usage:
-    """`rclone copy` or `rclone check` with 32 transfers and checkers."""
+def rclone(
+    verb: str,
+    source: str,
+    target: str,
+    *words: str,
+    folder: Path,
+    environment: dict[str, str],
+    limit_seconds: float | None = None,
+) -> Usage:
+    """`rclone copy` or `rclone check` with 32 transfers and checkers. After `limit_seconds` it is killed."""
     command: Command = [
         program("rclone"),
         verb,
@@ -55,7 +63,7 @@ def rclone(verb: str, source: str, target: str, *words: str, folder: Path, envir
         f"--checkers={THREADS}",
         *words,
     ]
-    return measure(command, folder=folder, environment=environment).usage
+    return measure(command, folder=folder, environment=environment, limit_seconds=limit_seconds).usage
 
 
 def aws_sync(source: S3Server, source_bucket: str, target: S3Server, target_bucket: str, *, folder: Path) -> Usage:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import servers
 
 from bench.pairs import CannotMeasureError
 
+T = TypeVar("T")
 PEERS = Path(sys.executable).parent.parent / "peers" / "bin"
 
 
@@ -88,7 +89,7 @@ class Stage:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def run_on(self, context: contextlib.AbstractContextManager[Any]) -> Any:
+    def run_on(self, context: contextlib.AbstractContextManager[T]) -> T:
         """Enter a context that ends with the stage."""
         return self._held.enter_context(context)
 
