@@ -11,13 +11,23 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench import copying, machine, starting
+from bench import adaptive, copying, ledger, listing, machine, memory, planning, starting, verifying, workers
 from bench.figures import Subject, row_of
 from bench.pairs import CannotMeasureError
 from bench.results import Results
 from bench.stage import QUICK, Sizes, Stage
 
-SUBJECTS: Sequence[Subject] = (*copying.SUBJECTS, *starting.SUBJECTS)
+SUBJECTS: Sequence[Subject] = (
+    *copying.SUBJECTS,
+    *starting.SUBJECTS,
+    *planning.SUBJECTS,
+    *listing.SUBJECTS,
+    *memory.SUBJECTS,
+    *ledger.SUBJECTS,
+    *verifying.SUBJECTS,
+    *workers.SUBJECTS,
+    *adaptive.SUBJECTS,
+)
 _DOCS = Path(__file__).parents[1] / "docs" / "bench"
 
 

@@ -7,17 +7,19 @@ since a peer lists as well; held against the bare loop, which is given its list,
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
+
+from servers import S3Server
 
 from bench import bare, peers
 from bench.figures import Figure, Measured, Subject, Target
-from bench.pairs import CannotMeasureError, Usage, alternate, measure
+from bench.pairs import CannotMeasureError, Usage, alternate
 from bench.stage import Stage
 from bench.worlds import Item, Place, World, large_items, make_world, put_up, small_items
 
+T = TypeVar("T")
 _FOLDER = "rclone and migrate copy from one server to the other; this peer has to go through a folder"
 _LISTED = "ours: plan with a live listing, and run"
 _RUN = "ours: run alone; the loop is given its list"
@@ -38,9 +40,7 @@ class Ours:
 class Ground:
     """Objects at the source server, buckets for them at the target server, and a workspace that copies between the two."""
 
-    def __init__(
-        self, stage: Stage, name: str, items: Sequence[Item], targets: Sequence[str] = ("home",), limits: str = ""
-    ) -> None:
+    def __init__(self, stage: Stage, name: str, items: Sequence[Item], targets: Sequence[str] = ("home",)) -> None:
         self.stage = stage
         self.name = name
         self.folder = stage.folder(name)
@@ -55,20 +55,24 @@ class Ground:
         put_up(self.source.s3, name, items)
         self.keys = self.folder / "keys.json"
         self.keys.write_text(json.dumps([[item.key, item.size] for item in items]))
-        users = sorted({item.key.split("/")[1] for item in items})
-        places = {target: Place(bucket, self.target.s3) for target, bucket in self.buckets.items()}
-        self.world: World = make_world(self.folder, Place(name, self.source.s3), places, users, limits=limits)
+        self.world = self.world_at(self.source.s3, self.target.s3)
         self.world.doctor()
+
+    def world_at(self, source: S3Server, target: S3Server, *, limits: str = "", more: str = "") -> World:
+        """The workspace, written anew: these are the ways to the servers, and these the limits of a run and of a store."""
+        users = sorted({item.key.split("/")[1] for item in self.items})
+        places = {name: Place(bucket, target, more) for name, bucket in self.buckets.items()}
+        return make_world(self.folder, Place(self.name, source, more), places, users, limits=limits)
 
     def close(self) -> None:
         """Give the servers' memory back."""
         for server, bucket in [(self.source, self.name), *((self.target, bucket) for bucket in self.buckets.values())]:
             server.empty(bucket)
 
-    def emptied(self, work: Callable[[], Usage | Ours], targets: Sequence[str] = ()) -> Usage | Ours:
+    def emptied(self, work: Callable[[], T]) -> T:
         """Do the work, see that all arrived at the targets, and take it away again."""
         used = work()
-        for target in targets or list(self.buckets):
+        for target in self.buckets:
             count, size_bytes = self.target.holds(self.buckets[target])
             if (count, size_bytes) != (len(self.items), self.size_bytes):
                 raise CannotMeasureError(f"{count} of {len(self.items)} objects arrived, {size_bytes} bytes")
@@ -93,16 +97,10 @@ class Ground:
         source, target = (
             bare.place(s.s3, b) for s, b in ((self.source, self.name), (self.target, self.buckets["home"]))
         )
-        command = [sys.executable, "-m", "bench.bare", loop, source, target, str(self.keys)]
-        return measure(command, folder=self.folder, environment={"PYTHONPATH": _search_path()}).usage
+        return bare.measured(loop, source, target, str(self.keys), folder=self.folder).usage
 
     def through_a_folder(self, copy: Callable[..., Usage]) -> Usage:
         return copy(self.source.s3, self.name, self.target.s3, self.buckets["home"], folder=self.folder)
-
-
-def _search_path() -> str:
-    root = Path(__file__).parents[1]
-    return f"{root}:{root / 'tests'}"
 
 
 def _rates(amount: float, used: Sequence[Usage]) -> list[float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -28,12 +29,33 @@ _ABLE = Capabilities(conditional_put=True, etag_is_md5=True, metadata=True, smal
 
 
 def synthetic_world(
-    root: Path, formula: Formula, source: SyntheticServer, target: SyntheticServer, limits: str = ""
+    root: Path,
+    formula: Formula,
+    source: SyntheticServer,
+    target: SyntheticServer,
+    *,
+    targets: Sequence[str] = ("home",),
+    second: bool = False,
+    limits: str = "",
 ) -> World:
-    """A workspace with a listing of the formula's objects at `source`, to be copied to `target`, and what the stores can do."""
-    places = {"home": Place("synthetic", target.s3)}
-    world = make_world(root, Place("synthetic", source.s3), places, formula.users_named(), listing=True, limits=limits)
+    """A workspace with a listing of the formula's objects at `source`, to be copied to `target`, and what the stores can do.
+
+    With `second` there is a backup of the source as well, with a listing of its own.
+    """
+    backup = Place("synthetic-second", source.s3) if second else None
+    places = {name: Place(f"synthetic-{name}", target.s3) for name in targets}
+    world = make_world(
+        root,
+        Place("synthetic", source.s3),
+        places,
+        formula.users_named(),
+        listing=True,
+        second=backup,
+        limits=limits,
+    )
     write_listing(formula, root / "listing.parquet")
+    if second:
+        shutil.copy(root / "listing.parquet", root / "second.parquet")
     workspace = Workspace(root)
     spec = load_spec(root / "plans" / "bench.toml")
     workspace.ensure(workspace.private)
@@ -42,9 +64,9 @@ def synthetic_world(
 
 
 def write_listing(formula: Formula, path: Path) -> None:
-    with duckdb.connect(config={"memory_limit": "1GB", "threads": 2}) as connection:
-        connection.execute("SET preserve_insertion_order = false")
-        connection.execute(f"COPY ({formula.listing_query()}) TO '{path}' (FORMAT parquet)")
+    """In no order, as an inventory's files are in none."""
+    with duckdb.connect(config={"memory_limit": "2GB", "threads": 2, "temp_directory": f"{path}.spill"}) as connection:
+        connection.execute(f"COPY (FROM ({formula.listing_query()}) ORDER BY hash(key)) TO '{path}' (FORMAT parquet)")
 
 
 def fill(world: World, until: float) -> int:
@@ -100,12 +122,15 @@ def _do(ledger: Ledger, lease: Lease, objects: list[PlannedObject], seals: Seals
 def results_of(objects: list[PlannedObject], now: datetime) -> Iterator[CopyResult]:
     for planned in objects:
         for copy in planned.copies:
-            yield CopyResult(copy.ordinal, Outcome.COPIED, receipt_of(planned.key.encode(), planned.etag, now))
+            receipt = receipt_of(copy.ordinal, planned.key.encode(), planned.etag, now)
+            yield CopyResult(copy.ordinal, Outcome.COPIED, receipt)
 
 
-def receipt_of(body: bytes, etag: str, now: datetime) -> Receipt:
-    digest = hashlib.sha256(body).digest()
-    return Receipt(digest, 0, digest, etag, None, Evidence.MD5, now)
+def receipt_of(ordinal: int, body: bytes, etag: str, now: datetime) -> Receipt:
+    """A receipt as copying leaves it: a digest of its own, one of a few kinds of attributes, a millisecond after the last."""
+    attributes = hashlib.sha256(b"%d" % (ordinal % 7)).digest()
+    at = now + timedelta(microseconds=ordinal * 1_500)
+    return Receipt(hashlib.sha256(body).digest(), 0, attributes, etag, None, Evidence.MD5, at)
 
 
 def formula_of(copies: int, each: int) -> Formula:
@@ -126,7 +151,7 @@ def planned_world(stage: Stage, name: str, copies: int, each: int, *, done: floa
     formula = Formula(max(1, copies // each), each)
     source = stage.run_on(serving(formula, formula.total))
     target = stage.run_on(serving(formula, int(done * formula.total)))
-    world = synthetic_world(stage.folder(name), formula, source, target, limits)
+    world = synthetic_world(stage.folder(name), formula, source, target, limits=limits)
     stage.say(f"{name}: planning {formula.total:,} copies")
     world.plan()
     if done:

@@ -40,6 +40,7 @@ def rclone_environment(**servers: S3Server) -> dict[str, str]:
             f"{prefix}ACCESS_KEY_ID": server.access_key,
             f"{prefix}SECRET_ACCESS_KEY": server.secret_key,
             f"{prefix}REGION": "us-east-1",
+            f"{prefix}LIST_VERSION": "2",
         }
     return found
 

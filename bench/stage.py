@@ -39,8 +39,11 @@ class Sizes:
     verified_objects: int = 100_000
     content_objects: int = 20_000
     worker_copies: tuple[int, ...] = (10_000, 1_000_000, 10_000_000)
-    worker_works_on: int = 10_000
+    worker_seconds: int = 60
     receipts: int = 1_000_000
+    sealed_batches: int = 2_000
+    adaptive_objects: int = 4_000
+    workers_objects: int = 10_000
     listed_keys: int = 100_000
     starts: int = 20
 
@@ -64,8 +67,11 @@ QUICK = Sizes(
     verified_objects=800,
     content_objects=400,
     worker_copies=(2_000, 20_000, 100_000),
-    worker_works_on=1_500,
+    worker_seconds=6,
     receipts=40_000,
+    sealed_batches=300,
+    adaptive_objects=160,
+    workers_objects=800,
     listed_keys=4_000,
     starts=3,
 )

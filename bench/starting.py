@@ -58,7 +58,7 @@ def resume(stage: Stage) -> Iterator[Measured]:
 
 def _rclone(filled: Filled, stage: Stage, *words: str) -> float:
     environment = peers.rclone_environment(source=filled.source.s3, target=filled.target.s3)
-    ends = ("source:synthetic", "target:synthetic")
+    ends = ("source:synthetic", "target:synthetic-home")
     folder = stage.folder("resume-rclone")
     return peers.rclone(
         "copy", *ends, *words, folder=folder, environment=environment, limit_seconds=_PEER_SECONDS

@@ -220,7 +220,7 @@ class _Connection(asyncio.Protocol):
         key = unquote(parts.path.lstrip("/").partition("/")[2])
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         number = bucket.formula.number(key)
-        if not key and method == "GET" and ("list-type" in query or "prefix" in query):
+        if not key and method == "GET" and "list-type" in query:
             self._send(200, bucket.page(query), {"Content-Type": "application/xml"})
         elif key and "tagging" in query and bucket.has(number):
             self._send(200, b"<Tagging><TagSet></TagSet></Tagging>")

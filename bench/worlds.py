@@ -30,6 +30,7 @@ SPEC = """format = 1
 name = "bench"
 [sites]
 us = {{ country = "US" }}
+singapore = {{ country = "SG" }}
 home = {{ country = "IE" }}
 backup = {{ country = "NO" }}
 [stores]
@@ -60,8 +61,10 @@ class Place:
 
     bucket: str
     server: S3Server | None = None
+    more: str = ""  # of its table in the spec
 
     def written(self, site: str, role: str, more: str = "") -> str:
+        more += self.more
         if self.server is None:
             return f'{{ site = "{site}", role = "{role}", url = "file:{self.bucket}"{more} }}'
         where = f'endpoint = "{self.server.endpoint}", region = "us-east-1", credentials = "env:{site.upper()}"'
@@ -107,17 +110,22 @@ def make_world(
     users: Sequence[str],
     *,
     listing: bool = False,
+    second: Place | None = None,
     more: str = "",
     limits: str = "",
 ) -> World:
     """A workspace whose plan copies from `source` to `targets` (`home`, and `backup` if it is there).
 
-    With `listing`, the source's objects are in `listing.parquet` of the workspace, and else they are listed live.
+    With `listing`, the source's objects are in `listing.parquet` of the workspace, and else they are listed live. `second` is a
+    backup of the source, whose objects are in `second.parquet`.
     """
     (root / "plans").mkdir(parents=True, exist_ok=True)
     as_of = (datetime.now(UTC) - timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
     inventory = f', inventory = {{ kind = "listing", path = "listing.parquet", as_of = {as_of} }}' if listing else ""
     lines = [f"us = {source.written('us', 'source', inventory)}"]
+    if second is not None:
+        written = ', backup_of = "us"' + inventory.replace("listing.parquet", "second.parquet")
+        lines.append(f"singapore = {second.written('singapore', 'backup', written)}")
     lines += [f"{site} = {place.written(site, 'target')}" for site, place in targets.items()]
     text = SPEC.format(
         stores="\n".join(lines),
@@ -126,12 +134,14 @@ def make_world(
         more=more,
         limits=limits,
     )
+    if second is None:
+        text = text.replace('singapore = { country = "SG" }\n', "")
     if "backup" not in targets:
         text = text.replace('backup = { country = "NO" }\n', "")
     (root / "plans" / "bench.toml").write_text(text, encoding="utf-8")
     (root / "users.csv").write_text("user_id,country\n" + "".join(f"{user},IE\n" for user in users), encoding="utf-8")
     environment = {"MIGRATE_OPERATOR": "bench"}
-    for site, place in {"us": source, **targets}.items():
+    for site, place in {"us": source, **targets, **({"singapore": second} if second else {})}.items():
         if place.server is not None:
             environment[f"{site.upper()}_ACCESS_KEY_ID"] = place.server.access_key
             environment[f"{site.upper()}_SECRET_ACCESS_KEY"] = place.server.secret_key
@@ -162,6 +172,12 @@ def small_items(count: int, users: int) -> list[Item]:
         Item(f"users/{names[number % users]}/photo-{number:07d}.jpg", chance.randint(2 * KIB, 64 * KIB), number)
         for number in range(count)
     ]
+
+
+def tiny_items(count: int, users: int) -> list[Item]:
+    """`count` objects of 1 KiB, spread evenly over the users."""
+    names = user_names(users)
+    return [Item(f"users/{names[number % users]}/note-{number:07d}.txt", KIB, number) for number in range(count)]
 
 
 def large_items(count: int, size: int, huge: int) -> list[Item]:

@@ -35,6 +35,7 @@ class PostgresServer:
     folder: Path
     programs: Path
     as_user: dict[str, Any]
+    durable: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
@@ -60,8 +61,8 @@ class PostgresServer:
             settings = (
                 "listen_addresses=",
                 f"unix_socket_directories={self.folder}",
-                "fsync=off",
                 "max_connections=50",
+                *(() if self.durable else ("fsync=off",)),
             )
             self.process = subprocess.Popen(
                 [
@@ -88,8 +89,8 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres() -> Iterator[PostgresServer]:
-    """Start a server; end it and remove its folder with the block."""
+def postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """Start a server; end it and remove its folder with the block. Not `durable`, it is faster: tests keep nothing."""
     folder = Path(tempfile.mkdtemp(prefix="migrate-pg-"))
     server = None
     try:
@@ -105,7 +106,7 @@ def postgres() -> Iterator[PostgresServer]:
             cwd=folder,
             **as_user,
         )  # fmt: skip
-        server = PostgresServer(folder, programs, as_user)
+        server = PostgresServer(folder, programs, as_user, durable)
         server.start()
         yield server
     finally:

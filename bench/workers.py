@@ -1,0 +1,72 @@
+"""Several worker processes on one machine; and how long a run's main thread is in the ledger."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from bench.copying import Ground
+from bench.figures import Figure, Measured, Subject, Target
+from bench.pairs import Command, Usage, alternate, measure
+from bench.stage import Stage
+from bench.worlds import small_items
+
+
+def workers(stage: Stage) -> Iterator[Measured]:
+    """The same small objects with one, two and four processes."""
+    sizes = stage.sizes
+    ground = Ground(stage, "workers", small_items(sizes.workers_objects, sizes.small_users))
+    ground.world.plan()
+
+    def run(processes: int) -> Usage:
+        ground.world.forget(plans=False)
+        return ground.emptied(lambda: ground.world.run("--workers", str(processes)).usage)
+
+    found = alternate({str(number): partial(run, number) for number in (1, 2, 4)}, sizes.rounds)
+    ground.close()
+    count = len(ground.items)
+    rates = {name: [count / one.cpu_seconds for one in used] for name, used in found.items()}
+    yield Measured("workers: two", rates["2"], rates["1"])
+    yield Measured("workers: four", rates["4"], rates["1"])
+
+
+def waiting(stage: Stage) -> Iterator[Measured]:
+    """A run of one process, in which every call of the ledger's database is timed from outside."""
+    sizes = stage.sizes
+    ground = Ground(stage, "ledger-wait", small_items(sizes.workers_objects, sizes.small_users))
+    ground.world.plan()
+    shares = []
+    told = ground.folder / "ledger-seconds.json"
+    for _ in range(sizes.rounds):
+        ground.world.forget(plans=False)
+        ground.emptied(lambda: _watched(ground, told))
+        waited, whole = json.loads(told.read_text())
+        shares.append(100 * waited / whole)
+    ground.close()
+    yield Measured(
+        "ledger: share of a run", shares, note="of the main thread's time from lease to end; the network goes on"
+    )
+
+
+def _watched(ground: Ground, told: Path) -> Usage:
+    root = Path(__file__).parents[1]
+    words = ["--workspace", str(ground.folder), "run", "--wave", "all", "--json"]
+    command: Command = [sys.executable, "-m", "bench.watched", told, *words]
+    environment = {**ground.world.environment, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    return measure(command, folder=ground.folder, environment=environment).usage
+
+
+SUBJECTS = (
+    Subject(
+        "workers",
+        (
+            Figure("workers: two", "copies per CPU s", "one process", Target(least=0.9)),
+            Figure("workers: four", "copies per CPU s", "one process", Target(least=0.9)),
+        ),
+        workers,
+    ),
+    Subject("ledger-wait", (Figure("ledger: share of a run", "%", target=Target(most=2, of_ratio=False)),), waiting),
+)
