@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import pg
@@ -39,8 +40,8 @@ class Filling:
     size: int
 
 
-def registered(url: str, batches: int, size: int = _BATCH) -> Filling:
-    """A new ledger with `batches` batches of `size` copies."""
+def registered(url: str, batches: int, size: int = _BATCH, idle_users: int = 0) -> Filling:
+    """A new ledger with `batches` batches of `size` copies of one user, and users for whom nothing is to be copied."""
     ledger, now = Ledger.open(url), datetime.now(UTC)
     run_id = ledger.start_run(
         verb="run",
@@ -53,14 +54,16 @@ def registered(url: str, batches: int, size: int = _BATCH) -> Filling:
         now=now,
     )
     copies = batches * size
-    entry = PlanEntry(_PLAN, "bench", now, Level.CONTENT, 1, copies, copies, copies * 1024, batches)
+    entry = PlanEntry(_PLAN, "bench", now, Level.CONTENT, 1 + idle_users, copies, copies, copies * 1024, batches)
     infos = [
         BatchInfo(number, 0, 1, size, size, size * 1024, sha256(b"%d" % number).digest())
         for number in range(1, batches + 1)
     ]
     where = ("IE", "IE", "planned", "eea-uk-1", "home", None, "all", 0)
     user = UserInfo(_USER, *where, copies, copies, copies * 1024, 1, batches)
-    plan_id = ledger.register(entry, infos, [user], run_id, now)
+    nothing = (0, 0, 0, None, None)
+    others = (UserInfo(f"u{number:07d}", *where, *nothing) for number in range(1, idle_users + 1))
+    plan_id = ledger.register(entry, infos, chain([user], others), run_id, now)
     return Filling(ledger, plan_id, run_id, ledger.start_worker(run_id, ProcessIdentity.current(), now), now, size)
 
 
@@ -135,10 +138,21 @@ def sqlite(stage: Stage) -> Iterator[Measured]:
         "ledger: receipts a second, to the seal", cycles, note="the batch's seal is written and chained, too"
     )
     yield Measured("ledger: a sealed receipt", files, note="in the batch's Parquet file")
+    yield Measured("ledger: a user", [_user(folder, stage.sizes.sealed_batches)])
     yield Measured("ledger: a sealed batch", [_sealed_batch(folder, stage.sizes.sealed_batches)], note=_SEALED)
 
 
 _SEALED = "its row among the batches, and its seal, in a ledger without free pages"
+
+
+def _user(folder: Path, users: int) -> float:
+    """The bytes of a user's row, with its indexes."""
+    sizes = []
+    for count in (0, users):
+        path = folder / f"users-{count}.sqlite"
+        registered(f"sqlite:///{path}", 1, _SMALL_BATCH, idle_users=count).ledger.close()
+        sizes.append(compact_size(path))
+    return (sizes[1] - sizes[0]) / users
 
 
 def _sealed_batch(folder: Path, batches: int) -> float:
@@ -188,6 +202,7 @@ SUBJECTS = (
         (
             _bytes("an open receipt", 130),
             _bytes("a sealed batch", 200),
+            _bytes("a user", None),
             Figure("ledger: receipts a second", "receipts/s", target=Target(least=50_000, of_ratio=False)),
             Figure("ledger: receipts a second, to the seal", "receipts/s"),
             _bytes("a sealed receipt", 80),

@@ -43,6 +43,9 @@ def plan(stage: Stage) -> Iterator[Measured]:
     yield Measured("plan: 10 million rows", [one.seconds for one in ours], [one.seconds for one in peer])
     ours_memory, peer_memory = ([one.memory_bytes / _MEBIBYTE for one in used] for used in (ours, peer))
     yield Measured("plan: memory", ours_memory, peer_memory)
+    yield Measured("plan: a million rows", [one.seconds * 1e6 / sizes.plan_rows for one in ours])
+    built = sum(path.stat().st_size for path in (world.private / "plans").rglob("*") if path.is_file())
+    yield Measured("plan: bytes of a copy", [built / (sizes.plan_rows * len(TARGETS))])
     yield Measured("plan: CPU", [one.cpu_seconds for one in ours], [one.cpu_seconds for one in peer])
 
 
@@ -68,6 +71,8 @@ SUBJECTS = (
             Figure("plan: 10 million rows", "s", "bare DuckDB join and sort", Target(most=1.3)),
             Figure("plan: memory", "MiB", "bare DuckDB join and sort", Target(most=1536, of_ratio=False)),
             Figure("plan: CPU", "CPU s", "bare DuckDB join and sort"),
+            Figure("plan: a million rows", "s"),
+            Figure("plan: bytes of a copy", "bytes"),
         ),
         plan,
     ),

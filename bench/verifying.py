@@ -46,6 +46,8 @@ def _verify(stage: Stage, ground: Ground, level: str, *words: str) -> Iterator[M
     cpu = {name: [one.cpu_seconds for one in used] for name, used in found.items()}
     yield Measured(f"verify --level {level}", seconds["ours"], seconds["rclone"], _PASSES)
     yield Measured(f"verify --level {level}: client CPU", cpu["ours"], cpu["rclone"], _PASSES)
+    each = {name: [1000 * seconds / len(ground.items) for seconds in used] for name, used in cpu.items()}
+    yield Measured(f"verify --level {level}: CPU of a copy", each["ours"], each["rclone"], _PASSES)
 
 
 SUBJECTS = tuple(
@@ -54,6 +56,7 @@ SUBJECTS = tuple(
         (
             Figure(f"verify --level {level}", "s", peer, Target(least=least), times_less=True),
             Figure(f"verify --level {level}: client CPU", "CPU s", peer),
+            Figure(f"verify --level {level}: CPU of a copy", "CPU ms", peer),
         ),
         work,
     )
