@@ -82,9 +82,9 @@ def measure(
         said = "\n".join(
             (err.read_text(errors="replace") + out.read_text(errors="replace")).splitlines()[-_LINES_SHOWN:]
         )
-        raise CannotMeasureError(
-            f"{Path(command[0]).name} {' '.join(map(str, command[1:4]))}: {process.returncode}: {said}"
-        )
+        name, *words = map(str, command)
+        asked = " ".join([Path(name).name, *words])[:200]
+        raise CannotMeasureError(f"exit code {process.returncode} of {asked}: {said}")
     return Ended(usage, out.read_text(errors="replace"))
 
 
