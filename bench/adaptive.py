@@ -19,7 +19,6 @@ from bench.slowed import slowed
 from bench.stage import Stage
 from bench.worlds import small_items
 
-_LEVELS = (8, 16, 32, 64, 128)
 _RATE = 200
 _WAYS = ("30 ms", "120 ms", "throttled")
 
@@ -33,7 +32,7 @@ def adaptive(stage: Stage) -> Iterator[Measured]:
         with _by(way, ground) as (source, target):
             ground.world_at(source, target).doctor()
             contenders: dict[str, Callable[[], Usage]] = {"ours": partial(_run, ground, source, target, None)}
-            contenders |= {str(level): partial(_run, ground, source, target, level) for level in _LEVELS}
+            contenders |= {str(level): partial(_run, ground, source, target, level) for level in sizes.adaptive_levels}
             found = alternate(contenders, sizes.rounds)
         rates = {name: [count / one.seconds for one in used] for name, used in found.items()}
         ours = rates.pop("ours")

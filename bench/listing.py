@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 
 from bench import bare
 from bench.figures import Figure, Measured, Subject, Target
 from bench.pairs import CannotMeasureError, Usage, alternate
+from bench.slowed import slowed
 from bench.stage import Stage
 from bench.synthetic import Formula, serving
 
+_LATENCY_MS = 30
 _NOTE = "ours is what `migrate plan` does for a live listing, called alone, so that the rest of planning is not in it"
 
 
@@ -20,9 +23,9 @@ def listing(stage: Stage) -> Iterator[Measured]:
     formula = Formula(keys // 100, 100)
     server = stage.run_on(serving(formula, formula.total))
     folder = stage.folder("listing")
-    place = bare.place(server.s3, "synthetic")
+    far = stage.run_on(slowed(server.s3, latency_ms=_LATENCY_MS))
 
-    def tool() -> Usage:
+    def tool(place: str) -> Usage:
         shutil.rmtree(folder / ".migrate", ignore_errors=True)
         return _counted(keys, "list-tool", place, str(folder))
 
@@ -32,11 +35,18 @@ def listing(stage: Stage) -> Iterator[Measured]:
             raise CannotMeasureError(f"{loop} found {ended.out.strip()} of {expected} keys")
         return ended.usage
 
-    found = alternate({"ours": tool, "boto3": lambda: _counted(keys, "list-boto3", place)}, stage.sizes.rounds)
+    contenders = {}
+    for name, way in (("near", server.s3), ("far", far)):
+        place = bare.place(way, "synthetic")
+        contenders[f"ours {name}"] = partial(tool, place)
+        contenders[f"boto3 {name}"] = partial(_counted, keys, "list-boto3", place)
+    found = alternate(contenders, stage.sizes.rounds)
     cpu = {name: [1e6 * one.cpu_seconds / keys for one in used] for name, used in found.items()}
     seconds = {name: [one.seconds for one in used] for name, used in found.items()}
-    yield Measured("listing: CPU of 1,000 keys", cpu["ours"], cpu["boto3"], _NOTE)
-    yield Measured("listing: time", seconds["ours"], seconds["boto3"], _NOTE)
+    yield Measured("listing: CPU of 1,000 keys", cpu["ours near"], cpu["boto3 near"], _NOTE)
+    yield Measured("listing: time", seconds["ours near"], seconds["boto3 near"], _NOTE)
+    note = f"{_NOTE}; each request waits {_LATENCY_MS} ms, and ours are side by side"
+    yield Measured("listing: time, far away", seconds["ours far"], seconds["boto3 far"], note)
 
 
 SUBJECTS = (
@@ -45,6 +55,7 @@ SUBJECTS = (
         (
             Figure("listing: CPU of 1,000 keys", "CPU ms", "boto3's paginator", Target(least=3), times_less=True),
             Figure("listing: time", "s", "boto3's paginator", times_less=True),
+            Figure("listing: time, far away", "s", "boto3's paginator", times_less=True),
         ),
         listing,
     ),
