@@ -339,7 +339,7 @@ def test_a_repair_makes_the_receipts_of_a_lost_seal_anew(world: SmallWorld) -> N
     assert run.code == 0, run.err
     assert sum(wave["outcomes"]["present"] for wave in run.json["standing"]) == lost
     assert run.json["done"]["copies"] == lost
-    verify = world.migrate("verify", "--level", "both-ends", "--json")
+    verify = world.migrate("verify", "--wave", "all", "--level", "both-ends", "--json")
     assert verify.code == 0, verify.err
     assert verify.json["pass"]["verdicts"]["match"] == 2 * len(world.objects)
     assert {state for wave in verify.json["standing"] for state in wave["users"]} == {"verified"}
