@@ -69,14 +69,17 @@ def test_the_next_batch_to_copy_is_found_by_an_index(world: World, waves: list[i
     lease = plans_of(world, lambda: world.ledger.lease(world.plan_id, world.worker_id, Purpose.COPY, **of_scope))
     demand_index(lease, "ix_batches_pending")
     demand_index(
-        plans_of(world, lambda: world.ledger.left(world.plan_id, Purpose.COPY, **of_scope)), "ix_batches_pending"
+        plans_of(world, lambda: world.ledger.left(world.plan_id, Purpose.COPY, **of_scope, run_id=world.run_id)),
+        "ix_batches_pending",
     )
 
 
 def test_the_next_batch_to_check_is_found_by_an_index(world: World, copied: Pass) -> None:
     """To lease it, and to see whether there is one."""
     demand_index(plans_of(world, lambda: world.lease_check(copied)), "ix_checks_pending")
-    left = plans_of(world, lambda: world.ledger.left(world.plan_id, Purpose.VERIFY, pass_id=copied.id))
+    left = plans_of(
+        world, lambda: world.ledger.left(world.plan_id, Purpose.VERIFY, pass_id=copied.id, run_id=world.run_id)
+    )
     demand_index(left, "ix_checks_pending")
 
 
@@ -96,8 +99,8 @@ def test_waves_are_taken_in_order_and_gaps_are_left_out(world: World) -> None:
         return None if lease is None else lease.number
 
     assert [next_of(2, 0), next_of(2, 0), next_of(0, 2)] == [0, 3, None]
-    assert not world.ledger.left(world.plan_id, Purpose.COPY, waves=[0, 2]).is_pending
-    assert world.ledger.left(world.plan_id, Purpose.COPY, waves=[2, 1]).is_pending
+    assert not world.ledger.left(world.plan_id, Purpose.COPY, waves=[0, 2], run_id=world.run_id).is_pending
+    assert world.ledger.left(world.plan_id, Purpose.COPY, waves=[2, 1], run_id=world.run_id).is_pending
     assert [next_of(1, 2), next_of(), next_of(0, 1, 2), next_of(0, 1, 2)] == [1, None, 2, None]
 
 
