@@ -21,7 +21,15 @@ from modelworld import COHORTS, TARGETS, CohortPlan, Oracle, Wanted, beside_of, 
 from sqlalchemy import Table, select
 from stepped import exchange, never_forced
 
-from migrate.errors import ExitCode, InterruptedRun, LaterError, MigrateError, RefusedError, UnreachableError
+from migrate.errors import (
+    ExitCode,
+    InterruptedRun,
+    LaterError,
+    MigrateError,
+    RefusedError,
+    UnreachableError,
+    WaveWaitsError,
+)
 from migrate.jobs.checking import VerifyEnd, VerifyRequest, VerifyWatch, verify_plan
 from migrate.jobs.common import Actor, Limits, check_sums, plan_entry, users_with_a_row
 from migrate.jobs.copying import RunEnd, RunRequest, run_plan
@@ -37,7 +45,7 @@ ACTOR = Actor("op", "host", "IE")
 STEPS_MAX = 5000  # of one process: far more than any needs
 JOBS_MAX = 3
 ROUNDS_MAX = 6
-CALM = (LaterError, UnreachableError, InterruptedRun)  # ways to end that are nobody's fault
+CALM = (LaterError, UnreachableError, InterruptedRun, WaveWaitsError)  # ways to end that are nobody's fault
 CHOICE = st.integers(0, 63)
 TURNS = st.tuples(st.integers(0, 2**20), st.sampled_from([15, 40, 5, 100]), st.sampled_from([5, 30, 0]))
 FAULTS = (Fate.FAILED, Fate.STALLED, Fate.UNHEARD)
@@ -72,6 +80,8 @@ class Model(RuleBasedStateMachine):
         self.oracle, self.scheduler = Oracle(), Scheduler()
         self.root = Path(tempfile.mkdtemp(prefix="model-"))
         self.workspace = Workspace(self.root)
+        self.workspace.private.mkdir()
+        self.workspace.plans.symlink_to(Workspace(self.plans_root).plans)
         self.ledger = never_forced(type(self).open_ledger(self.root))
         self.jobs: list[Process] = []
         self.pass_seen: dict[int, int] = {}

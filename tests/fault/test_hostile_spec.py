@@ -154,18 +154,18 @@ SPECS = [
     Case(
         "a duration beyond the calendar",
         spec('"36500d"', '"999999999d"'),
-        ("small.toml: directory.max_age: ", "at most 36525d"),
+        ("small.toml: directory.max_age: ", "at most 36500d"),
     ),
     Case(
         "a number beyond all counting",
         spec('"36500d"', "9" * 30),
-        ("small.toml: directory.max_age: ", "at most 36525d"),
+        ("small.toml: directory.max_age: ", "at most 36500d"),
     ),
     Case("a number of 5,000 digits", spec('"36500d"', "9" * 5000), ("small.toml is TOML that no spec needs",)),
     Case(
         "a size beyond all counting",
         spec('{ country = "IE" }', '{ country = "IE", capacity = "999999999999999PB" }'),
-        ("sites.dublin-1.capacity: ", "less than 8192PiB"),
+        ("sites.dublin-1.capacity: ", "at most 8191PiB"),
     ),
     Case(
         "an endless array",

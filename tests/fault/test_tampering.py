@@ -233,7 +233,7 @@ def test_an_untouched_plan_copies_all(templates: dict[str, SmallWorld], tmp_path
 @pytest.mark.parametrize(
     ("pattern", "select", "words"),
     [
-        ("users*", "SELECT * REPLACE ('hamar' AS home) FROM old", ("run",)),
+        ("users*", "SELECT * REPLACE ('hamar' AS home) FROM old", ("run", "--wave", "all")),
         ("users*", "SELECT * REPLACE ('NO' AS country_given) FROM old", ("explain", "u002")),
         ("users*", "SELECT * REPLACE (0 AS objects) FROM old WHERE user_id <> 'u001'", ("explain", "u002")),
         ("findings*", "SELECT * FROM old LIMIT 0", ("show", "--list", "unbacked")),
@@ -246,7 +246,7 @@ def test_who_reads_an_edited_table_is_told(pattern: str, select: str, words: tup
     world = build(tmp_path, users=6, per_user=2, copies_max=6, odd=False, large=False)
     world.put_source("users/u002/alone.jpg", b"not in the backup", backup=False)
     planned(world)
-    assert world.migrate(*words, *(["--dry-run"] if words == ("run",) else [])).code == 0
+    assert world.migrate(*words, *(["--dry-run"] if words[0] == "run" else [])).code == 0
     edit_table(pattern, select)(world)
     answer = world.migrate(*words)
     assert answer.code == INTEGRITY, (answer.out, answer.err)
@@ -435,7 +435,7 @@ def test_an_edited_chain_of_seals_is_found(statement: str, templates: dict[str, 
     """Each link covers the one before: exit 5 for a seal that was changed, exchanged or taken out."""
     world = copy_of(templates, "verified", tmp_path)
     sql(world, statement)
-    assert world.migrate("verify").code == INTEGRITY
+    assert world.migrate("verify", "--wave", "all").code == INTEGRITY
 
 
 def test_a_value_that_does_not_fit_is_damage_and_not_shown(templates: dict[str, SmallWorld], tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def assert_all_is_well(world: SmallWorld) -> None:
     assert not [name for name in files if name.startswith(RUBBISH)]  # type: ignore[attr-defined]  # names
     ledger = ledger_of(world)
     try:
-        seals = [seal for seal in ledger.check_chain(ledger.plans()[0].id) if seal.kind is SealKind.RECEIPTS]
+        seals = [seal for seal in ledger.chain(ledger.plans()[0].id) if seal.kind is SealKind.RECEIPTS]
     finally:
         ledger.close()
     assert sum(seal.rows for seal in seals) == copies

@@ -51,7 +51,7 @@ def test_an_extra_object_is_found_at_a_store_that_takes_none_of_the_users_copies
     strays = [("u003", "a"), ("u003", "more-030-not"), ("u003", "z"), ("u006", "stray")]
     for user, rest in strays:
         world.put("hamar-2", f"users/{user}/{rest}", b"who wrote this", IMAGE, {})
-    answer = world.migrate("verify", "--level", level, "--json")
+    answer = world.migrate("verify", "--wave", "all", "--level", level, "--json")
     assert answer.code == 3, answer.err
     assert answer.json["pass"]["verdicts"]["extra"] == len(strays)
     failures = world.migrate("status", "--failures", "--json").json["failures"]

@@ -128,7 +128,7 @@ def test_a_plan_that_was_begun_and_cannot_be_read_lets_no_other_begin(world: Sma
     assert "cannot be compared" in refused.out
     assert f".migrate/seals/{name}" in refused.out
     archive(world, name, "seals")
-    assert world.migrate("run", "--dry-run").code == 0
+    assert world.migrate("run", "--wave", "all", "--dry-run").code == 0
 
 
 def test_a_dry_planning_says_who_asks_where_users_stand(world: SmallWorld) -> None:
