@@ -22,7 +22,7 @@ from migrate.cli.working import (
     tell_problems,
 )
 from migrate.errors import ExitCode, RefusedError, worst
-from migrate.jobs.common import refuse_early
+from migrate.jobs.common import demand_not_begun, refuse_early
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
 from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.ledger import Ledger
@@ -133,6 +133,8 @@ def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
     """Say what a run would do, and end as it would: refused, waiting, or with work to do. Nothing is made or changed."""
     refuse_early(plan, context.workspace, actor_of(context, plan), request.limits, Purpose.PLAN)
     with existing_ledger(context) as ledger:
+        if ledger is None or ledger.plan_id(plan.digest) is None:
+            demand_not_begun(plan, context.workspace)
         forecast = forecast_run(plan, ledger, request)
         taken = taken_elsewhere(plan, context.workspace, ledger)
     code = worst([forecast.exit_code, ExitCode.DONE if taken is None else ExitCode.REFUSED])

@@ -12,8 +12,8 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.records import existing_ledger
 from migrate.cli.working import show_standing
-from migrate.errors import IntegrityError, UsageError
-from migrate.jobs.common import check_sums, registered
+from migrate.errors import UsageError
+from migrate.jobs.common import check_sums, demand_not_begun, registered
 from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, Ledger, UserRow
 from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader, find_plan
@@ -22,7 +22,6 @@ from migrate.report.standing import pass_document, wave_document, wave_words
 from migrate.spec import spec_time
 from migrate.states import UserState
 from migrate.units import format_size, number_of
-from migrate.worker.seals import Seals
 
 _SHOWN = 50
 _RUNS = 5
@@ -63,12 +62,7 @@ def status(
 
 def _not_begun(context: Context, plan: Plan, user: str | None) -> None:
     """Of a plan that the ledger does not know. IntegrityError where it was run all the same, UsageError for a user it has not."""
-    seals = Seals.folder_of(context.workspace.seals, plan.digest)
-    if any(seals.glob("*")):
-        raise IntegrityError(
-            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
-            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
-        )
+    demand_not_begun(plan, context.workspace)
     state = "built" if user is None else explain(plan, user_given(user)).user.state
     step = f"migrate run {plan.digest[:12]}"
     if context.as_json:

@@ -16,6 +16,7 @@ from migrate.jobs.common import (
     Limits,
     assignments,
     check_sums,
+    demand_not_begun,
     free_dead_leases,
     refuse_early,
     registered,
@@ -72,10 +73,11 @@ class VerifyWatch:
     on_progress: Callable[[Snapshot], None]
 
 
-def plan_id_of(plan: Plan, ledger: Ledger) -> int:
+def plan_id_of(plan: Plan, workspace: Workspace, ledger: Ledger) -> int:
     """The plan's id in the ledger. LaterError where nothing of it was run yet."""
     plan_id = registered(plan, ledger)
     if plan_id is None:
+        demand_not_begun(plan, workspace)
         raise LaterError(
             "the ledger knows of no copy of this plan yet",
             remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
@@ -97,7 +99,7 @@ def verify_plan(
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     ledger.heed(stop.ledger_ends_at)
-    plan_id = plan_id_of(plan, ledger)
+    plan_id = plan_id_of(plan, workspace, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
         ledger.check_counters(plan_id)

@@ -19,6 +19,7 @@ from migrate.planner.folder import Plan
 from migrate.states import BatchState
 from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import LEASE_SECONDS, Stop, StopReason
+from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 T = TypeVar("T")
@@ -108,6 +109,16 @@ def registered(plan: Plan, ledger: Ledger) -> int | None:
     ):  # built again from the same inputs, it is the same
         raise IntegrityError("the ledger's row of the plan is not what the plan says", remedy=ASK_A_PERSON)
     return row.id
+
+
+def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
+    """IntegrityError where a plan that the ledger does not know was run with another one, whose proofs lie here."""
+    seals = Seals.folder_of(workspace.seals, plan.digest)
+    if any(seals.glob("*")):
+        raise IntegrityError(
+            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
+            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
+        )
 
 
 def users_with_a_row(plan: Plan, *, is_sample: bool = False) -> Iterator[UserInfo]:

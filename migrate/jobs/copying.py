@@ -18,6 +18,7 @@ from migrate.jobs.common import (
     check_sums,
     codes_of,
     count,
+    demand_not_begun,
     free_dead_leases,
     heeding,
     parse_waves,
@@ -247,6 +248,8 @@ def _register(
     on_registering: Callable[[int], None],
 ) -> int:
     plan_id = registered(plan, ledger)
+    if plan_id is None:
+        demand_not_begun(plan, workspace)
     accepted = {} if plan_id is None else ledger.acceptances(plan_id)
     blockers = open_blockers(plan, accepted, request.accept)
     if blockers:

@@ -118,8 +118,10 @@ class Verifying(Core):
         with self._write() as connection:
             demand_lease(connection, lease)
             of_check = and_(verdicts.c.pass_id == lease.pass_id, in_batch(verdicts, lease.plan_id, lease.number))
-            _demand_counts(connection, lease, of_check, counts, users, findings, seal)
             found = _touch(connection, lease, now)
+            _demand_counts(connection, lease, of_check, counts, users, findings, seal)
+            if found.is_full:
+                _demand_whole(connection, lease, counts)
             if seal is not None:
                 append_seal(connection, lease, SealKind.VERDICTS, seal)
             answer(connection, lease, found)
@@ -208,6 +210,19 @@ def _demand_counts(
         problems.append(f"the seal has {seal.rows if seal else 0} rows for {counts.checked} verdicts")
     if problems:
         raise IntegrityError(f"the check of batch {lease.number} cannot end: {'; '.join(problems)}")
+
+
+def _demand_whole(connection: Connection, lease: Lease, counts: CheckCounts) -> None:
+    """A full check has a verdict for each copy that has a receipt; of a batch that is done the open rows are the others."""
+    copies = schema.copies
+    without = connection.execute(
+        select(func.count()).select_from(copies).where(in_batch(copies, lease.plan_id, lease.number))
+    ).scalar_one()
+    if counts.checked + without != lease.batch.copies:
+        raise IntegrityError(
+            f"the check of batch {lease.number} cannot end: {counts.checked} verdicts for"
+            f" {lease.batch.copies - without} copies that have a receipt"
+        )
 
 
 def _move_users(connection: Connection, lease: Lease, found: Pass, users: Mapping[str, UserCheck]) -> None:

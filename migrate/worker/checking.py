@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from migrate.errors import SealLostError, UnreachableError
+from migrate.errors import IntegrityError, SealLostError, UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
 from migrate.ledger import (
     EXTRA,
@@ -108,6 +108,7 @@ class CheckWork:
         self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
         self._extras: dict[tuple[str, str], Extra] = self._known_extras()
         self._lost: SealLostError | None = None
+        self._due, self._has_begun_all = 0, False  # tasks of which nothing was heard yet
         self._tally = Tally()
         wanted = self._wanted()
         # what a deeper look found different is not called equal by this one
@@ -167,6 +168,12 @@ class CheckWork:
         }
 
     def tasks(self) -> Iterator[Task]:
+        for task in self._tasks():
+            self._due += 1
+            yield task
+        self._has_begun_all = True
+
+    def _tasks(self) -> Iterator[Task]:
         if self._is_full or self._level is Level.LISTING:
             yield from self._listing_tasks()
         if self._level is not Level.LISTING:
@@ -229,8 +236,11 @@ class CheckWork:
         return _Checked([check_head(store, item, self._tools.caller)], (), 0)
 
     def take(self, event: object) -> Iterable[Task]:
+        self._due -= 1
         if isinstance(event, _Step):
-            return self._take_step(event)
+            tasks = self._take_step(event)
+            self._due += len(tasks)
+            return tasks
         assert isinstance(event, _Checked), "a checking task returns one of these two"
         self._results += event.results
         self._extras.update({(extra.store, extra.key): extra for extra in event.extras})
@@ -242,7 +252,7 @@ class CheckWork:
     def left_over(self, _event: object) -> Iterable[Task]:
         return ()  # a check begins nothing at a store
 
-    def _take_step(self, step: _Step) -> Iterable[Task]:
+    def _take_step(self, step: _Step) -> list[Task]:
         """The parts after the first look, and the verdicts after the last part."""
         parted = step.parted
         if step.is_part:
@@ -266,6 +276,8 @@ class CheckWork:
 
     def finish(self) -> None:
         tools = self._tools
+        if self._due or not self._has_begun_all:  # invariant 9: an EXTRA object may stand where nobody has looked
+            raise IntegrityError(f"the check of batch {self.lease.number} would end before all of it was looked at")
         results = [
             CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in tools.ledger.verdict_rows(self.lease)
         ]

@@ -264,10 +264,10 @@ class Worker:
         self._in_flight -= 1
         self._budget.give(ended.task.cost)
         active = self._by_work[id(ended.task.owner)]
-        active.outstanding -= 1
         if ended.error is not None:
-            raise ended.error
+            raise ended.error  # it stays outstanding: a batch of which something was not done is not closed
         active.ready.extend(self._next_tasks(active, ended.event))
+        active.outstanding -= 1
 
     def _next_tasks(self, active: _Active, event: object) -> Iterable[Task]:
         """What follows from an event; once the batch is another's, only what takes away what we have begun."""

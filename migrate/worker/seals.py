@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from migrate.errors import SealLostError, StaleLeaseError, UnreachableError
+from migrate.errors import IntegrityError, SealLostError, StaleLeaseError, UnreachableError
 from migrate.ledger import NewSeal, Seal
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
 from migrate.pauses import PausePoint, pause_at
@@ -42,6 +42,8 @@ _REMEDY = (
     "Bring it back from a backup of .migrate/seals and verify again;"
     " or `migrate verify --repair`, and the next run makes its receipts anew."
 )
+
+_OTHER_LEDGER = "The plan was run with another ledger: name that one (--ledger or MIGRATE_LEDGER)."
 
 SealedReceipt = tuple[int, Outcome, Receipt]
 
@@ -177,6 +179,8 @@ class Seals:
             os.fsync(file.fileno())
         partial.chmod(0o600)
         pause_at(PausePoint.RECEIPTS_WRITING)
+        if path.exists():  # its name has the fence, which no two workers share
+            raise IntegrityError(f"sealed file {path.relative_to(self._root)} is there already", remedy=_OTHER_LEDGER)
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from smallworld import Answer, SmallWorld, body_of, build, planned
 
 from migrate.errors import DeniedError
 from migrate.ledger import EXTRA
+from migrate.model import Attributes
 from migrate.pauses import VARIABLE, PausePoint
 from migrate.stores.file import FileStore
+from migrate.verify import check_object, check_prefix
+from migrate.worker import checking
 
 VERIFIED = {"verified"}
 
@@ -384,3 +389,61 @@ def test_listing_whole_stores_tells_how_far_it_is(tmp_path: Path) -> None:
     assert any("step=hamar" in line for line in lines), answer.err
     assert any("users without copies" in line for line in lines)
     assert "z001" not in answer.err
+
+
+@pytest.mark.parametrize("what", ["listing", "content"])
+def test_a_look_that_fails_last_leaves_its_batch_unchecked(
+    world: SmallWorld, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all else has ended, one look fails and ends the command: its user is not verified for that (invariants 4 and 9)."""
+    stray = "users/u001/stray"
+    store = homes(world)["users/u001/photo-0000.jpg"]
+    world.put(store, stray, b"who wrote this", Attributes(), {})
+    others = threading.Semaphore(0)
+
+    def failing(real: Callable[..., Any], is_it: Callable[..., bool]) -> Callable[..., Any]:
+        def look(*values: Any) -> Any:
+            if not is_it(*values):
+                try:
+                    return real(*values)
+                finally:
+                    others.release()
+            while others.acquire(timeout=1):
+                continue  # until nobody else has ended for a second
+            raise DeniedError(store, what, "AccessDenied")
+
+        return look
+
+    with monkeypatch.context() as patch:
+        if what == "listing":
+            patch.setattr(
+                checking,
+                "check_prefix",
+                failing(check_prefix, lambda place, user, *_: (place, user) == (store, "u001")),
+            )
+        else:
+            patch.setattr(
+                checking,
+                "check_object",
+                failing(check_object, lambda planned, *_: planned.key.endswith("u001/photo-0000.jpg")),
+            )
+        assert world.migrate("verify").code == 69
+    states = {state for wave in world.migrate("status", "--json").json["standing"] for state in wave["users"]}
+    assert "copied" in states, "somebody was not looked at"
+    answer = world.migrate("verify", "--json")
+    assert answer.code == 3, answer.err
+    assert answer.json["pass"]["verdicts"]["extra"] == 1
+
+
+def test_another_ledger_touches_no_proof(world: SmallWorld) -> None:
+    """A cron line without its ledger: the plan was run with another one, whose receipts stay as they are (invariant 3)."""
+    seals = {path: path.read_bytes() for path in (world.root / ".migrate" / "seals").rglob("*") if path.is_file()}
+    assert seals
+    world.ledger = f"sqlite:///{world.root}/other.sqlite"
+    for words in (["run", "--dry-run"], ["run", "--wave", "all"], ["verify"], ["status"]):
+        answer = world.migrate(*words)
+        assert answer.code == 5, words
+        assert "the ledger knows nothing of the plan" in answer.err
+    world.ledger = None
+    assert {path: path.read_bytes() for path in seals} == seals
+    assert world.migrate("verify").code == 0
