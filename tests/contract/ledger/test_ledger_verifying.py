@@ -183,6 +183,22 @@ def test_only_a_batch_that_is_done_is_checked(world: World) -> None:
     assert must(world.lease_check(other)).number == 0
 
 
+def test_a_full_check_without_all_verdicts_ends_not(world: World) -> None:
+    """Verdicts that agree with one another are not enough: each copy with a receipt has one (invariants 3 and 9)."""
+    world.copy_all()
+    lease = must(world.lease_check(world.start_pass()))
+    three = [CheckResult(n, Verdict.MATCH) for n in range(3)]
+    world.ledger.record_verdicts(lease, three, world.run_id, NOW)
+    with pytest.raises(IntegrityError, match="3 verdicts for 4 copies"):
+        world.finish_check(lease, three)
+    assert states(world) == ["copied"] * 5
+    world.give_back()
+    sampled = world.start_pass(sample_ppm=500_000)
+    lease = must(world.lease_check(sampled))
+    world.ledger.record_verdicts(lease, three, world.run_id, NOW)
+    world.finish_check(lease, three)  # the twin: a sample looks at some
+
+
 def test_matches_leave_with_the_seal_and_the_others_stay(world: World) -> None:
     """The ledger keeps what is wrong; the sealed file has all."""
     world.copy_all()
