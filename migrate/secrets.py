@@ -39,7 +39,10 @@ def access_key(reference: str, environment: Mapping[str, str], root: Path) -> Ac
         found = key_faults(*values.values())
         if found:
             lines = [f"{name}_{part.upper()} {what}" for part, what in found]
-            raise SpecError(f"the environment holds no whole key: {'; '.join(lines)}", remedy="Export it anew.")
+            raise SpecError(
+                f"the environment holds no whole key: {'; '.join(lines)}",
+                remedy=f"Set {name}_ACCESS_KEY_ID and {name}_SECRET_ACCESS_KEY in the environment.",
+            )
     elif kind == "file":
         values = _from_toml(root / name)
     else:

@@ -89,7 +89,7 @@ def _tell(
     show_summary(context.output, summary, spec, unprobed=unprobed, built=isinstance(built, Plan))
     if not isinstance(built, Plan):
         context.output.note(
-            "nothing was built; whether users stand elsewhere already is asked of a plan: `migrate run --dry-run`",
+            "nothing was built: `migrate plan SPEC` builds it, and `migrate run --dry-run` then asks if users stand elsewhere",
             style="dim",
         )
     elif taken is not None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from migrate.cli.output import Column, Output, safe
 from migrate.errors import RefusedError
 from migrate.model import CensusClass
-from migrate.planner.summary import PlanSummary
+from migrate.planner.summary import PlanSummary, how, ways_on
 from migrate.report import plan_view
 from migrate.spec import Spec, spec_time
 from migrate.units import number_of
@@ -99,9 +99,10 @@ def _blockers(output: Output, summary: PlanSummary, *, built: bool) -> None:
     output.line(f"blocked by {what}", style="bold yellow")
     if built:
         shown = summary.digest[: plan_view.DIGEST_SHOWN]
-        output.line("decide them in the spec and plan again; or look at them, and accept just these:")
+        output.line(f"look at them, and {how(summary.blockers)}:")
         for blocker in summary.blockers:
             output.command(f"migrate show {shown} --list {blocker.kind}")
-        output.command(plan_view.accept_command(summary.digest, summary.blockers))
+        for command in ways_on(summary.digest, summary.blockers):
+            output.command(command)
     else:
         output.line("decide them in the spec, or build the plan and accept them by count and digest")

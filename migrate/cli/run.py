@@ -28,7 +28,7 @@ from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.plan_view import accept_command
+from migrate.planner.summary import how, ways_on
 from migrate.report.standing import goals, run_document, wave_words
 from migrate.units import format_duration, format_size, number_of
 
@@ -143,7 +143,7 @@ def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
         context.output.document({"plan": plan.digest, "dry_run": True, "exit_code": int(code), **document})
     else:
         _tell_forecast(context.output, plan, request, forecast, taken)
-        context.output.note(f"nothing was changed; a run would end with {code} if all went well", style="dim")
+        context.output.note(f"nothing was changed; a run would end with {code}", style="dim")
     return code
 
 
@@ -161,10 +161,9 @@ def _tell_forecast(
     )
     if forecast.blockers:
         named = ", ".join(f"{blocker.count:,} {blocker.kind}" for blocker in forecast.blockers)
-        output.line(
-            f"  blocked by {named}; decide them in the spec and plan again, or accept just these:", style="yellow"
-        )
-        output.command(accept_command(plan.digest, forecast.blockers, given=request.accept))
+        output.line(f"  blocked by {named}; {how(forecast.blockers)}:", style="yellow")
+        for command in ways_on(plan.digest, forecast.blockers, given=request.accept):
+            output.command(command)
     if forecast.waits_for:
         output.line(f"  {forecast.waits_for}", style="yellow")
     if taken is not None:

@@ -34,7 +34,7 @@ from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
-from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, summarise
+from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, how, summarise, ways_on
 from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
@@ -254,13 +254,9 @@ def _register(
     blockers = open_blockers(plan, accepted, request.accept)
     if blockers:
         named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
-        missing = [f"{blocker.kind}:{blocker.count}:{blocker.digest[:12]}" for blocker in blockers]
         # a run that is refused writes nothing down, so the words of this one are said again
-        words = " ".join(f"--accept {word}" for word in (*request.accept, *missing))
-        raise RefusedError(
-            f"the plan is blocked: {named}",
-            remedy=f"Decide them in the spec and plan again, or accept just these: `migrate run {plan.digest[:12]} {words}`",
-        )
+        ways = " and ".join(f"`{command}`" for command in ways_on(plan.digest, blockers, given=request.accept))
+        raise RefusedError(f"the plan is blocked: {named}", remedy=f"{how(blockers).capitalize()}: {ways}.")
     if plan_id is None:
         refuse_stranding(plan, workspace, stop.is_set)
         doing, deadline = "the plan was registered", request.limits.deadline

@@ -206,20 +206,55 @@ def _plain_http(spec: Spec) -> list[Check]:
 
 def _inputs(spec: Spec, workspace: Workspace, now: datetime) -> list[Check]:
     """The directory and the inventories that are files: there, and young enough to plan with."""
-    found = [_file("directory", spec.directory.path, spec.directory.as_of, spec.directory.max_age, workspace, now)]
+    directory = spec.directory
+    is_checksummed = directory.checksummed
+    found = [
+        _file(
+            "directory",
+            directory.path,
+            directory.as_of,
+            directory.max_age,
+            workspace,
+            now,
+            summed=is_checksummed,
+        )
+    ]
     for name, store in spec.stores.items():
         source = store.inventory
         if source.path is not None:
-            found.append(_file(f"inventory {name}", source.path, source.as_of, source.max_age, workspace, now))
+            is_checksummed = source.checksummed
+            found.append(
+                _file(
+                    f"inventory {name}",
+                    source.path,
+                    source.as_of,
+                    source.max_age,
+                    workspace,
+                    now,
+                    summed=is_checksummed,
+                )
+            )
     return [check for check in found if check is not None]
 
 
 def _file(
-    name: str, path: str, as_of: datetime | None, max_age: int, workspace: Workspace, now: datetime
+    name: str,
+    path: str,
+    as_of: datetime | None,
+    max_age: int,
+    workspace: Workspace,
+    now: datetime,
+    *,
+    summed: bool,
 ) -> Check | None:
     if not path.startswith("store:") and not (workspace.root / Path(path)).exists():
         return Check(
             name, CheckStatus.FAIL, f"there is no {path}", "Export it, or correct its path.", ExitCode.BAD_SPEC
+        )
+    if summed and not path.startswith("store:") and not (workspace.root / f"{path}.sha256").exists():
+        fix = f"sha256sum {path} > {path}.sha256 where it is exported, or take checksummed out of the spec."
+        return Check(
+            name, CheckStatus.FAIL, f"there is no {path}.sha256, and it is to be checksummed", fix, ExitCode.BAD_SPEC
         )
     if as_of is None:
         return None

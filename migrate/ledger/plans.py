@@ -86,7 +86,7 @@ class Plans(Core):
         return RefusedError(
             "users of this plan are already in another plan of this ledger (or stand twice in this one)",
             remedy="A plan that takes another's place gets a ledger of its own, in the same workspace, for all of its "
-            f"commands (--ledger or MIGRATE_LEDGER): `migrate --ledger {url} run {digest[:12]}` "
+            f"commands (--ledger or MIGRATE_LEDGER): `migrate --ledger {url} run {digest[:12]}`. "
             "What is equal at the targets counts as present there, and is not copied again.",
         )
 

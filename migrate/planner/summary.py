@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 OBJECTS_PER_SECOND = 450
 BYTES_PER_SECOND = 100 * 10**6
+
+
+_DIGITS = 12  # of a digest, in what is to be typed
+UNPROBED = "unprobed"
+"""The blocker that a probe answers: its acceptance costs tags and odd keys, so no hint has it ready to be pasted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +126,24 @@ def _forecast(document: Mapping[str, Any], objects_per_second: int, bytes_per_se
         bytes_written=written,
         seconds=max(by_objects, by_bytes),
     )
+
+
+def accept_word(blocker: Blocker) -> str:
+    """What `migrate run --accept` takes to accept just these keys or users."""
+    return f"{blocker.kind}:{blocker.count}:{blocker.digest[:_DIGITS]}"
+
+
+def how(blockers: Sequence[Blocker]) -> str:
+    """What `ways_on` does, in words."""
+    if any(blocker.kind == UNPROBED for blocker in blockers):
+        return "probe the targets first, and plan again"
+    return "decide them in the spec and plan again, or accept just these"
+
+
+def ways_on(digest: str, blockers: Sequence[Blocker], *, given: Sequence[str] = ()) -> list[str]:
+    """The commands that answer blockers: a probe of targets that nobody has probed, and planning again; else a run that accepts
+    just these. `given` was accepted on the command line already."""
+    if any(blocker.kind == UNPROBED for blocker in blockers):
+        return ["migrate doctor SPEC", "migrate plan SPEC"]
+    words = " ".join(f"--accept {word}" for word in (*given, *map(accept_word, blockers)))
+    return [f"migrate run {digest[:_DIGITS]} {words}"]

@@ -11,7 +11,7 @@ from typing import Any
 from migrate.model import CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
-from migrate.planner.summary import Blocker, PlanSummary, Share
+from migrate.planner.summary import PlanSummary, Share, accept_word
 from migrate.spec import Spec, spec_time
 from migrate.stores.base import Capabilities
 from migrate.units import format_duration, format_size
@@ -42,17 +42,6 @@ FINDINGS: dict[str, str] = {
     "key_too_long": "keys that are too long at the target; they are quarantined",
     "odd_key": "keys that the target store may not hold under their own name",
 }
-
-
-def accept_word(blocker: Blocker) -> str:
-    """What `migrate run --accept` takes to accept just these keys or users."""
-    return f"{blocker.kind}:{blocker.count}:{blocker.digest[:DIGEST_SHOWN]}"
-
-
-def accept_command(digest: str, blockers: Sequence[Blocker], *, given: Sequence[str] = ()) -> str:
-    """The command that runs the plan with all that blocks it accepted; `given` was accepted on the command line already."""
-    words = " ".join(f"--accept {word}" for word in (*given, *map(accept_word, blockers)))
-    return f"migrate run {digest[:DIGEST_SHOWN]} {words}"
 
 
 def summary_document(summary: PlanSummary, unprobed: Sequence[str] = ()) -> dict[str, Any]:

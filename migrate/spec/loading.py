@@ -109,7 +109,9 @@ def load_spec(path: Path) -> Spec:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SpecError(f"no spec at {path}", remedy="`migrate init` writes one to start from.") from error
+        known = sorted(Path("plans").glob("*.toml"))
+        there_is = f"There is {known[0]}; " if known else ""
+        raise SpecError(f"no spec at {path}", remedy=f"{there_is}`migrate init` writes one to start from.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path} cannot be read: {error}", remedy="A spec is a UTF-8 text file.") from error
     return parse_spec(text, place=str(path))

@@ -358,6 +358,17 @@ def test_a_library_that_was_never_tested_is_another_version_and_no_policy(
     assert (found.status, found.exit) == (CheckStatus.FAIL, ExitCode.BAD_SPEC)
 
 
+def test_a_directory_without_its_checksum_is_told_before_planning(tmp_path: Path) -> None:
+    """Planning would stop there."""
+    (tmp_path / "users.csv").write_text("")
+    spec = SPEC.replace('path = "users.csv"', 'path = "users.csv"\nchecksummed = true')
+    found = here(tmp_path, spec)["directory"]
+    assert (found.status, found.exit) == (CheckStatus.FAIL, ExitCode.BAD_SPEC)
+    assert "sha256sum users.csv > users.csv.sha256" in found.fix
+    (tmp_path / "users.csv.sha256").write_text("")
+    assert here(tmp_path, spec)["directory"].status is CheckStatus.OK
+
+
 def test_codes_that_nobody_has_decided_are_told(tmp_path: Path) -> None:
     """Planning would stop at the first user who lives there."""
     found = here(tmp_path, SPEC + '[scope.decisions]\nCH = "out"\nSJ = "in"\n')["decisions"]
