@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
-from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, UsageError
+from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, MigrateError, UsageError
+from migrate.inventory.aside import Stopping, never
 from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
@@ -121,9 +122,9 @@ def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
         )
 
 
-def users_with_a_row(plan: Plan, *, is_sample: bool = False) -> Iterator[UserInfo]:
-    """The users that the ledger keeps: all of the plan but those out of scope. `is_sample` as of `Plan.users`."""
-    return (user for user in plan.users(is_sample=is_sample) if user.state != "out")
+def users_with_a_row(plan: Plan, *, is_sample: bool = False, is_stopping: Stopping = never) -> Iterator[UserInfo]:
+    """The users that the ledger keeps: all of the plan but those out of scope. The rest is as of `Plan.users`."""
+    return (user for user in plan.users(is_sample=is_sample, is_stopping=is_stopping) if user.state != "out")
 
 
 def assignments(
@@ -198,6 +199,20 @@ def free_dead_leases(ledger: Ledger) -> None:
     ledger.reclaim(LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic))
 
 
+def is_over(stop: Stop, deadline: float | None) -> bool:
+    """Whether somebody said stop, or time is up."""
+    return stop.is_set() or (deadline is not None and time.monotonic() >= deadline)
+
+
+def ended_early(stop: Stop, doing: str, kept: str = "nothing of it was kept") -> MigrateError:
+    """What ends a command that `is_over` while something was done that has to be done whole: a stop, or else the time."""
+    if stop.is_set():
+        return InterruptedRun(f"interrupted while {doing}; {kept}", remedy="Run it again.")
+    return LaterError(
+        f"time is up while {doing}; {kept}", remedy="Run it again with more time: this has to be done whole."
+    )
+
+
 def heeding(
     rows: Iterable[T],
     stop: Stop,
@@ -207,21 +222,20 @@ def heeding(
 ) -> Iterator[T]:
     """The rows, until somebody says stop or time is up: InterruptedRun or LaterError, which undo the transaction they are for.
 
-    `on_rows` is told now and then how many there were, and at the end how many there are.
+    The same where the rows themselves come to an end by InterruptedRun. `on_rows` is told now and then how many there were, and
+    at the end how many there are.
     """
     number = 0
-    for number, row in enumerate(rows, 1):
-        if (number - 1) % _ROWS_BETWEEN_LOOKS == 0:
-            if number > 1:
-                on_rows(number - 1)
-            if stop.is_set():
-                raise InterruptedRun(f"interrupted while {doing}; nothing of it was kept", remedy="Run it again.")
-            if deadline is not None and time.monotonic() >= deadline:
-                raise LaterError(
-                    f"time is up while {doing}; nothing of it was kept",
-                    remedy="Run it again with more time: this has to be done whole.",
-                )
-        yield row
+    try:
+        for number, row in enumerate(rows, 1):
+            if (number - 1) % _ROWS_BETWEEN_LOOKS == 0:
+                if number > 1:
+                    on_rows(number - 1)
+                if is_over(stop, deadline):
+                    raise InterruptedRun(f"stopped while {doing}")
+            yield row
+    except InterruptedRun as error:
+        raise ended_early(stop, doing) from error
     on_rows(number)
 
 

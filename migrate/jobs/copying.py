@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, run_assignments
@@ -21,6 +22,7 @@ from migrate.jobs.common import (
     demand_not_begun,
     free_dead_leases,
     heeding,
+    is_over,
     parse_waves,
     plan_entry,
     refuse_early,
@@ -261,7 +263,8 @@ def _register(
         refuse_stranding(plan, workspace, stop.is_set)
         doing, deadline = "the plan was registered", request.limits.deadline
         batches = heeding(plan.batches(), stop, deadline, doing)
-        users = heeding(users_with_a_row(plan), stop, deadline, doing, on_registering)
+        rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
+        users = heeding(rows, stop, deadline, doing, on_registering)
         plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now())
         pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):

@@ -58,6 +58,7 @@ def find_loose_extras(
     rules = compile_rules(plan.spec.layout.rules)
     if not has_loose_rules(rules):
         return 0
+    plan.check_users(is_stopping)  # one who was taken out of them would have no strays
     scratch = workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
     count = 0
     for name, store_spec in plan.spec.by_role(Role.TARGET).items():
@@ -155,7 +156,6 @@ def _extras(
         WHERE u.state = 'planned' {waves}
         ORDER BY c.key
     """
-    plan.check_users()  # one who was taken out of them would have no strays
     connection = open_reader(spill=spill)
     try:
         connection.execute(query)

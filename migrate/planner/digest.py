@@ -21,6 +21,8 @@ from typing import Any
 
 import duckdb
 
+from migrate.errors import InterruptedRun
+from migrate.inventory.aside import Stopping, never
 from migrate.spec import deciding
 
 BLOCK_ROWS = 10_000
@@ -138,14 +140,18 @@ def table_digest(connection: duckdb.DuckDBPyConnection, relation: str, table: Ta
     return join_digests(bytes.fromhex(row[0]) for row in rows).hex()
 
 
-def stream_digest(connection: duckdb.DuckDBPyConnection, relation: str, table: Table) -> str:
+def stream_digest(
+    connection: duckdb.DuckDBPyConnection, relation: str, table: Table, is_stopping: Stopping = never
+) -> str:
     """The same for files that were written in the table's order: rows pass by as they stand, and nothing is sorted or kept.
 
-    Rows in another order have another digest.
+    Rows in another order have another digest. InterruptedRun when stopped: `is_stopping` is asked before each block.
     """
     connection.execute(f"SELECT {table.canonical} FROM {relation}")
     digests = []
     while rows := connection.fetchmany(BLOCK_ROWS):
+        if is_stopping():
+            raise InterruptedRun("stopped while a plan was read", remedy="Run it again.")
         digests.append(hashlib.sha256("".join(row[0] for row in rows).encode()).digest())
     return join_digests(digests).hex()
 

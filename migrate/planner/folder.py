@@ -21,6 +21,7 @@ import duckdb
 
 from migrate import __version__
 from migrate.errors import IntegrityError, MigrateError, SpecError, UsageError, VersionError
+from migrate.inventory.aside import Stopping, never
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
@@ -86,9 +87,12 @@ class Plan:
                 for row in rows:
                     yield BatchInfo(*row)
 
-    def check_users(self) -> None:
-        """IntegrityError where a row of the users was changed. For who reads them by `relation`; reads them all."""
-        self._check("users", USERS)
+    def check_users(self, is_stopping: Stopping = never) -> None:
+        """IntegrityError where a row of the users was changed. For who reads them by `relation`; reads them all.
+
+        InterruptedRun when stopped: many users take a while.
+        """
+        self._check("users", USERS, is_stopping)
 
     def check_findings(self) -> None:
         """The same for the findings."""
@@ -121,18 +125,20 @@ class Plan:
         for _, group in groupby(rows, key=lambda row: row[2]):
             yield {number: digest for number, digest, _ in group}
 
-    def _check(self, kind: str, table: Table) -> None:
+    def _check(self, kind: str, table: Table, is_stopping: Stopping = never) -> None:
         with _reading(self.folder) as connection:
-            if stream_digest(connection, self.relation(kind), table) != self.document["digests"][kind]:
+            found = stream_digest(connection, self.relation(kind), table, is_stopping)
+            if found != self.document["digests"][kind]:
                 raise IntegrityError(f"the {kind} of the plan in {self.folder} were changed", remedy=_REBUILD)
 
-    def users(self, *, is_sample: bool = False) -> Iterator[UserInfo]:
-        """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed.
+    def users(self, *, is_sample: bool = False, is_stopping: Stopping = never) -> Iterator[UserInfo]:
+        """The users, in order of the SHA-256 of their ids. IntegrityError, before the first, where one was changed;
+        InterruptedRun where it was stopped before the first.
 
         `is_sample`: for who looks at the first ones only, and decides nothing by them. Then none is digested.
         """
         if not is_sample:
-            self.check_users()
+            self.check_users(is_stopping)
         with _reading(self.folder) as connection:
             connection.execute(f"SELECT {USERS.names} FROM {self.relation('users')}")
             while rows := connection.fetchmany(_FETCH_ROWS):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import duckdb
 import pytest
 from smallworld import SmallWorld, build, planned
 
+from migrate.inventory.aside import Stopping
 from migrate.model import Attributes
+from migrate.planner.digest import USERS, Table, stream_digest
 
 IMAGE = Attributes(content_type="image/jpeg")
 
@@ -71,3 +76,30 @@ def test_a_store_of_another_site_is_none_of_a_users(world: SmallWorld) -> None:
     (elsewhere,) = {"dublin-1", "dublin-2", "hamar"} - homes
     world.put(elsewhere, "users/u003/stray", b"who wrote this", IMAGE, {})
     assert world.migrate("verify", "--json").code == 0
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_verification_digests_the_users_once_and_hears_a_signal_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stopped: bool
+) -> None:
+    """Where whole stores are looked through, for all three of them together; on a signal it ends with 130 before its end."""
+    world = build(tmp_path, users=10, per_user=1, odd=False, large=False)
+    spec = world.root / "plans" / "small.toml"
+    mail = 'name = "mail"\npattern = "mail/{year}/{user}/{rest}"\ncategory = "restricted"\n[[layout.rules]]\n'
+    spec.write_text(spec.read_text().replace('name = "photos"', f'{mail}name = "photos"'))
+    planned(world)
+    assert world.migrate("run", "--wave", "all").code == 0
+    ended: list[str] = []
+
+    def watched(connection: duckdb.DuckDBPyConnection, relation: str, table: Table, *rest: Stopping) -> str:
+        if table is not USERS:
+            return stream_digest(connection, relation, table, *rest)
+        if is_stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        ended.append(stream_digest(connection, relation, table, *rest))
+        return ended[-1]
+
+    monkeypatch.setattr("migrate.planner.folder.stream_digest", watched)
+    answer = world.migrate("verify")
+    assert answer.code == (130 if is_stopped else 0), answer.err
+    assert len(ended) == (0 if is_stopped else 1)

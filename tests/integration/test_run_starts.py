@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 from smallworld import SmallWorld, body_of, build, planned
 
 from migrate.errors import LaterError
+from migrate.inventory.aside import Stopping
 from migrate.jobs.common import heeding
 from migrate.ledger import Ledger
+from migrate.planner.digest import USERS, Table, stream_digest
 from migrate.planner.folder import find_plan
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace
@@ -176,6 +179,26 @@ def test_a_signal_is_heard_while_the_plan_is_registered(world: SmallWorld, monke
     assert plans(world) == 0
     assert world.migrate("run", "--wave", "all").code == 0
     world.assert_all_there()
+
+
+def test_a_signal_is_heard_while_users_are_digested(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read before the first of them is registered: 130 before the digest is at its end, and nothing is registered."""
+    ended: list[str] = []
+
+    def interrupted(connection: duckdb.DuckDBPyConnection, relation: str, table: Table, *rest: Stopping) -> str:
+        if table is not USERS:
+            return stream_digest(connection, relation, table, *rest)
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.append(stream_digest(connection, relation, table, *rest))
+        return ended[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("migrate.planner.folder.stream_digest", interrupted)
+        answer = world.migrate("run", "--wave", "all")
+    assert answer.code == 130, answer.err
+    assert "interrupted while the plan was registered" in answer.err
+    assert ended == []
+    assert plans(world) == 0
 
 
 def test_registering_says_how_far_it_is(world: SmallWorld) -> None:
