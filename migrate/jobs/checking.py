@@ -16,11 +16,13 @@ from migrate.jobs.common import (
     Limits,
     assignments,
     check_sums,
+    count,
     demand_not_begun,
     free_dead_leases,
     refuse_early,
     registered,
 )
+from migrate.jobs.elsewhere import is_begun
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
 from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check
 from migrate.jobs.waves import waves_to_check
@@ -35,7 +37,7 @@ from migrate.ledger import (
     UnsealedCopy,
     WaveProgress,
 )
-from migrate.model import Level, Purpose
+from migrate.model import Level, Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, PlanReader
 from migrate.stores.door import Door, Visitor
@@ -78,11 +80,15 @@ def plan_id_of(plan: Plan, workspace: Workspace, ledger: Ledger) -> int:
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
-        raise LaterError(
-            "the ledger knows of no copy of this plan yet",
-            remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
-        )
+        raise _no_copy_yet(plan)
     return plan_id
+
+
+def _no_copy_yet(plan: Plan) -> LaterError:
+    return LaterError(
+        "the ledger knows of no copy of this plan yet",
+        remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
+    )
 
 
 def verify_plan(
@@ -105,6 +111,8 @@ def verify_plan(
         ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id)
         check_sums(progress, plan.document["totals"])
+        if not is_begun(plan, workspace) and count(progress, Outcome.PENDING) == plan.document["totals"]["copies"]:
+            raise _no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun
         ledger.check_chain(plan_id)
         free_dead_leases(ledger)
         level, sample = request.level or plan.spec.verify.level, request.sample_ppm

@@ -30,7 +30,7 @@ from migrate.jobs.common import (
     unfinished,
     users_with_a_row,
 )
-from migrate.jobs.elsewhere import refuse_stranding
+from migrate.jobs.elsewhere import beginning, is_begun
 from migrate.jobs.waves import choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
@@ -259,14 +259,14 @@ def _register(
         # a run that is refused writes nothing down, so the words of this one are said again
         ways = " and ".join(f"`{command}`" for command in ways_on(plan.digest, blockers, given=request.accept))
         raise RefusedError(f"the plan is blocked: {named}", remedy=f"{how(blockers).capitalize()}: {ways}.")
-    if plan_id is None:
-        refuse_stranding(plan, workspace, stop.is_set)
+    if plan_id is None or not is_begun(plan, workspace):
         doing, deadline = "the plan was registered", request.limits.deadline
-        batches = heeding(plan.batches(), stop, deadline, doing)
-        rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
-        users = heeding(rows, stop, deadline, doing, on_registering)
-        plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now())
-        pause_at(PausePoint.PLAN_REGISTERED)
+        with beginning(plan, workspace, stop, deadline):
+            batches = heeding(plan.batches(), stop, deadline, doing)
+            rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
+            users = heeding(rows, stop, deadline, doing, on_registering)
+            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now())
+            pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
     return plan_id

@@ -1,48 +1,94 @@
 """Whether the users of a plan stand elsewhere already: in another plan of the ledger, or at sites where this plan does not look.
 
-Either refuses its first run. Planning does not ask: the same inputs give the same plan in any workspace.
+Either refuses its first run, and the second every run until one has begun. Planning does not ask: the same inputs give the same
+plan in any workspace.
 """
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
+from typing import IO
 
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
-from migrate.inventory.aside import Stopping, side_by_side
-from migrate.jobs.common import users_with_a_row
+from migrate.inventory.aside import Stopping, never, side_by_side
+from migrate.inventory.tables import writing
+from migrate.jobs.common import ended_early, is_over, users_with_a_row
 from migrate.ledger import Ledger
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
 from migrate.units import number_of
+from migrate.worker.loop import Stop
+from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 _SHOWN = 12
+_POLL_SECONDS = 0.1
+_NOTHING = "nothing of this plan was begun"
 
 
 def taken_elsewhere(
     plan: Plan, workspace: Workspace, ledger: Ledger | None, *, users_max: int | None = None
 ) -> RefusedError | None:
     """What a run of this plan would be refused with since its users stand elsewhere already; None where they do not, or where it
-    was registered. `ledger` is None where there is none yet.
+    was registered and begun. `ledger` is None where there is none yet.
 
     `users_max` bounds the look, to about as many users, and nothing is digested for it. What it finds is true; what it does not
     find, the run may.
     """
-    if ledger is not None and ledger.plan_id(plan.digest) is not None:
+    is_registered = ledger is not None and ledger.plan_id(plan.digest) is not None
+    if is_registered and is_begun(plan, workspace):
         return None
-    return _copied_elsewhere(plan, workspace, users_max) or _in_another_plan(plan, ledger, users_max)
+    copied = _copied_elsewhere(plan, workspace, users_max, never)
+    return copied or (None if is_registered else _in_another_plan(plan, ledger, users_max))
 
 
-def refuse_stranding(plan: Plan, workspace: Workspace, is_stopping: Stopping) -> None:
-    """RefusedError where a run of this plan would leave copies behind, before it is registered. InterruptedRun when stopped."""
-    stopped = InterruptedRun(
-        "interrupted while earlier plans were compared with this one; nothing was registered", remedy="Run it again."
-    )
-    look = [lambda _halt: _copied_elsewhere(plan, workspace, None)]
-    for refused in side_by_side(look, threads=1, is_stopping=is_stopping, stopped=stopped):
-        if refused is not None:
-            raise refused
+def is_begun(plan: Plan, workspace: Workspace) -> bool:
+    """Whether a run of the plan has ever come so far in this workspace that a copy could be made."""
+    return Seals.folder_of(workspace.seals, plan.digest).is_dir()
+
+
+@contextmanager
+def beginning(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | None) -> Iterator[None]:
+    """Around what comes before the first copy of a plan, such as its registration; once it is done, the plan counts as begun.
+
+    RefusedError, before anything, where a run of the plan would leave copies behind. One plan begins at a time in a workspace,
+    since of two that look at once neither would see the other, whatever their ledgers. InterruptedRun when stopped, LaterError
+    when time is up.
+    """
+    with writing():
+        file = (workspace.ensure(workspace.scratch) / "beginning.lock").open("w")
+    with file:
+        while not _is_locked(file):
+            if is_over(stop, deadline):
+                raise ended_early(stop, "another run began its plan in this workspace", _NOTHING)
+            stop.wait(_POLL_SECONDS)
+        _refuse_stranding(plan, workspace, stop, deadline)
+        yield
+        with writing():
+            Seals(workspace.seals, plan.digest).close()  # which makes the folder
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Whether the kernel's lock on the file is ours now; it dies with its holder."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refuse_stranding(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | None) -> None:
+    look = [lambda halt: _copied_elsewhere(plan, workspace, None, halt)]
+    try:
+        (refused,) = side_by_side(look, threads=1, is_stopping=partial(is_over, stop, deadline))
+    except InterruptedRun as error:
+        raise ended_early(stop, "earlier plans were compared with this one", _NOTHING) from error
+    if refused is not None:
+        raise refused
 
 
 def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -> RefusedError | None:
@@ -54,7 +100,9 @@ def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -
     return None if taken is None else ledger.taken_elsewhere(plan.digest)
 
 
-def _copied_elsewhere(plan: Plan, workspace: Workspace, users_max: int | None) -> RefusedError | None:
+def _copied_elsewhere(
+    plan: Plan, workspace: Workspace, users_max: int | None, is_stopping: Stopping
+) -> RefusedError | None:
     """For users of whom another plan of the workspace, which was begun, writes copies to places that this plan has
     not: an EXTRA object is looked for where the user belongs, so they would stay, and nobody would be told.
 
@@ -68,8 +116,10 @@ def _copied_elsewhere(plan: Plan, workspace: Workspace, users_max: int | None) -
         try:
             other = Plan.open(workspace.plans / name)
             if users_max is None:
-                other.check_users()
+                other.check_users(is_stopping)
             found = stranded(other, plan, one_in=one_in)
+        except InterruptedRun:
+            raise
         except MigrateError as error:
             return _unreadable(name, error)
         if found is not None:
@@ -78,7 +128,7 @@ def _copied_elsewhere(plan: Plan, workspace: Workspace, users_max: int | None) -
 
 
 def _begun(workspace: Workspace) -> Iterator[str]:
-    """The plans whose work has begun, by the names of their folders: a worker makes the folder of a plan's seals first of all."""
+    """The plans whose work has begun, by the names of their folders. That of a plan's seals is made before its first copy."""
     if workspace.seals.is_dir():
         yield from sorted(path.name for path in workspace.seals.iterdir() if len(path.name) == PREFIX_DIGITS)
 

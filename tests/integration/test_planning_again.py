@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import threading
 from collections import Counter
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pytest
 from smallworld import Answer, SmallWorld, build, planned
 
+from migrate.inventory.aside import Stopping
 from migrate.ledger import Ledger
+from migrate.planner.folder import Plan
 
 
 @pytest.fixture
@@ -152,3 +159,105 @@ def test_who_only_looks_digests_no_users(world: SmallWorld) -> None:
     archive(world, begun(world))
     assert "already in another plan" in world.migrate("show").out
     assert world.migrate("run").code == 5
+
+
+@dataclass
+class TwoPlans:
+    """The second is to run on a ledger of its own."""
+
+    world: SmallWorld
+    first: str
+    second: str
+    ledger: str
+
+    def run_second(self) -> Answer:
+        return self.world.migrate("--ledger", self.ledger, "run", self.second, "--wave", "all")
+
+
+def _interrupt(_point: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture
+def two_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoPlans:
+    """Two plans that place the same users elsewhere. The first was registered, and its run ended before it was begun."""
+    world = build(tmp_path, users=10, per_user=1, odd=False, large=False)
+    first = planned(world)
+    with monkeypatch.context() as patch:
+        patch.setattr("migrate.jobs.copying.pause_at", _interrupt)
+        assert world.migrate("run").code == 130
+    with closing(Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite", create=False)) as ledger:
+        assert [row.entry.digest for row in ledger.plans()] == [first]
+    respell(world, 'home = ["hamar"]\nbackup = ["dublin-1", "dublin-2"]', 'home = ["dublin-1"]\nbackup = ["dublin-2"]')
+    return TwoPlans(world, first, planned(world), f"sqlite:///{world.root}/.migrate/ledger-2.sqlite")
+
+
+def test_a_plan_that_was_registered_and_not_begun_is_asked_again(two_plans: TwoPlans) -> None:
+    """What another plan has copied in between would be left behind by it just the same: it is foreseen, and refused."""
+    world, first = two_plans.world, two_plans.first
+    answer = world.migrate("verify", first, "--wave", "all")
+    assert (answer.code, "knows of no copy" in answer.err) == (75, True), answer.err  # and it has begun nothing
+    assert two_plans.run_second().code == 0
+    before = world.at_targets()
+    assert "elsewhere than plan" in world.migrate("show", first).out
+    for words in (("--dry-run",), ()):
+        answer = world.migrate("run", first, "--wave", "all", *words)
+        assert answer.code == 77, answer.err
+        assert "elsewhere than plan" in answer.out + answer.err
+    assert world.at_targets() == before
+
+
+def test_a_plan_that_was_registered_and_not_begun_runs_where_no_other_was(two_plans: TwoPlans) -> None:
+    """The sound twin; and since it was begun, the other is refused."""
+    world = two_plans.world
+    assert world.migrate("run", two_plans.first, "--wave", "all").code == 0
+    assert world.migrate("verify", two_plans.first).code == 0
+    assert strays(world, two_plans.first) == []
+    assert two_plans.run_second().code == 77
+
+
+def test_of_two_plans_that_begin_at_once_one_is_refused(two_plans: TwoPlans, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one has looked and is not begun, the other waits, on whatever ledger; with no time to wait it ends with 75."""
+    waited: list[Answer] = []
+
+    def meanwhile(point: object) -> None:
+        monkeypatch.undo()
+        words = ("run", two_plans.first, "--wave", "all", "--for", "1s")
+        waited.append(finished(two_plans.world.start(*words)))
+
+    monkeypatch.setattr("migrate.jobs.copying.pause_at", meanwhile)
+    assert two_plans.run_second().code == 0
+    (answer,) = waited
+    assert answer.code == 75
+    assert "another run began its plan" in answer.err
+    assert "nothing of this plan was begun" in answer.err
+    assert two_plans.world.migrate("run", two_plans.first, "--wave", "all").code == 77
+
+
+def finished(process: subprocess.Popen[bytes]) -> Answer:
+    out, err = process.communicate(timeout=60)
+    return Answer(process.returncode, out.decode(), err.decode())
+
+
+@pytest.mark.parametrize("words", [(), ("--for", "1s")])
+def test_a_signal_or_the_time_ends_the_comparison_with_earlier_plans(
+    two_plans: TwoPlans, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """130 or 75 amid the other plan's users, and a sentence that says what went on; nothing was begun."""
+    assert two_plans.run_second().code == 0
+    first, over = two_plans.first, threading.Event()
+
+    def endless(_plan: Plan, is_stopping: Stopping) -> None:
+        if not words:
+            os.kill(os.getpid(), signal.SIGTERM)
+        while not is_stopping():
+            over.wait(0.01)
+        over.set()
+
+    monkeypatch.setattr(Plan, "check_users", endless)
+    answer = two_plans.world.migrate("run", first, "--wave", "all", *words)
+    assert answer.code == (75 if words else 130)
+    said = "time is up" if words else "interrupted"
+    assert f"{said} while earlier plans were compared with this one; nothing of this plan was begun" in answer.err
+    assert over.is_set()
+    assert [folder.name for folder in (two_plans.world.root / ".migrate/seals").iterdir()] == [two_plans.second[:16]]
