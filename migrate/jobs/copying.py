@@ -31,7 +31,7 @@ from migrate.jobs.common import (
     users_with_a_row,
 )
 from migrate.jobs.elsewhere import beginning, is_begun
-from migrate.jobs.waves import choose_waves, held_up_words, is_to_verify, what_next
+from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
@@ -127,7 +127,7 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         blockers = open_blockers(plan, {}, request.accept)
         codes = [ExitCode.LATER] if any(share.copies for wave, share in shares.items() if wave not in first) else []
         return _forecast(plan, first, users, copies, size_bytes, blockers, None, codes)
-    progress = ledger.progress(plan_id)
+    progress = ledger.progress(plan_id, moved_on=True)
     if request.retry_quarantined:
         named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
         progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
@@ -202,7 +202,7 @@ def run_plan(
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
         ledger.check_counters(plan_id)
-        progress = ledger.progress(plan_id)
+        progress = ledger.progress(plan_id, moved_on=True)
         check_sums(progress, plan.document["totals"])
         waves = _choose(plan, ledger, plan_id, request, progress)
         if request.retry_quarantined:
@@ -286,7 +286,7 @@ def _codes(
     codes = [*ended]
     if unfinished([wave for wave in progress if wave.wave not in done]) and not codes:
         codes.append(ExitCode.LATER)
-    if any(count(progress, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
+    if are_held_up(progress):
         codes.append(ExitCode.INCOMPLETE)
     if ledger.known_differences(plan_id):
         codes.append(ExitCode.DIFFERENT)
@@ -294,7 +294,7 @@ def _codes(
 
 
 def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], report: EngineReport) -> RunEnd:
-    progress = tuple(ledger.progress(plan_id))
+    progress = tuple(ledger.progress(plan_id, moved_on=True))
     check_sums(progress, plan.document["totals"])
     left = unfinished([wave for wave in progress if wave.wave in waves])
     codes = _codes(ledger, plan_id, progress, (), codes_of(report, is_left=left > 0))

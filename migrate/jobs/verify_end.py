@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, worst
-from migrate.jobs.common import check_sums, codes_of, count, unfinished
-from migrate.jobs.waves import held_up_words, what_next
+from migrate.jobs.common import check_sums, codes_of, unfinished
+from migrate.jobs.waves import are_held_up, held_up_words, what_next
 from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, CheckState, Ledger, Pass, PassProgress, WaveProgress
-from migrate.model import Level, Outcome
+from migrate.model import Level
 from migrate.planner.folder import Plan
 from migrate.units import number_of
 
@@ -58,7 +58,7 @@ def end_of(
 ) -> VerifyEnd:
     """The exit code and the words. IntegrityError where the sums of the outcomes are off (invariant 3)."""
     plan_id = verification.plan_id
-    progress = tuple(ledger.progress(plan_id))
+    progress = tuple(ledger.progress(plan_id, moved_on=True))
     check_sums(progress, plan.document["totals"])
     now_found = PassProgress(ledger.pass_progress(verification.id).checks, found.counts, found.moved_on)
     different, known = ledger.different_waves(plan_id), ledger.known_differences(plan_id)
@@ -75,7 +75,7 @@ def nothing_to_check(
     codes = [ExitCode.DIFFERENT] if known else []
     if level is not plan.spec.verify.level or sample_ppm < FULL_SAMPLE_PPM:
         codes.append(ExitCode.USAGE)
-    elif any(count(copied, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
+    elif are_held_up(copied):
         codes.append(ExitCode.INCOMPLETE)
     words = [
         "Nothing was checked: no wave that is copied waits for a verification.",
@@ -99,7 +99,7 @@ def _codes(end: _Checked) -> list[ExitCode]:
         codes.append(ExitCode.LATER)
     if end.picked_nothing:
         return [*codes, ExitCode.USAGE]
-    if moved_on or any(count(end.taken, outcome) for outcome in (Outcome.QUARANTINED, Outcome.DRIFTED)):
+    if moved_on or are_held_up(end.taken):
         codes.append(ExitCode.INCOMPLETE)
     return codes
 
@@ -127,10 +127,12 @@ def _next_step(end: _Checked) -> str:
         return "Nothing was checked: the sample picks none of the copies. Take a larger share."
     if found.moved_on:
         by_content = _command(end.plan, verification.waves, Level.CONTENT, FULL_SAMPLE_PPM)
+        step = what_next(name, end.progress, end.different)
         return (
             f"{number_of(found.moved_on, 'copy', 'copies')} cannot be confirmed: changed or gone at the source since,"
             f" and equal to the receipt. What changed needs a plan from newer inventories; `{by_content}` asks the targets alone."
-        )
+            f" {step}"
+        ).rstrip()
     if end.known:
         return (
             f"What was checked now is as it should be, but {' and '.join(sorted(end.known))} of an earlier verification stands:"

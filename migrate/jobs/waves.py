@@ -17,13 +17,14 @@ _NOTHING_COMES = (Outcome.QUARANTINED, Outcome.DRIFTED)
 
 
 def is_to_verify(wave: WaveProgress) -> bool:
-    """Whether a verification can move a user of the wave on. Who waits for drifted or quarantined copies is not moved by one."""
-    return any(wave.users.get(state) for state in _TO_VERIFY)
+    """Whether a verification can move a user of the wave on. Who waits for drifted or quarantined copies is not moved by one,
+    and who waits because sources have moved on was not moved by the last."""
+    return sum(wave.users.get(state, 0) for state in _TO_VERIFY) > wave.moved_on
 
 
 def _all_held_up(wave: WaveProgress) -> bool:
     """Whether the wave has users, and none of them could go on."""
-    held = sum(wave.users.get(state, 0) for state in _HELD_UP)
+    held = sum(wave.users.get(state, 0) for state in _HELD_UP) + wave.moved_on
     return 0 < held == sum(wave.users.values())
 
 
@@ -108,16 +109,24 @@ def waves_to_check(
     return tuple(sorted(wanted))
 
 
+def are_held_up(waves: Sequence[WaveProgress]) -> bool:
+    """Whether somebody of these waves waits for what no verification mends."""
+    return any(wave.moved_on or any(wave.outcomes[outcome] for outcome in _NOTHING_COMES) for wave in waves)
+
+
 def held_up_words(name: str, waves: Sequence[WaveProgress]) -> str:
     """What no verification mends, and what does; nothing where everything went well."""
     sums = {outcome: sum(wave.outcomes[outcome] for wave in waves) for outcome in _NOTHING_COMES}
     bad = [f"{number_of(number, 'copy', 'copies')} {outcome}" for outcome, number in sums.items() if number]
+    moved_on = sum(wave.moved_on for wave in waves)
+    if moved_on:
+        bad.append(f"{number_of(moved_on, 'user has', 'users have')} sources that changed since they were copied")
     if not bad:
         return ""
     ways = []
     if sums[Outcome.QUARANTINED]:
         ways.append(f"`migrate run {name} --retry-quarantined` tries again")
-    if sums[Outcome.DRIFTED]:
+    if sums[Outcome.DRIFTED] or moved_on:
         ways.append("what changed at the source needs a plan from newer inventories")
     return f"{' and '.join(bad)}: their users wait, `migrate status {name} --failures` says why; {'; '.join(ways)}."
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, func, literal_column, select, union
+from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, literal_column, or_, select, union
 from sqlalchemy.engine import Row
 
 from migrate.errors import IntegrityError
@@ -17,6 +17,7 @@ from migrate.ledger.known import WRONG
 from migrate.ledger.passes import LEFT_ALONE, pass_row
 from migrate.ledger.rows import (
     EXTRA,
+    FULL_SAMPLE_PPM,
     SEAL_LOST,
     SOURCE_MOVED_ON,
     BatchRow,
@@ -42,12 +43,14 @@ _FAILED = (Outcome.DRIFTED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 class Reading(Core):
     """Each answer is of one moment."""
 
-    def progress(self, plan_id: int) -> list[WaveProgress]:
-        """Where each wave stands, by wave; users without a wave last."""
+    def progress(self, plan_id: int, *, moved_on: bool = False) -> list[WaveProgress]:
+        """Where each wave stands, by wave; users without a wave last. Counters alone say so, but for whose sources have
+        `moved_on`: that is looked for where it is asked for, among the verdicts that are known."""
         batches, parts = schema.batches, schema.parts
         with self._read() as connection:
             by_state = connection.execute(_sums(schema.batch_counts, counts.BATCHES, plan_id)).all()
             of_users = connection.execute(_sums(schema.user_counts, counts.USERS, plan_id)).all()
+            held: dict[int | None, int] = dict(connection.execute(_moved_on(plan_id)).all()) if moved_on else {}
             of_parts = connection.execute(
                 select(batches.c.wave, func.sum(parts.c.size))
                 .join(batches, (batches.c.plan_id == parts.c.plan_id) & (batches.c.number == parts.c.number))
@@ -70,7 +73,9 @@ class Reading(Core):
                 people[wave][UserState(state)] = int(count)
             tallies[wave].update({place: int(value) for place, value in enumerate(settled)})
         waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
-        return [_wave(wave, people[wave], states[wave], totals[wave], tallies[wave]) for wave in waves]
+        return [
+            _wave(wave, people[wave], states[wave], totals[wave], tallies[wave], held.get(wave, 0)) for wave in waves
+        ]
 
     def check_counters(self, plan_id: int) -> None:
         """IntegrityError where the counters of a plan's batches are not the sums over them (invariant 3). Reads every batch."""
@@ -287,12 +292,71 @@ def _known(plan_id: int, verdict: str, *, reopened: bool) -> ColumnElement[bool]
     )
 
 
+def _moved_on(plan_id: int) -> Select[Any]:
+    """By wave, how many users were left copied for their sources' sake alone by the pass that last counted matches of theirs.
+
+    That pass came to its end, was full and at the plan's level, and of their batches it found nothing else. Whatever was found,
+    put back or begun since would have taken its number from the user. One batch at least is said to have such a verdict: by it
+    the user is found, whose first batch is the last to begin at or before it.
+    """
+    users, passes, plans, checks, verdicts = (
+        schema.users,
+        schema.passes,
+        schema.plans,
+        schema.checks,
+        schema.verdicts,
+    )
+    known, begins = verdicts.alias("known"), users.alias("begins")
+    unknown = _known(plan_id, Verdict.UNKNOWN.value, reopened=False)
+    numbers = (
+        select(verdicts.c.number).where(unknown, verdicts.c.reason.in_(SOURCE_MOVED_ON)).distinct().subquery("numbers")
+    )
+    first = (
+        select(func.max(begins.c.first_batch))
+        .where(begins.c.plan_id == plan_id, begins.c.first_batch <= numbers.c.number)
+        .scalar_subquery()
+    )
+    of_check = (
+        select(func.count())
+        .where(
+            known.c.pass_id == checks.c.pass_id,
+            known.c.plan_id == checks.c.plan_id,
+            known.c.number == checks.c.number,
+            known.c.verdict == Verdict.UNKNOWN.value,
+            known.c.reason.in_(SOURCE_MOVED_ON),
+        )
+        .scalar_subquery()
+    )
+    found_more = exists().where(
+        checks.c.pass_id == users.c.matched_pass,
+        checks.c.plan_id == users.c.plan_id,
+        checks.c.number.between(users.c.first_batch, users.c.last_batch),
+        or_(checks.c.mismatched + checks.c.missing + checks.c.extra > 0, checks.c.unknown != of_check),
+    )
+    return (
+        select(users.c.wave, func.count())
+        .join(passes, passes.c.id == users.c.matched_pass)
+        .join(plans, and_(plans.c.id == users.c.plan_id, plans.c.verify_level == passes.c.level))
+        .where(
+            users.c.plan_id == plan_id,
+            users.c.first_batch.in_(select(first).select_from(numbers)),
+            users.c.state == UserState.COPIED.value,
+            passes.c.ended_at.is_not(None),
+            passes.c.superseded.is_(False),
+            passes.c.sample_ppm == FULL_SAMPLE_PPM,
+            ~found_more,
+        )
+        .group_by(users.c.wave)
+    )
+
+
 def _wave(
     wave: int | None,
     users: dict[UserState, int],
     batches: dict[BatchState, int],
     totals: Counter[str],
     tallied: Counter[int],
+    moved_on: int,
 ) -> WaveProgress:
     outcomes: dict[Outcome, int] = {outcome: totals[outcome.value] for outcome in _SETTLED}
     outcomes[Outcome.PENDING] = totals["copies"] - sum(outcomes.values())
@@ -307,6 +371,7 @@ def _wave(
         done_bytes=totals["done_bytes"],
         part_bytes=totals["part_bytes"],
         tallied=(tallied[0], tallied[1], tallied[2]),
+        moved_on=moved_on,
     )
 
 

@@ -372,6 +372,7 @@ class WaveProgress:
     done_bytes: int
     part_bytes: int  # sent of copies under way, in parts
     tallied: tuple[int, int, int]  # by the users' own rows: with a receipt, quarantined, drifted or withdrawn
+    moved_on: int = 0  # users that a whole verification left copied for this alone: sources of theirs have moved on
 
 
 @dataclass(frozen=True, slots=True)

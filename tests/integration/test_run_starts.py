@@ -124,6 +124,28 @@ def test_a_wave_of_which_nobody_could_go_on_holds_the_next(harm: Callable[..., o
     assert world.migrate("run", "--json").json["waves"] == [2], "wave 1 went well"
 
 
+def test_a_source_that_moved_on_holds_up_its_user_alone(world: SmallWorld) -> None:
+    """At both ends, asking again does not help: the next wave is taken, its end says 4 and what helps. Nothing is read twice."""
+    (spec,) = (world.root / "plans").glob("*.toml")
+    spec.write_text(spec.read_text() + '\n[verify]\nlevel = "both-ends"\n')
+    planned(world)
+    assert world.migrate("run").code == 75
+    change(world, users_of_wave(world, 0)[0])
+    verify = world.migrate("verify", "--json")
+    assert verify.code == 4
+    assert "takes the next wave" in verify.json["next"]
+    again = world.migrate("verify", "--json")
+    assert (again.code, again.json["pass"]) == (4, None)
+    assert "1 user has sources that changed since they were copied" in again.json["next"]
+    for wave, code in ((1, 75), (2, 4)):
+        assert world.migrate("run", "--dry-run").code == code
+        run = world.migrate("run", "--json")
+        assert (run.code, run.json["waves"]) == (code, [wave]), run.err
+        assert "needs a plan from newer inventories" in run.json["next"]
+        assert world.migrate("verify", "--json").json["pass"]["waves"] == [wave]
+    assert world.migrate("run").code == 4
+
+
 def test_a_known_difference_holds_the_next_wave(world: SmallWorld) -> None:
     """3 and not 75, as its dry run says: it is no matter of time, also where it is of a user whom drift holds up anyhow."""
     user = users_of_wave(world, 0)[0]
