@@ -54,16 +54,18 @@ def choose_waves(
 
 
 def _demand_start(name: str, wave: int, before: Sequence[WaveProgress], different: Collection[int]) -> None:
-    """WaveWaitsError unless all users before the wave are verified, or held up by what no verification mends.
+    """WaveWaitsError unless all users before the wave are verified, or held up by what no verification mends, and nothing is
+    known to be wrong before it. What was found in a later wave, which was taken by name, is no reason.
 
     Where the wave right before has held up everybody it came to, something is wrong that the next one would meet as well.
     """
     by_name = f"`migrate run {name} --wave {wave}`"
     to_verify = next((earlier.wave for earlier in before if is_to_verify(earlier)), None)
     is_stuck = bool(before) and _all_held_up(before[-1])
-    if different and (to_verify is not None or is_stuck or any(earlier.wave in different for earlier in before)):
+    wrong = [earlier.wave for earlier in before if earlier.wave in different]
+    if wrong:
         raise WaveWaitsError(
-            f"wave {wave} waits: a verification found a difference in wave {min(different)}",
+            f"wave {wave} waits: a verification found a difference in wave {wrong[0]}",
             ExitCode.DIFFERENT,
             remedy=f"`migrate status {name} --failures` lists it; `migrate verify {name} --repair` puts what is wrong or missing"
             f" back to pending. {by_name} goes on all the same.",

@@ -146,6 +146,22 @@ def test_a_source_that_moved_on_holds_up_its_user_alone(world: SmallWorld) -> No
     assert world.migrate("run").code == 4
 
 
+def test_a_difference_in_a_later_wave_is_not_what_the_next_one_waits_for(world: SmallWorld) -> None:
+    """Wave 2 was taken by name, and something of it is missing: wave 1 waits for the verification of wave 0 alone."""
+    assert world.migrate("run", "--wave", "0,2").code == 75
+    key = f"users/{users_of_wave(world, 2)[0]}/photo-0000.jpg"
+    store = next(store for store, found in world.at_targets() if found == key)
+    world.store(store).delete(key)
+    assert world.migrate("verify", "--wave", "2").code == 3
+    assert world.migrate("run", "--dry-run").code == 75
+    refused = world.migrate("run")
+    assert refused.code == 75
+    assert "wave 1 waits: wave 0 is not verified" in refused.err
+    assert world.migrate("verify", "--wave", "0").code == 0
+    run = world.migrate("run", "--json")
+    assert (run.code, run.json["waves"]) == (3, [1]), "what stands is told at the end"
+
+
 def test_a_known_difference_holds_the_next_wave(world: SmallWorld) -> None:
     """3 and not 75, as its dry run says: it is no matter of time, also where it is of a user whom drift holds up anyhow."""
     user = users_of_wave(world, 0)[0]
