@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, insert, literal_column, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, LaterError
@@ -159,7 +159,8 @@ class Repairing(Core):
                         f"batch {batch.number} counts {batch.quarantined} quarantined copies and has {changed}"
                     )
                 _to_pending(connection, batch, quarantined=0)
-            of_users = [users.c.plan_id == plan_id, users.c.quarantined > 0]
+            # the literal text lets the index be used
+            of_users = [users.c.plan_id == plan_id, literal_column("users.quarantined > 0")]
             if waves is not None:
                 of_users.append(users.c.wave.in_(list(waves)))
             _users_retry(connection, of_users, tallied)

@@ -435,6 +435,7 @@ check_counts = counts.counters_of(checks, counts.CHECKS)
 for _table, _statement in (
     (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'"),
     (checks, "CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'"),
+    (users, "CREATE INDEX ix_users_quarantined ON users (plan_id, wave) WHERE quarantined > 0"),
     (users, "CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch"),
     (
         verdicts,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ledgers import PLAN, World, start_run
+from ledgers import NOW, PLAN, World, start_run
 from pg import PostgresServer
 from sqlalchemy import event, text
 
@@ -14,13 +14,13 @@ from migrate.ledger import Ledger, Pass
 from migrate.model import Purpose
 
 
-def plans_of(world: World, ask: Callable[[], object]) -> list[str]:
+def plans_of(world: World, ask: Callable[[], object], verb: str = "SELECT") -> list[str]:
     """How the database finds what `ask` asks for. PostgreSQL has few rows here, and is kept from scans and sorts."""
     database = world.ledger._database
     asked: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if statement.startswith("SELECT"):
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if statement.startswith(verb) and not many:
             asked.append((statement, parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
@@ -89,6 +89,19 @@ def test_a_way_without_its_index_is_seen(world: World, copied: Pass, lost: str) 
     world.execute(f"DROP INDEX {lost}")
     with pytest.raises((AssertionError, ValueError)):
         demand_index(plans_of(world, lambda: world.lease_check(copied)), lost)
+
+
+@pytest.mark.parametrize("verb", ["SELECT", "UPDATE"])
+@pytest.mark.parametrize("waves", [None, [0], [0, 1]])
+def test_who_has_quarantined_copies_is_found_by_an_index(world: World, waves: list[int] | None, verb: str) -> None:
+    """A retry asks for them inside its one transaction, and looks at nobody else of the plan."""
+    world.copy_batch(1)
+
+    def retry() -> None:
+        assert world.ledger.retry_quarantined(world.plan_id, waves, world.run_id, NOW) == 1
+
+    demand_index(plans_of(world, retry, verb), "ix_users_quarantined")
+    assert world.state("anna") == "copying"
 
 
 def test_waves_are_taken_in_order_and_gaps_are_left_out(world: World) -> None:

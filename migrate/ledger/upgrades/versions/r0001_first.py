@@ -448,6 +448,7 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'")
     op.execute("CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'")
+    op.execute("CREATE INDEX ix_users_quarantined ON users (plan_id, wave) WHERE quarantined > 0")
     op.execute("CREATE INDEX ix_users_split ON users (plan_id, last_batch) WHERE last_batch > first_batch")
     op.execute(
         "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'"
