@@ -132,6 +132,7 @@ def verify_plan(
                 job.look_beside_batches(watch.on_listing)
         watch.on_start(verification, ledger.pass_progress(verification.id), taken)
         report = job.check(watch.on_progress)
+        ledger.check_pass_counters(verification.id)  # the exit code is made of them
         ended = job.end()
         found = ledger.pass_progress(verification.id)  # before a repair makes checks of it anew
         repaired = job.put_back(report)

@@ -79,17 +79,21 @@ class Reading(Core):
 
     def check_counters(self, plan_id: int) -> None:
         """IntegrityError where the counters of a plan's batches are not the sums over them (invariant 3). Reads every batch."""
+        self._demand_sums(counts.BATCHES, schema.batch_counts, schema.batches, plan_id)
+
+    def check_pass_counters(self, pass_id: int) -> None:
+        """IntegrityError where the counters of a pass's checks are not the sums over them (invariant 3). Reads every check."""
+        self._demand_sums(counts.CHECKS, schema.check_counts, schema.checks, pass_id)
+
+    def _demand_sums(self, of: Counted, counters: Table, rows: Table, owner: int) -> None:
         with self._read() as connection:
             counted, summed = (
-                {(row[0], row[1]): tuple(map(int, row[2:])) for row in connection.execute(query) if any(row[2:])}
-                for query in (
-                    _sums(schema.batch_counts, counts.BATCHES, plan_id),
-                    _sums(schema.batches, counts.BATCHES, plan_id),
-                )
+                sorted(tuple(row) for row in connection.execute(_sums(table, of, owner)) if any(row[len(of.by) :]))
+                for table in (counters, rows)
             )
         if counted != summed:
             raise IntegrityError(
-                "the ledger's counters are not the sums over its batches",
+                f"the ledger's counters are not the sums over its {of.table}",
                 remedy="Do not go on. Compare the ledger with its last backup.",
             )
 

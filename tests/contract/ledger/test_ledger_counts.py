@@ -8,7 +8,7 @@ from pg import PostgresServer
 from sqlalchemy import text
 
 from migrate.errors import IntegrityError
-from migrate.ledger import Ledger
+from migrate.ledger import Ledger, counts
 from migrate.model import Outcome
 from migrate.states import UserState
 
@@ -85,6 +85,21 @@ def test_batches_and_their_counters_are_held_against_each_other(world: World, co
     world.execute(f"UPDATE batch_counts SET {column} = {column} + 1 WHERE wave = 2")
     with pytest.raises(IntegrityError, match="counters"):
         world.ledger.check_counters(world.plan_id)
+
+
+@pytest.mark.parametrize("column", ["checks", *counts.CHECKS.sums])
+def test_checks_and_their_counters_are_held_against_each_other(world: World, column: str) -> None:
+    """An IntegrityError where they differ; the untouched twin, and another pass, are none (invariant 3)."""
+    world.copy_all()
+    found, other = world.start_pass(), world.start_pass(waves=[2], sample_ppm=1000)
+    lease = world.lease_check(found)
+    assert lease is not None
+    world.check(lease)
+    world.ledger.check_pass_counters(found.id)
+    world.execute(f"UPDATE check_counts SET {column} = {column} + 1 WHERE state = 'done'")
+    with pytest.raises(IntegrityError, match="checks"):
+        world.ledger.check_pass_counters(found.id)
+    world.ledger.check_pass_counters(other.id)
 
 
 def test_nobody_waits_at_a_counter(postgres_server: PostgresServer) -> None:
