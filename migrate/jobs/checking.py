@@ -259,7 +259,7 @@ class _Verification:
 
 def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Problem:
     """Which sealed files are not what they must be: that is an integrity error, whatever else was found."""
-    findings = ledger.findings(verification.plan_id, _SHOWN, pass_id=verification.id, kind=SEAL_LOST)
+    findings = ledger.findings(verification.plan_id, _SHOWN, pass_id=verification.id, kind=SEAL_LOST, answered=False)
     files = ", ".join(sorted({row.finding.key for row in findings if row.finding.key}))
     return Problem(
         f"the receipts of {number_of(len(lost), 'batch', 'batches')} are lost: sealed file {files} is missing or was changed",

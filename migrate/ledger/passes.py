@@ -13,9 +13,9 @@ from migrate.errors import LaterError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, may_become
 from migrate.ledger.engine import upsert
-from migrate.ledger.known import put_findings
+from migrate.ledger.known import check_again, put_findings
 from migrate.ledger.leases import free_leases
-from migrate.ledger.rows import EXTRA, CheckState, EmptyUser, NewFinding, Pass
+from migrate.ledger.rows import EXTRA, SEAL_LOST, CheckState, EmptyUser, NewFinding, Pass
 from migrate.model import Level, Verdict
 from migrate.states import UserState
 
@@ -37,7 +37,8 @@ class Passes(Core):
         """The pass to work on, and those that it takes the place of.
 
         It is the one of the same level, sample and waves that is not finished, unless nobody worked on that for a week; else
-        a new one, with a check for each batch. A new full pass ends the open ones that share a wave and look no deeper.
+        a new one, with a check for each batch. One that goes on looks again at batches whose receipts were lost: their sealed
+        file may have been brought back. A new full pass ends the open ones that share a wave and look no deeper.
         """
         passes = schema.passes
         row = {
@@ -66,7 +67,9 @@ class Passes(Core):
                 )
             )
             found = pass_row(connection.execute(statement.returning(passes)).one())
-            if found.id not in {row.id for row in opened} and not _has_checks(connection, found):
+            if found.id in {row.id for row in opened}:
+                check_again(connection, plan_id, _without_receipts(connection, found))
+            elif not _has_checks(connection, found):
                 is_new = True
                 _add_checks(connection, found)
                 taken = [other for other in map(pass_row, opened) if other not in closed and _takes_place(found, other)]
@@ -175,6 +178,14 @@ def _add_checks(connection: Connection, found: Pass) -> None:
             select(literal(found.id), batches.c.plan_id, batches.c.number).where(*wanted),
         )
     )
+
+
+def _without_receipts(connection: Connection, found: Pass) -> list[int]:
+    """The batches of a pass that could not be checked for want of their receipts."""
+    verdicts = schema.verdicts
+    of_pass = [verdicts.c.pass_id == found.id, verdicts.c.verdict == Verdict.UNKNOWN.value]
+    query = select(verdicts.c.number).where(*of_pass, verdicts.c.reason == SEAL_LOST).distinct()
+    return list(connection.execute(query).scalars())
 
 
 def _takes_place(new: Pass, old: Pass) -> bool:

@@ -447,3 +447,31 @@ def test_another_ledger_touches_no_proof(world: SmallWorld) -> None:
     world.ledger = None
     assert {path: path.read_bytes() for path in seals} == seals
     assert world.migrate("verify").code == 0
+
+
+def test_a_sealed_file_that_is_brought_back_is_read_by_the_pass_that_goes_on(tmp_path: Path) -> None:
+    """The pass is open, since not all is copied: its batch that had lost its receipts is checked again, and only what is lost
+    now is named."""
+    world = build(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
+    planned(world)
+    assert world.migrate("run").code == 75
+    seals = world.root / ".migrate" / "seals"
+    before = set(seals.rglob("receipts-*"))
+    first = min(before)
+    first.rename(tmp_path / first.name)
+    lost = world.migrate("verify", "--wave", "all", "--json")
+    assert lost.code == 5
+    assert lost.json["pass"]["ended_at"] is None
+    (tmp_path / first.name).rename(first)
+    assert world.migrate("run", "--wave", "all").code == 0
+    second = min(set(seals.rglob("receipts-*")) - before)
+    second.rename(tmp_path / second.name)
+    again = world.migrate("verify", "--wave", "all", "--json")
+    assert (again.code, again.json["pass"]["id"]) == (5, lost.json["pass"]["id"])
+    (problem,) = again.json["problems"]
+    assert second.name in problem["what"]
+    assert first.name not in problem["what"]
+    (tmp_path / second.name).rename(second)
+    last = world.migrate("verify", "--wave", "all", "--json")
+    assert (last.code, last.json["pass"]["verdicts"]["unknown"]) == (0, 0)
+    assert states(last) == VERIFIED
