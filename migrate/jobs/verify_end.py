@@ -152,7 +152,13 @@ def _goes_on(name: str, again: str, end: _Checked) -> str:
     """Not everything is checked yet."""
     if not_copied := unfinished(end.taken):
         return f"Not copied yet: {number_of(not_copied, 'batch', 'batches')}. `migrate run {name}`, then `{again}` goes on."
-    waiting = end.found.checks.get(CheckState.PENDING, 0)
+    checks = end.found.checks
+    if not any(number for state, number in checks.items() if state is not CheckState.DONE):
+        return (
+            "Users who have no copies are left to look for, since another verification looked for them meanwhile:"
+            f" `{again}` goes on."
+        )
+    waiting = checks.get(CheckState.PENDING, 0)
     return f"Left to check: {number_of(waiting, 'batch', 'batches')}. `{again}` goes on."
 
 

@@ -475,3 +475,24 @@ def test_a_sealed_file_that_is_brought_back_is_read_by_the_pass_that_goes_on(tmp
     last = world.migrate("verify", "--wave", "all", "--json")
     assert (last.code, last.json["pass"]["verdicts"]["unknown"]) == (0, 0)
     assert states(last) == VERIFIED
+
+
+def test_who_was_looked_for_by_another_verification_is_said_to_be_left(tmp_path: Path) -> None:
+    """Two verifications at once, of two levels, look for a user without copies; the one that looked first is not at its end, says
+    what is left and is at its end the next time."""
+    world = build(tmp_path, users=3, per_user=2, odd=False, large=False)
+    with (world.root / "users.csv").open("a") as people:
+        people.write("z001,IE\n")
+    planned(world)
+    assert world.migrate("run", "--wave", "all").code == 0
+    words = ("verify", "--wave", "all", "--share")
+    process = world.start(*words, **{VARIABLE: f"{PausePoint.PASS_ENDING}:1"})
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert world.migrate(*words, "--level", "listing").code == 0
+    os.killpg(process.pid, signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert b"Users who have no copies are left to look for" in out
+    assert world.migrate(*words).code == 0
+    assert state(world, "z001") == "verified"
