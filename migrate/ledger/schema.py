@@ -430,8 +430,7 @@ user_counts = counts.counters_of(users, counts.USERS)
 batch_counts = counts.counters_of(batches, counts.BATCHES)
 check_counts = counts.counters_of(checks, counts.CHECKS)
 
-# Partial indexes: what is next, or is wrong, is found at once among millions of rows. They are text, because SQLAlchemy's own way
-# loads the dialect of each database that is named, used or not.
+# Partial indexes find at once what is next or wrong. As text: SQLAlchemy's own way loads the dialect of each named database.
 for _table, _statement in (
     (batches, "CREATE INDEX ix_batches_pending ON batches (plan_id, wave, number) WHERE state = 'pending'"),
     (checks, "CREATE INDEX ix_checks_pending ON checks (pass_id, number) WHERE state = 'pending'"),
