@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,9 @@ def test_the_version_stands_in_one_piece() -> None:
     """The package, its metadata and the changelog name the same version."""
     assert PROJECT["version"] == migrate.__version__
     assert f"\n## {migrate.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest imports them by their names alone: the second one would not be run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []
