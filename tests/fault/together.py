@@ -19,7 +19,7 @@ from migrate.ledger import Ledger, SealKind
 from migrate.pauses import VARIABLE, PausePoint
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX
 
-SECONDS = 90
+SECONDS = 150
 RUBBISH = ("receipts-", "verdicts-", BUILDING_PREFIX, SCRATCH_PREFIX)
 Ended = tuple[int, str, str]
 
