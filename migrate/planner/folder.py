@@ -63,9 +63,9 @@ class Plan:
         try:
             digest, batches = plan_digest(document), document["digests"]["batches"]
             plan = _plan_of(document, folder, is_whole=digest == document["digest"])
-            for found in summarise(document).inputs:
-                datetime.fromisoformat(found["as_of"]).astimezone(plan.spec.zone)
-                format(found.get("left_out") or 0, ",d")  # none of it is covered by a digest, and all of it is shown
+            for taken in summarise(document).inputs:
+                datetime.fromisoformat(taken["as_of"]).astimezone(plan.spec.zone)
+                format(taken.get("left_out") or 0, ",d")  # none of it is covered by a digest, and all of it is shown
             relation = plan.relation("batches")
         except VersionError:
             raise
