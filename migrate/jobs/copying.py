@@ -262,6 +262,8 @@ def _register(
     if plan_id is None or not is_begun(plan, workspace):
         doing, deadline = "the plan was registered", request.limits.deadline
         with beginning(plan, workspace, stop, deadline):
+            if registered(plan, ledger) is None:  # of two first runs on two ledgers the later one has waited
+                demand_not_begun(plan, workspace)
             batches = heeding(plan.batches(), stop, deadline, doing)
             rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
             users = heeding(rows, stop, deadline, doing, on_registering)

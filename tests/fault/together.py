@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -91,11 +93,37 @@ def frozen_at(
             process.returncode = os.waitstatus_to_exitcode(status)
             out, err = process.communicate()
             raise AssertionError(f"{words} did not come to {point}: {out.decode()} {err.decode()}")
+        _step_out_of_folders(world, process)
         yield process
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def _step_out_of_folders(world: SmallWorld, process: subprocess.Popen[bytes]) -> None:
+    """Let it go on, a millisecond at a time, while a thread of it is stopped with the lock of a folder in its hands.
+
+    Nobody else could write to that folder then, which no bucket knows; the stop came upon all threads, wherever they were.
+    """
+    for _ in range(1000):
+        if not any(map(_is_held, world.root.glob("stores/*/.migrate-store/lock"))):
+            return
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it has ended on the way out"
+    raise AssertionError("it keeps the lock of a folder")
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def wake(process: subprocess.Popen[bytes]) -> Ended:
