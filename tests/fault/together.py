@@ -63,8 +63,8 @@ def all_at_once(world: SmallWorld, *commands: Sequence[str]) -> list[Ended]:
 
 
 def is_in_a_transaction(world: SmallWorld, begin: str = "BEGIN IMMEDIATE") -> bool:
-    """Whether whoever is frozen holds the ledger: SQLite's write lock (BEGIN EXCLUSIVE: a reader's too), or an open transaction on
-    PostgreSQL."""
+    """Whether whoever is frozen holds the ledger: SQLite's write lock (by BEGIN EXCLUSIVE a reader's too), or an open
+    transaction on PostgreSQL."""
     if world.ledger is not None:
         with psycopg.connect(world.ledger) as connection:
             open_ones = (
