@@ -17,14 +17,12 @@ of the store is raised as it is; nothing ends early and quietly (design, invaria
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,6 +32,7 @@ from typing import Any
 import duckdb
 
 from migrate.errors import InputError, IntegrityError, LaterError, PermanentStoreError
+from migrate.filelock import locked
 from migrate.inventory.aside import Stopping, ask, side_by_side
 from migrate.inventory.cuts import cut_points
 from migrate.inventory.files import OBJECT_BYTES_MAX, Progress, sync_folder, write_sealed
@@ -147,15 +146,8 @@ def _is_whole(folder: Path) -> bool:
     return all(_load_json(path) is not None for path in folder.glob("*.json"))
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the kernel's lock on `path`, which ends with this process. LaterError where another has it."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LaterError("another process lists this store now", remedy="Run again when it has ended.") from error
-        yield
+def _refuse() -> None:
+    raise LaterError("another process lists this store now", remedy="Run again when it has ended.")
 
 
 def list_live(
@@ -175,7 +167,7 @@ def list_live(
 
     `place` identifies where the store is. InterruptedRun when stopped, the store's error when it fails: call again to go on.
     """
-    with _locked(folder.with_name(folder.name + ".lock")), open_tables(scratch) as connection:
+    with locked(folder.with_name(folder.name + ".lock"), _refuse), open_tables(scratch) as connection:
         heading = _open(folder, place, timedelta(seconds=max_age_seconds), now())
         listing = _Listing(store, folder, heading, connection, segment_rows, is_stopping, on_progress, threads)
         if heading.ended is None:

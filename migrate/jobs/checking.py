@@ -212,8 +212,12 @@ class _Verification:
         """The pass, which ends here if all of it is done."""
         pause_at(PausePoint.PASS_ENDING)
         ended_at = self.now()
-        if not self.ledger.end_pass(self.verification.id, ended_at):
-            return self.verification
+        try:
+            if not self.ledger.end_pass(self.verification.id, ended_at):
+                return self.verification
+        except LaterError:  # another verification has taken the place of this one
+            forget_listings(self.plan, self.workspace, self.verification)
+            raise
         forget_listings(self.plan, self.workspace, self.verification)
         return replace(self.verification, ended_at=ended_at)
 

@@ -6,14 +6,13 @@ plan in any workspace.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import IO
 
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
+from migrate.filelock import locked
 from migrate.inventory.aside import Stopping, never, side_by_side
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
@@ -59,26 +58,20 @@ def beginning(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | No
     since of two that look at once neither would see the other, whatever their ledgers. InterruptedRun when stopped, LaterError
     when time is up.
     """
+
+    def wait() -> None:
+        if is_over(stop, deadline):
+            raise ended_early(stop, "another run began its plan in this workspace", _NOTHING)
+        stop.wait(_POLL_SECONDS)
+
     with writing():
-        file = (workspace.ensure(workspace.scratch) / "beginning.lock").open("w")
-    with file:
-        while not _is_locked(file):
-            if is_over(stop, deadline):
-                raise ended_early(stop, "another run began its plan in this workspace", _NOTHING)
-            stop.wait(_POLL_SECONDS)
+        lock = workspace.ensure(workspace.scratch) / "beginning.lock"
+        lock.touch(0o600)
+    with locked(lock, wait):
         _refuse_stranding(plan, workspace, stop, deadline)
         yield
         with writing():
             Seals(workspace.seals, plan.digest).close()  # which makes the folder
-
-
-def _is_locked(file: IO[str]) -> bool:
-    """Whether the kernel's lock on the file is ours now; it dies with its holder."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _refuse_stranding(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | None) -> None:

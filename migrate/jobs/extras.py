@@ -11,12 +11,16 @@ Users for whom nothing is to be copied are in no batch. Their prefixes are liste
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from migrate.errors import InterruptedRun, LaterError
+from migrate.filelock import locked
 from migrate.inventory import InventoryFile, take_inventory
 from migrate.inventory.aside import side_by_side
 from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
@@ -34,6 +38,7 @@ from migrate.workspace import Workspace
 _CHUNK = 1_000
 _USERS_AT_ONCE = 500
 USERS_WITHOUT_COPIES = "users without copies"  # the step's name in the progress
+_POLL_SECONDS = 0.1
 _ANY_AGE = 10 * 365 * 86_400  # a listing that takes long is still this pass's own
 
 
@@ -53,14 +58,39 @@ def find_loose_extras(
 
     `on_listing` is told the store's name and how many of its objects are listed, from any thread.
 
-    Goes on with its own unfinished listing. A store's error is raised: nothing is then said about any user.
+    Goes on with the pass's unfinished listing. One command at a time lists for a plan: another one that works on the same pass
+    waits, and takes what was listed. A store's error is raised: nothing is then said about any user.
     """
     rules = compile_rules(plan.spec.layout.rules)
     if not has_loose_rules(rules):
         return 0
     plan.check_users(is_stopping)  # one who was taken out of them would have no strays
-    scratch = workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
+
+    def wait() -> None:
+        if is_stopping():
+            raise InterruptedRun("stopped while another verification listed", remedy="`migrate verify` goes on.")
+        time.sleep(_POLL_SECONDS)
+
     count = 0
+    with locked(_lock(plan, workspace), wait):
+        for chunk in _look(plan, opener, workspace, verification, rules, now, is_stopping, on_listing):
+            ledger.add_findings(verification, chunk, run_id=run_id, now=now())
+            count += len(chunk)
+    return count
+
+
+def _look(
+    plan: Plan,
+    opener: Callable[[str], Store],
+    workspace: Workspace,
+    verification: Pass,
+    rules: Sequence[CompiledRule],
+    now: Callable[[], datetime],
+    is_stopping: Callable[[], bool],
+    on_listing: Callable[[str, int], None],
+) -> Iterator[list[NewFinding]]:
+    """What a look through each target store finds. Under the lock."""
+    scratch = _scratch(plan, workspace, verification)
     for name, store_spec in plan.spec.by_role(Role.TARGET).items():
         live = store_spec.model_copy(update={"inventory": InventorySource(max_age=_ANY_AGE)})
         listing = take_inventory(
@@ -74,10 +104,7 @@ def find_loose_extras(
             on_progress=on_listing,
             is_stopping=is_stopping,
         )
-        for chunk in _extras(plan, name, listing, rules, verification, scratch):
-            ledger.add_findings(verification, chunk, run_id=run_id, now=now())
-            count += len(chunk)
-    return count
+        yield from _extras(plan, name, listing, rules, verification, scratch)
 
 
 def look_for_users_without_copies(
@@ -121,8 +148,27 @@ def look_for_users_without_copies(
 
 
 def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> None:
-    """Remove what the pass listed, once it has ended."""
-    shutil.rmtree(workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}", ignore_errors=True)
+    """Remove what the pass listed, once it has ended.
+
+    Who reads in it meanwhile keeps it: that command finds the pass ended, too, and removes it then.
+    """
+    scratch = _scratch(plan, workspace, verification)
+    if not scratch.exists():
+        return
+    with suppress(LaterError), locked(_lock(plan, workspace), _give_up):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _give_up() -> None:
+    raise LaterError("another verification of this plan lists")
+
+
+def _lock(plan: Plan, workspace: Workspace) -> Path:
+    return workspace.ensure(workspace.scratch) / f"verify-{plan.digest[:16]}.lock"
+
+
+def _scratch(plan: Plan, workspace: Workspace, verification: Pass) -> Path:
+    return workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
 
 
 def _extras(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from migrate.errors import LaterError
+from migrate.filelock import locked
 from migrate.inventory.tables import SPILL_PREFIX
 from migrate.workspace import Workspace
 
@@ -21,15 +21,7 @@ def planning_alone(workspace: Workspace) -> Iterator[None]:
 
     The lock dies with its holder, so whatever stands there once it is held belongs to nobody.
     """
-    path = workspace.ensure(workspace.scratch) / "planning.lock"
-    with path.open("w") as file:
-        path.chmod(0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LaterError(
-                "another planning is under way in this workspace", remedy="Wait for it to end, and plan again."
-            ) from error
+    with locked(workspace.ensure(workspace.scratch) / "planning.lock", _refuse):
         for folder, prefix in (
             (workspace.scratch, SCRATCH_PREFIX),
             (workspace.scratch, SPILL_PREFIX),
@@ -38,3 +30,7 @@ def planning_alone(workspace: Workspace) -> Iterator[None]:
             for left in folder.glob(f"{prefix}*"):
                 shutil.rmtree(left, ignore_errors=True)
         yield
+
+
+def _refuse() -> None:
+    raise LaterError("another planning is under way in this workspace", remedy="Wait for it to end, and plan again.")

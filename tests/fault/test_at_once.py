@@ -5,9 +5,12 @@ However they meet, no copy is counted twice and no batch is left in nobody's han
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +21,16 @@ from smallworld import SmallWorld, planned
 from together import (
     all_at_once,
     assert_all_is_well,
+    finish,
     frozen_at,
     is_in_a_transaction,
     ledger_of,
     many_batches,
+    start,
     wake,
 )
 
-from migrate.model import Outcome
+from migrate.model import Attributes, Outcome
 from migrate.pauses import PausePoint
 
 BOTH_LEDGERS = ("sqlite", "postgresql")
@@ -123,6 +128,41 @@ def test_four_workers_on_one_ledger_copy_everything_once(world: SmallWorld, runs
     checks = all_at_once(world, *[("verify", "--share", "--json", "--workers", str(4 // runs))] * runs)
     assert [code for code, _, _ in checks] == [0] * runs, checks
     assert_all_is_well(world)
+
+
+def test_verifications_that_share_list_a_store_of_no_prefixes_once(tmp_path: Path) -> None:
+    """Where a user's objects are under no prefix of theirs, the stores are listed whole: the second waits for its turn, takes
+    what the first has listed, and both end as one alone would. A stray is one finding (Invariant 9)."""
+    world = many_batches(tmp_path, large=False)
+    spec = world.root / "plans" / "small.toml"
+    loose = 'name = "mail"\npattern = "mail/{year}/{user}/{rest}"\ncategory = "restricted"\n[[layout.rules]]\n'
+    spec.write_text(spec.read_text().replace('name = "photos"', f'{loose}name = "photos"'))
+    planned(world)
+    assert world.migrate("run", "--wave", "all").code == 0
+    for target in ("dublin-1", "dublin-2", "hamar"):  # wherever the user is: two of them are none of its sites
+        world.put(target, "mail/2026/u001/stray", b"who wrote this", Attributes(), {})
+    with frozen_at(world, _P.SEGMENT_SEALED, "verify") as first:
+        second = start(world, ("verify", "--share"))
+        deadline = time.monotonic() + 60
+        while not any(name.startswith("verify-") and name.endswith(".lock") for name in open_files(second.pid)):
+            assert second.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        ends = [wake(first), finish(second)]
+    assert [code for code, _, _ in ends] == [3, 3], ends
+    extras = world.migrate("status", "--failures", "--json").json["failures"]
+    assert {(entry["user"], entry["key"]) for entry in extras} == {("u001", "mail/2026/u001/stray")}
+    assert len(extras) == len({entry["store"] for entry in extras})
+    assert [path.suffix for path in (world.root / ".migrate" / "scratch").glob("verify-*")] == [".lock"]
+
+
+def open_files(pid: int) -> list[str]:
+    """The names of the files that a process has open."""
+    names = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            names.append(os.path.basename(link.readlink()))
+    return names
 
 
 COPYING = (

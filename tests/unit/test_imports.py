@@ -15,7 +15,7 @@ PACKAGE = Path(migrate.__file__).parent
 # From low to high. A module belongs to the entry that names it or a package above it, the longest name first. What stands in
 # one layer may import its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "model", "pauses", "sql", "states", "stderr", "units", "workspace"),
+    ("errors", "filelock", "model", "pauses", "sql", "states", "stderr", "units", "workspace"),
     ("spec", "spec_docs", "regions", "residency", "layout", "placement", "privacy", "secrets"),
     ("stores",),
     ("inventory",),
