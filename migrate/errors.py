@@ -193,6 +193,13 @@ class CorruptBodyError(TransientStoreError):
     code = "corrupt_body"
 
 
+class StrangeAnswerError(StoreError):
+    """An answer that no such store gives: of something on the way, or of another server. Worth another try; if it stays, the
+    address is wrong."""
+
+    code = "strange_answer"
+
+
 class PermanentStoreError(StoreError):
     """Another try would end the same way."""
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import stamina
 
-from migrate.errors import InterruptedRun, NotFoundError, ThrottledError, TransientStoreError
+from migrate.errors import InterruptedRun, NotFoundError, StrangeAnswerError, ThrottledError, TransientStoreError
 
 T = TypeVar("T")
 Stopping = Callable[[], bool]
@@ -138,4 +138,4 @@ class _Again:
         if isinstance(error, NotFoundError):
             self._absences += 1
             return self._absences == 1
-        return isinstance(error, TransientStoreError)
+        return isinstance(error, TransientStoreError | StrangeAnswerError)

@@ -18,9 +18,9 @@ import duckdb
 from migrate.errors import InputError
 from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.columns import Table, boolean_sql, open_table, text_sql, typed_column
-from migrate.inventory.files import DIRECTORY_COLUMNS, DirectoryFile, check_age
+from migrate.inventory.files import DIRECTORY_COLUMNS, DirectoryFile, check_age, seal
 from migrate.inventory.source import Fetcher, Opener, find_place
-from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
+from migrate.inventory.tables import Check, check_rows, check_unique, fingerprint, open_tables, reading
 from migrate.spec import Directory, DirectoryColumns
 from migrate.sql import literal
 from migrate.workspace import Workspace
@@ -99,17 +99,15 @@ def _write(
     connection: duckdb.DuckDBPyConnection, staged: Path, label: str, final: Path, columns: DirectoryColumns
 ) -> int:
     check_rows(connection, staged, [label], _checks(columns), remedy="Mend these rows where the directory comes from.")
-    rows = write_unique(
+    rows = check_unique(
         connection,
         staged,
         [label],
-        final,
-        columns=DIRECTORY_COLUMNS,
-        where="true",
+        "user_id",
         problem=f"column {columns.user!r}: the same user id stands in another row",
         remedy="Each user has one row, with one country. Mend these rows where the directory comes from.",
     )
     if rows == 0:
-        final.unlink()
         raise InputError(f"{label}: holds no users", remedy="Export the directory again.")
+    seal(staged, final)
     return rows

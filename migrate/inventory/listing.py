@@ -15,9 +15,9 @@ from pathlib import Path
 import duckdb
 
 from migrate.inventory.columns import Table, integer_sql, open_table, text_sql, time_sql, typed_column
-from migrate.inventory.files import INVENTORY_COLUMNS, OBJECT_BYTES_MAX
+from migrate.inventory.files import INVENTORY_COLUMNS, OBJECT_BYTES_MAX, seal
 from migrate.inventory.source import Fetcher, Opener, find_place
-from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, reading, write_unique
+from migrate.inventory.tables import Check, check_rows, check_unique, fingerprint, open_tables, reading
 from migrate.sql import literal
 from migrate.workspace import Workspace
 
@@ -66,16 +66,15 @@ def read_listing(
             _stage(connection, table, staged, place.label)
             remedy = "Make the listing again, with every column in every row."
             check_rows(connection, staged, [place.label], row_checks(now), remedy=remedy)
-            rows = write_unique(
+            rows = check_unique(
                 connection,
                 staged,
                 [place.label],
-                final,
-                columns=INVENTORY_COLUMNS,
-                where="true",
+                "key",
                 problem="the same key stands in another row",
                 remedy="List current versions only, each key once.",
             )
+            seal(staged, final)
             return rows, fingerprint(connection, final, INVENTORY_COLUMNS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

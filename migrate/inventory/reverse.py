@@ -20,9 +20,9 @@ from migrate.errors import InputError
 from migrate.inventory.aside import Stopping, aside, never, side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.paging import pages_after, plain_head
+from migrate.inventory.sample import first_by_digest
 from migrate.inventory.tables import open_tables, parquet_sql, reading
 from migrate.model import ObjectInfo
-from migrate.sql import literal
 from migrate.stores.base import Store
 
 _PICKED = 8  # starts among the inventory's keys, beside its beginning and its end: ten pages in all
@@ -58,10 +58,7 @@ def check_complete(
 def _starts(inventory: InventoryFile, seed: str, scratch: Path) -> list[str]:
     """Where the pages begin: before all keys, after the last one, and after some by the SHA-256 of seed and key."""
     with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
-        picked = connection.execute(
-            f"SELECT key FROM {parquet_sql(inventory.path)} "
-            f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {_PICKED}"
-        ).fetchall()
+        picked = first_by_digest(connection, inventory, seed, _PICKED, "key")
         last = connection.execute(f"SELECT max(key) FROM {parquet_sql(inventory.path)}").fetchall()
     # after a text that XML cannot hold, any number of pages could have to be skipped (`paging`)
     return sorted({"", *(plain_head(key) for (key,) in [*picked, *last] if key is not None)})

@@ -37,10 +37,10 @@ from migrate.inventory.columns import (
     time_sql,
     typed_column,
 )
-from migrate.inventory.files import INVENTORY_COLUMNS
+from migrate.inventory.files import INVENTORY_COLUMNS, seal
 from migrate.inventory.listing import row_checks
 from migrate.inventory.source import Fetched, Fetcher, Opener, Place, check_text, find_place, unpack
-from migrate.inventory.tables import Check, check_rows, fingerprint, open_tables, parquet_sql, reading, write_unique
+from migrate.inventory.tables import Check, check_rows, check_unique, fingerprint, open_tables, parquet_sql, reading
 from migrate.sql import literal
 from migrate.workspace import Workspace
 
@@ -337,16 +337,22 @@ def _finish(
         _refuse(
             manifest.place, "keys with both + and %20: how spaces are encoded is uncertain", "Use a Parquet inventory."
         )
-    rows = write_unique(
+    here = f"inside AND {_CURRENT}"
+    rows = check_unique(
         connection,
         staged,
         labels,
-        final,
-        columns=INVENTORY_COLUMNS,
-        where=f"inside AND {_CURRENT}",
+        "key",
+        where=here,
         problem="the same key stands in another row as a current version",
         remedy=_AGAIN,
     )
+    names = ", ".join(name for name, _ in INVENTORY_COLUMNS)
+    written = final.with_name(f"{final.name}.tmp")
+    connection.execute(
+        f"COPY (SELECT {names} FROM {parquet_sql(staged)} WHERE {here}) TO {literal(str(written))} (FORMAT parquet)"
+    )
+    seal(written, final)
     digest = fingerprint(connection, final, INVENTORY_COLUMNS)
     return Reading(rows, digest, noncurrent if versioned else None, markers if versioned else None, left_out)
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+import duckdb
 
 from migrate.errors import InputError, NotFoundError
 from migrate.inventory.aside import Stopping, aside, ask, never, side_by_side
@@ -17,7 +20,8 @@ from migrate.sql import literal
 from migrate.stores.base import Store
 
 _THREADS = 8
-_PLAIN = "[A-Za-z0-9/._-]*"
+_CANDIDATES = 20_000
+_IS_ODD = "regexp_matches(key, '[^A-Za-z0-9/._-]')"
 
 
 class _Seen(StrEnum):
@@ -65,19 +69,36 @@ def check_sample(
 
 
 def _choose(inventory: InventoryFile, count: int, seed: str, scratch: Path) -> list[tuple[str, int, str, bool]]:
-    """Key, size, ETag, and whether the key is odd, ranked by the SHA-256 of seed and key; either kind fills up the other."""
-
-    def first(odd: bool) -> list[tuple[str, int, str, bool]]:
-        return connection.execute(
-            f"SELECT key, size, etag, {str(odd).lower()} FROM {parquet_sql(inventory.path)} "
-            f"WHERE regexp_full_match(key, '{_PLAIN}') = {str(not odd).lower()} "
-            f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
-        ).fetchall()
-
+    """Key, size, ETag, and whether the key is odd; either kind fills up the other."""
     with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
-        odd, plain = first(True), first(False)
+        odd, plain = (
+            first_by_digest(connection, inventory, seed, count, f"key, size, etag, {kind}", where=f"{_IS_ODD} = {kind}")
+            for kind in ("true", "false")
+        )
     half = max(count // 2, count - len(plain))
     return odd[:half] + plain[: count - len(odd[:half])]
+
+
+def first_by_digest(
+    connection: duckdb.DuckDBPyConnection,
+    inventory: InventoryFile,
+    seed: str,
+    count: int,
+    columns: str,
+    *,
+    where: str = "true",
+) -> list[Any]:
+    """The first rows by the SHA-256 of seed and key, among some that DuckDB's own hash picks, or all where these are too few.
+
+    SHA-256 over each key of a large inventory takes longer than to read it; and nothing is decided here that another release of
+    DuckDB may not decide in another way.
+    """
+    query = (
+        f"SELECT {columns} FROM {parquet_sql(inventory.path)} WHERE {{some}} AND {where} "
+        f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
+    )
+    found = connection.execute(query.format(some=f"hash(key) % {inventory.rows // _CANDIDATES + 1} = 0")).fetchall()
+    return found if len(found) == count else connection.execute(query.format(some="true")).fetchall()
 
 
 def _look(store: Store, key: str, size: int, etag: str) -> _Seen:

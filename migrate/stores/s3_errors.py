@@ -23,6 +23,7 @@ from migrate.errors import (
     PermanentStoreError,
     PreconditionError,
     StoreError,
+    StrangeAnswerError,
     ThrottledError,
     TransientStoreError,
     UnreadableError,
@@ -152,9 +153,9 @@ def _plain_error(
     if status == 404:
         # not the store's own word: a proxy, or a wrong endpoint. It must not read as "the object is gone" (invariant 4).
         said = f"{detail}: an answer without S3's own words, from {place}"
-        return StoreError(store, operation, said, remedy="Correct the store's `endpoint`.")
+        return StrangeAnswerError(store, operation, said, remedy="Correct the store's `endpoint`.")
     if status < 400:
-        return StoreError(store, operation, f"{detail}: not an answer to this request")
+        return StrangeAnswerError(store, operation, f"{detail}: not an answer to this request")
     return PermanentStoreError(store, operation, detail, key=key)
 
 

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from migrate.errors import CorruptBodyError, NotFoundError, PreconditionError, StoreError, UnsupportedError
+from migrate.errors import (
+    CorruptBodyError,
+    NotFoundError,
+    PreconditionError,
+    StoreError,
+    StrangeAnswerError,
+    UnsupportedError,
+)
 from migrate.model import ObjectInfo, Tags
 from migrate.stores import s3_xml
 from migrate.stores.base import Capabilities, PartInfo, UploadInfo
@@ -177,7 +184,7 @@ class S3Reader:
         try:
             return info_of(key, headers)
         except ValueError as error:
-            raise StoreError(self.name, operation, f"not S3's headers: {_words(error)}", key=key) from None
+            raise StrangeAnswerError(self.name, operation, f"not S3's headers: {_words(error)}", key=key) from None
 
     def _announced(
         self, key: str, headers: Mapping[str, str], info: ObjectInfo, first: int | None, length: int | None

@@ -26,6 +26,7 @@ from migrate.errors import (
     PermanentStoreError,
     RefusedError,
     StoreError,
+    StrangeAnswerError,
     ThrottledError,
     TransientStoreError,
     UnreachableError,
@@ -193,4 +194,4 @@ class _Patience:
             self._absent.add(error.operation)
             return not said_before
         self._failures += 1
-        return isinstance(error, TransientStoreError) and self._failures < self._attempts
+        return isinstance(error, TransientStoreError | StrangeAnswerError) and self._failures < self._attempts

@@ -117,7 +117,7 @@ def test_a_full_disk_for_the_ledger_costs_no_copy(kib_left: Sequence[int], tmp_p
         world = many_batches(tmp_path / "world", f"sqlite:///{tmp_path}/disk/ledger.sqlite")
         code, _, err = disk.do(world, "plan", str(world.root / "plans" / "small.toml"))
         assert code == 0, err
-        for words in (("run", "--wave", "all"), ("verify", "--level", "both-ends")):
+        for words in (("run", "--wave", "all"), ("verify", "--wave", "all", "--level", "both-ends")):
             ended = until_there_is_room(disk, world, kib_left, *words)
             assert len(ended) >= 2
             for code, _, err in ended:

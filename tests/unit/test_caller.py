@@ -13,6 +13,7 @@ from migrate.errors import (
     NotFoundError,
     PermanentStoreError,
     StoreError,
+    StrangeAnswerError,
     ThrottledError,
     TransientStoreError,
     UnreachableError,
@@ -112,6 +113,27 @@ def test_a_store_error_that_is_neither_ends_the_run() -> None:
     with pytest.raises(UnreachableError, match="us: head: no such bucket") as caught:
         make(place).call("us", lambda store: store.head("k"))
     assert "doctor" in caught.value.remedy
+
+
+def test_an_answer_that_no_store_gives_is_asked_for_again() -> None:
+    """A proxy's page in the place of an answer is nobody's fault; when it stays, the run ends and no object is at fault."""
+    place = MemoryPlace()
+    place.seed("k", b"x")
+    left = 1
+
+    def fail(operation: str, key: str) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise StrangeAnswerError("us", operation, "404", remedy="Correct the endpoint.")
+
+    place.fault = fail
+    assert make(place).call("us", lambda store: store.head("k")).key == "k"
+    left = 1_000
+    with pytest.raises(UnreachableError) as caught:
+        make(place).call("us", lambda store: store.head("k"))
+    assert caught.value.remedy == "Correct the endpoint."
+    assert left == 1_000 - QUICK.attempts
 
 
 def test_a_store_is_opened_once() -> None:
