@@ -25,17 +25,20 @@ def clock() -> datetime:
     return NOW
 
 
+PLACE = ("file", "row")  # where a row of a foreign file stood
+
+
 def rows(path: str) -> list[tuple[Any, ...]]:
     """The rows of a Parquet file or pattern, in order, without the places that they came from."""
     with duckdb.connect() as connection:
-        columns = "COLUMNS(lambda name: name NOT IN ('file', 'row'))"
+        columns = f"COLUMNS(lambda name: name NOT IN {PLACE})"
         return connection.execute(f"SELECT {columns} FROM read_parquet(?) ORDER BY ALL", [path]).fetchall()
 
 
 def columns(path: str) -> list[tuple[str, str]]:
     with duckdb.connect() as connection:
         found = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [path]).fetchall()
-    return [(name, kind) for name, kind, *_ in found]
+    return [(name, kind) for name, kind, *_ in found if name not in PLACE]
 
 
 def write_parquet(path: Path, query: str) -> None:
