@@ -74,6 +74,11 @@ class Ledger(Runs, Plans, Leases, Copying, Seals, Passes, Verifying, Repairing, 
         with self._read() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
 
+    @property
+    def database(self) -> Database:
+        """What the embedded routes are read and written through (`migrate.routing`)."""
+        return self._database
+
     def heed(self, gives_up_at: Callable[[], float | None]) -> None:
         """From now on wait for SQLite's lock no longer than to this time (`time.monotonic` seconds; None: no end asked for)."""
         self._database.patience.gives_up_at = gives_up_at

@@ -426,6 +426,21 @@ findings = Table(
     Index("ix_findings_batch", "plan_id", "number"),
 )
 
+# The embedded routes, and the columns that `migrate.routing` asks of any table of routes.
+routes = Table(
+    "routes",
+    metadata,
+    Column("user_id", Text, nullable=False),
+    Column("home", Text, nullable=False),
+    Column("frozen_by", Text),
+    Column("frozen_until", BigInteger),  # microseconds by the database's own clock
+    Column("writers", Integer, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("user_id"),
+    CheckConstraint("(frozen_by IS NULL) = (frozen_until IS NULL)", name="frozen"),
+    CheckConstraint("writers >= 0", name="writers"),
+    sqlite_with_rowid=False,
+)
+
 user_counts = counts.counters_of(users, counts.USERS)
 batch_counts = counts.counters_of(batches, counts.BATCHES)
 check_counts = counts.counters_of(checks, counts.CHECKS)

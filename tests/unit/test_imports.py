@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("inventory",),
     ("planner",),
     ("ledger",),
+    ("routing",),
     ("transfer", "verify"),
     ("worker", "engines"),
     ("jobs",),
@@ -37,6 +38,7 @@ ONLY: dict[str, frozenset[str]] = {
 NEVER: dict[str, frozenset[str]] = {
     "spec.values": frozenset({"spec"}),
     "spec.places": frozenset({"spec"}),
+    "spec.routing": frozenset({"spec.sections", "spec.checks", "spec.loading"}),
     "spec.sections": frozenset({"spec.checks", "spec.loading"}),
     "spec.checks": frozenset({"spec.loading"}),
     "transfer": frozenset({"ledger", "planner"}),

@@ -163,6 +163,9 @@ BREAKS: dict[str, list[str]] = {
         "UPDATE seals SET pass_id = NULL WHERE kind = 'verdicts'",
         "UPDATE seals SET pass_id = 1 WHERE kind = 'receipts'",
     ],
+    "pk_routes": ["INSERT INTO routes SELECT * FROM routes"],
+    "ck_routes_frozen": ["UPDATE routes SET frozen_by = 't'", "UPDATE routes SET frozen_until = 1"],
+    "ck_routes_writers": ["UPDATE routes SET writers = -1"],
     "pk_verdicts": ["INSERT INTO verdicts SELECT * FROM verdicts"],
     "fk_verdicts_check": ["UPDATE verdicts SET pass_id = 99", "DELETE FROM checks WHERE number = 0"],
     "fk_verdicts_run_id": ["UPDATE verdicts SET run_id = 99"],
@@ -200,6 +203,7 @@ def full_world(world: World) -> World:
     results = [CheckResult(n, Verdict.MISMATCH if n == 0 else Verdict.MATCH) for n in range(3)]
     world.ledger.record_verdicts(check, results, world.run_id, NOW)
     world.finish_check(check, results, NewFinding(EXTRA, "hamar", "key", "anna", 1, 0))
+    world.execute("INSERT INTO routes (user_id, home) VALUES ('anna', 'us')")
     return world
 
 

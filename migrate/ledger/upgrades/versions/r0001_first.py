@@ -27,6 +27,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     op.create_table(
+        "routes",
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("home", sa.Text(), nullable=False),
+        sa.Column("frozen_by", sa.Text(), nullable=True),
+        sa.Column("frozen_until", sa.BigInteger(), nullable=True),
+        sa.Column("writers", sa.Integer(), server_default="0", nullable=False),
+        sa.CheckConstraint("(frozen_by IS NULL) = (frozen_until IS NULL)", name=op.f("ck_routes_frozen")),
+        sa.CheckConstraint("writers >= 0", name=op.f("ck_routes_writers")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_routes")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "plans",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),
