@@ -67,20 +67,26 @@ def key_faults(key_id: str | None, secret: str | None, token: str | None) -> lis
 
 
 def raw_key(reference: str, environment: Mapping[str, str], root: Path) -> bytes:
-    """The bytes that `env:NAME` or `file:PATH` holds, without blanks around. SpecError if they are missing or too few."""
+    """The bytes of a key that `env:NAME` or `file:PATH` holds, as `raw_secret` has them. SpecError also if they are too few."""
+    key = raw_secret(reference, environment, root)
+    if len(key) < KEY_MIN_BYTES:
+        raise SpecError(f"the key in {reference} is shorter than {KEY_MIN_BYTES} bytes", remedy="Make a longer one.")
+    return key
+
+
+def raw_secret(reference: str, environment: Mapping[str, str], root: Path) -> bytes:
+    """The bytes that `env:NAME` or `file:PATH` holds, without blanks around. SpecError if they are missing."""
     kind, name = reference.split(":", 1)
     if kind == "env":
         value = environment.get(name)
         if value is None:
             raise SpecError(f"the environment has no {name}", remedy="Export it.")
-        key = os.fsencode(value).strip()
+        secret = os.fsencode(value).strip()
     elif kind == "file":
-        key = _private_bytes(root / name).strip()
+        secret = _private_bytes(root / name).strip()
     else:
-        raise SpecError(f"a key cannot be read from {kind}:", remedy="Name it by env: or file:.")
-    if len(key) < KEY_MIN_BYTES:
-        raise SpecError(f"the key in {reference} is shorter than {KEY_MIN_BYTES} bytes", remedy="Make a longer one.")
-    return key
+        raise SpecError(f"a secret cannot be read from {kind}:", remedy="Name it by env: or file:.")
+    return secret
 
 
 _PARTS = ("access_key_id", "secret_access_key", "session_token")

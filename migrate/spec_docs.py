@@ -24,10 +24,10 @@ reported together, each with its place; once there are none, so are all between 
   **durations** as `90s`, `15m`, `2h`, `14d` or `1h30m`, **shares** as `1%` or `0.5%`. **Times** have an offset:
   `2026-11-22T00:00:00Z`.
 - **References** name a secret and never hold it: `env:NAME`, `profile:NAME` (of the AWS configuration) or `file:PATH`. What each
-  must hold stands at `credentials` and at `pseudonym_key`.
+  must hold stands at the key.
 - **Names** have lower-case letters, digits and hyphens.
-- What decides who, what and where is part of a plan's digest. `run`, `privacy`, `time_zone`, a store's `credentials`, `timeout`
-  and `concurrency_max`, and each `max_age` are not: a plan that is planned again takes them on.
+- What decides who, what and where is part of a plan's digest. `run`, `routing`, `privacy`, `time_zone`, a store's `credentials`,
+  `timeout` and `concurrency_max`, and each `max_age` are not: a plan that is planned again takes them on.
 """
 _FORMATS = {
     "size": "size",

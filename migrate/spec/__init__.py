@@ -2,10 +2,11 @@
 
 Unknown keys are refused. All problems of keys are reported together with their place; once there are none, all between sections.
 From low to high: `values` and `places` say how
-one value is written, `sections` what a spec holds, `checks` what must fit together, `loading` reads one.
+one value is written, `routing` and `sections` what a spec holds, `checks` what must fit together, `loading` reads one.
 """
 
 from migrate.spec.loading import UnknownKeyError, load_spec, parse_spec, spec_from_data
+from migrate.spec.routing import CommandRouting, HttpRouting, RoutingColumns, SqlRouting
 from migrate.spec.sections import (
     Copying,
     Directory,
@@ -24,13 +25,17 @@ __all__ = [
     "COUNTRY",
     "COUNTRY_OR_ALL",
     "NAME",
+    "CommandRouting",
     "Copying",
     "Directory",
     "DirectoryColumns",
+    "HttpRouting",
     "InventorySource",
     "LayoutRule",
     "PlacementRule",
+    "RoutingColumns",
     "Spec",
+    "SqlRouting",
     "StoreSpec",
     "UnknownKeyError",
     "deciding",

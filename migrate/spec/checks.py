@@ -23,6 +23,7 @@ def find_problems(spec: Spec) -> list[str]:
         problems += [f"stores.{name}.{line}" for line in _store_problems(spec, store)]
     problems += _placement_problems(spec)
     problems += _receiving_problems(spec)
+    problems += [f"routing.{line}" for line in _routing_problems(spec)]
     for index, rule in enumerate(spec.layout.rules):
         for source in rule.stores or ():
             if source not in sources:
@@ -112,4 +113,26 @@ def _receiving_problems(spec: Spec) -> list[str]:
             if len(takers) != 1:
                 found = "none" if not takers else " and ".join(takers)
                 problems.append(f"stores: at site {site!r} exactly one target store receives {source!r}; found {found}")
+    return problems
+
+
+def _routing_problems(spec: Spec) -> list[str]:
+    problems = []
+    routing = spec.routing
+    for kind in ("sql", "http", "command"):
+        is_there = getattr(routing, kind) is not None
+        if is_there and routing.kind != kind:
+            problems.append(f"{kind}: goes with kind {kind}")
+        elif not is_there and routing.kind == kind:
+            problems.append(f"{kind}: is required with kind {kind}")
+    if routing.drain_seconds >= routing.freeze_seconds_max:
+        problems.append("drain_seconds: is shorter than freeze_seconds_max, or a freeze is over before it stands")
+    if routing.default_home is not None and routing.default_home not in spec.sites:
+        problems.append(f"default_home: no site {routing.default_home!r}")
+    if routing.sql is not None:
+        columns = [name for name in routing.sql.columns.model_dump().values() if name is not None]
+        problems += [
+            f"sql.columns: two of them are called {name!r}"
+            for name in sorted({n for n in columns if columns.count(n) > 1})
+        ]
     return problems

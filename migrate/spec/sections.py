@@ -12,10 +12,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from migrate.model import Category, Level, Role
 from migrate.spec.places import check_endpoint, check_url
+from migrate.spec.routing import Routing
 from migrate.spec.values import (
     DECIDED,
     TIME_OF_DAY,
@@ -26,15 +27,12 @@ from migrate.spec.values import (
     Rate,
     Reference,
     Seconds,
+    Section,
     Size,
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Site(_Section):
+class Site(Section):
     """A place under one jurisdiction."""
 
     country: Country
@@ -45,7 +43,7 @@ class Site(_Section):
     """How many bytes of new copies it takes. Without it: no limit."""
 
 
-class InventorySource(_Section):
+class InventorySource(Section):
     """Where the list of a store's objects comes from."""
 
     kind: Literal["live", "s3-inventory", "listing"] = "live"
@@ -70,7 +68,7 @@ class InventorySource(_Section):
         return self
 
 
-class StoreSpec(_Section):
+class StoreSpec(Section):
     """Data at a site: an S3 bucket and prefix, or a folder."""
 
     site: Name
@@ -106,7 +104,7 @@ class StoreSpec(_Section):
         return self.url.split(":", 1)[0]
 
 
-class DirectoryColumns(_Section):
+class DirectoryColumns(Section):
     """The names of the directory's columns."""
 
     user: str = "user_id"
@@ -119,7 +117,7 @@ class DirectoryColumns(_Section):
     """What `scope.statuses` is about. Without it: all are as if `active`."""
 
 
-class Directory(_Section):
+class Directory(Section):
     """The table of users."""
 
     path: str
@@ -142,7 +140,7 @@ def _shares_a_segment(pattern: str) -> bool:
     return any(len(_PLACEHOLDER.findall(segment)) > 1 for segment in pattern.split("/"))
 
 
-class LayoutRule(_Section):
+class LayoutRule(Section):
     """Which keys belong to whom.
 
     `{user}` and other `{names}` stand for one path segment or a part of it, `{rest}` at the end for all that is left. A segment
@@ -193,25 +191,25 @@ class LayoutRule(_Section):
         return self.target or self.pattern
 
 
-class Layout(_Section):
+class Layout(Section):
     """The rules, tried in order: the first that matches decides."""
 
     rules: tuple[LayoutRule, ...] = Field(min_length=1)
     """In the order in which they are tried."""
 
 
-class Scope(_Section):
+class Scope(Section):
     """Which users move: residents of the countries of a policy, with the decisions that it leaves open."""
 
     policy: Literal["eea-uk-1"] = "eea-uk-1"
     """The policy and its version: 38 codes of EU, EEA, the United Kingdom and EU territories."""
-    decisions: dict[Annotated[str, Field(pattern=DECIDED)], Literal["in", "out", "review"]] = {}
+    decisions: dict[Annotated[str, Field(pattern=DECIDED)], Literal["in", "out", "review"]] = Field(default={})
     """CH, GI, JE, GG, IM and SJ are in no list: decide each that the directory holds, or planning stops."""
     statuses: tuple[str, ...] = ("active",)
     """The directory's statuses that move. A user with another goes to review."""
 
 
-class PlacementRule(_Section):
+class PlacementRule(Section):
     """Where residents of some countries go. The first rule that names the country decides."""
 
     name: Name
@@ -224,7 +222,7 @@ class PlacementRule(_Section):
     """Sites for the second copy, by weight, never the home itself. Empty: no second copy."""
 
 
-class Placement(_Section):
+class Placement(Section):
     """Where users go: decided anew by each plan, from its own spec and directory.
 
     What one plan has copied, a later one must not leave behind: a run that would is refused (77).
@@ -234,7 +232,7 @@ class Placement(_Section):
     """In the order in which they are tried."""
 
 
-class Residency(_Section):
+class Residency(Section):
     """Where data of users in scope may be, and from where it may be handled."""
 
     target_countries: tuple[Country, ...] = Field(min_length=1)
@@ -243,14 +241,14 @@ class Residency(_Section):
     """Countries that a worker may run in: the bytes pass through it."""
 
 
-class Reconcile(_Section):
+class Reconcile(Section):
     """What to do with keys that only the backup holds: they may have been deleted at the primary."""
 
-    backup_only: dict[Category, Literal["block", "copy", "exclude"]] = {}
+    backup_only: dict[Category, Literal["block", "copy", "exclude"]] = Field(default={})
     """By category. What is not named blocks `run`."""
 
 
-class Waves(_Section):
+class Waves(Section):
     """Users move in waves: a canary first, then the others by size, the small ones first."""
 
     canary: Ppm = 10_000
@@ -259,7 +257,7 @@ class Waves(_Section):
     """How many waves follow, of about as many users each."""
 
 
-class Batches(_Section):
+class Batches(Section):
     """The bounds of a unit of leasing."""
 
     copies_max: int = Field(default=2_000, ge=2, le=100_000)
@@ -268,7 +266,7 @@ class Batches(_Section):
     """Bytes in a batch at most, but for a single object that is larger."""
 
 
-class Copying(_Section):
+class Copying(Section):
     """How an object is sent. Part of the plan: all workers must send the same parts."""
 
     multipart_from: Size = 32 * 2**20
@@ -285,7 +283,7 @@ class Copying(_Section):
         return self
 
 
-class RunLimits(_Section):
+class RunLimits(Section):
     """Limits of a run, over all its processes; only `concurrency` is each one's own. The command line can set tighter or wider
     ones."""
 
@@ -313,14 +311,14 @@ class RunLimits(_Section):
         return self
 
 
-class Verification(_Section):
+class Verification(Section):
     """What is proof enough."""
 
     level: Level = Level.CONTENT
     """What a user needs to go on. A deeper check serves, a shallower one does not."""
 
 
-class Privacy(_Section):
+class Privacy(Section):
     """How logs speak of persons."""
 
     pseudonym_key: Reference = "file:.migrate/pseudonym.key"
@@ -328,7 +326,7 @@ class Privacy(_Section):
     `migrate init` makes one."""
 
 
-class Spec(_Section):
+class Spec(Section):
     """One migration."""
 
     format: Literal[1] = Field(description="The version of this file's format.")
@@ -351,6 +349,7 @@ class Spec(_Section):
     copying: Copying = Copying()
     run: RunLimits = RunLimits()
     verify: Verification = Verification()
+    routing: Routing = Routing()
     privacy: Privacy = Privacy()
 
     def by_role(self, *roles: Role) -> dict[str, StoreSpec]:
@@ -364,6 +363,12 @@ class Spec(_Section):
             if store.site == site and (store.receives is None or source in store.receives)
         )
 
+    @property
+    def default_home(self) -> str | None:
+        """The site where a user lives whose route says nothing: the one that is named, or the only one of source stores."""
+        sites = {store.site for store in self.by_role(Role.SOURCE).values()}
+        return self.routing.default_home or (sites.pop() if len(sites) == 1 else None)
+
     def deciding(self) -> dict[str, Any]:
         """What of this spec decides, as plain data."""
         return deciding(self.model_dump(mode="json"))
@@ -373,7 +378,7 @@ class Spec(_Section):
         return ZoneInfo(self.time_zone)
 
 
-_NOT_DECIDING = {"run", "privacy", "time_zone"}
+_NOT_DECIDING = {"run", "routing", "privacy", "time_zone"}
 _NOT_DECIDING_OF_A_STORE = {"credentials", "concurrency_max", "timeout"}
 
 

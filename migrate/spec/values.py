@@ -1,11 +1,12 @@
-"""The kinds of values in a spec, and how each is written: names, countries, sizes, rates, durations, shares, references."""
+"""What a section is, and the kinds of values in it: how names, countries, sizes, rates, durations, shares and references are
+written."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from migrate.residency import POLICY_CODES, check_code
 from migrate.units import parse_duration, parse_percent, parse_rate, parse_size
@@ -27,6 +28,12 @@ PPM_MAX = 1_000_000
 
 Name = Annotated[str, Field(pattern=NAME)]
 Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 code."), AfterValidator(check_code)]
+
+
+class Section(BaseModel):
+    """A table of a spec: frozen, and without a key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def _placed(code: str) -> str:
