@@ -23,6 +23,7 @@ from migrate.jobs.examining import (
     Finding,
     examine_here,
     examine_ledger,
+    examine_routing,
     examine_stores,
     exit_of,
     may_open,
@@ -60,6 +61,8 @@ def doctor(typer_context: typer.Context, spec: SpecArgument, as_json: JsonOption
     if ledger.check.status is CheckStatus.FAIL:
         _look(context, loaded, here)
     else:
+        routing = examine_routing(loaded, lambda: open_ledger(context), context.environment, context.workspace.root)
+        here.append(routing)
         with recorded_run(context, "doctor", {"spec": str(spec)}, country=country):
             _look(context, loaded, here)
 

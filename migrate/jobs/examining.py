@@ -1,4 +1,4 @@
-"""What `migrate doctor` looks at: this machine, the workspace, the spec's input files, and every store, side by side.
+"""What `migrate doctor` looks at: this machine, the workspace, the spec's input files, routing, and every store, side by side.
 
 Each look ends in one check with a fix; nothing is raised for what was found. The stores' own checks are `stores.probe`'s.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from migrate.jobs.disk import examine_disks
 from migrate.ledger import Ledger
 from migrate.privacy import Pseudonyms
 from migrate.residency import UNDECIDED
+from migrate.routing import open_router
 from migrate.secrets import raw_key
 from migrate.spec import Spec, spec_time
 from migrate.stores.base import Capabilities
@@ -80,6 +82,25 @@ def examine_ledger(open_ledger: Callable[[], Ledger]) -> Finding:
         return Finding(HERE, Check("ledger", CheckStatus.OK, f"{ledger.display_url}: {how}"))
     finally:
         ledger.close()
+
+
+def examine_routing(
+    spec: Spec, open_ledger: Callable[[], Ledger], environment: Mapping[str, str], root: Path
+) -> Finding:
+    """Whether it is answered where a user lives: one who cannot exist, since no user's id has a `/`. Nothing is changed."""
+    routing = spec.routing
+    try:
+        with closing(open_ledger()) as ledger, open_router(spec, ledger, environment, root) as router:
+            home = router.read("migrate/doctor").home
+    except MigrateError as error:
+        problems = getattr(error, "problems", ())
+        finding = ": ".join((error.what, "; ".join(problems))) if problems else error.what
+        return Finding(HERE, Check("routing", CheckStatus.FAIL, finding, error.remedy, error.exit_code))
+    if home not in spec.sites:
+        finding = f"{routing.kind}: an unknown user lives at a site that this spec does not know"
+        fix = f"Let it name sites as the spec does: {', '.join(spec.sites)}."
+        return Finding(HERE, Check("routing", CheckStatus.FAIL, finding, fix, ExitCode.BAD_SPEC))
+    return Finding(HERE, Check("routing", CheckStatus.OK, f"{routing.kind}: a user without a route lives at {home}"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,12 +177,12 @@ class Database:
         try:
             yield
         except sa_exc.DBAPIError as error:
-            raise self._translate(error) from None
+            raise self.translate(error) from None
         except sa_exc.TimeoutError:
             raise UnreachableError(f"the ledger {self.display_url}: no connection of the pool came free") from None
 
-    def _translate(self, error: sa_exc.DBAPIError) -> MigrateError:
-        text = _driver_text(error)
+    def translate(self, error: sa_exc.DBAPIError) -> MigrateError:
+        text = driver_text(error)
         name = self.display_url
         if "locked" in text or "lock timeout" in text:
             return UnreachableError(
@@ -210,7 +210,7 @@ class Database:
         self.engine.dispose()
 
 
-def _driver_text(error: sa_exc.DBAPIError) -> str:
+def driver_text(error: sa_exc.DBAPIError) -> str:
     """What the driver said, without the values of any row: the first line, of PostgreSQL only the primary message, and of
     SQLite no text that it could not decode."""
     original = error.orig
