@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from migrate.errors import IntegrityError, UnreachableError
 from migrate.routing.base import FreezeLimits, Route, freeze_has_ended, frozen_by_another
@@ -32,6 +32,8 @@ class Transport(Protocol):
 
 
 class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a program that repeats what it is asked has not answered
+
     home: str
     frozen_by: str | None = None
     frozen_until: AwareDatetime | None = None

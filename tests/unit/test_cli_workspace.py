@@ -147,8 +147,18 @@ def test_doctor_answers_as_one_document(run: Run, tmp_path: Path) -> None:
     done = run("doctor", str(build_workspace(tmp_path)), "--json")
     assert done.answer["exit_code"] == done.code == 0
     assert checks(done)["here", "ledger"] == "ok"
+    assert checks(done)["here", "routing"] == "ok"
     assert checks(done)["here", "pseudonym key"] == "warn"
     assert done.answer["capabilities"]["us"]["metadata"] is True
+
+
+def test_routing_that_cannot_be_had_is_told_and_the_stores_are_probed(run: Run, tmp_path: Path) -> None:
+    """Its fix, its exit code, and all else as ever."""
+    spec = build_workspace(tmp_path, spec=SPEC + '[routing]\nkind = "command"\ncommand.argv = ["./nowhere"]\n')
+    done = run("doctor", str(spec), "--json")
+    assert done.code == ExitCode.BAD_SPEC
+    assert [name for (_, name), status in checks(done).items() if status == "fail"] == ["routing"]
+    assert set(done.answer["capabilities"]) == {"us", "singapore", "dublin-1", "hamar"}
 
 
 def test_a_store_that_is_not_there_is_69_and_the_others_are_probed(run: Run, tmp_path: Path) -> None:

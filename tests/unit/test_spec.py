@@ -161,6 +161,69 @@ def test_problems_between_sections_are_told_at_once() -> None:
         assert part in text
 
 
+def test_problems_of_routing_are_told_at_once() -> None:
+    """In its keys: a secret that is none, a hook that is not encrypted. Between them: sections of other kinds, times, names."""
+    found = problems(
+        put("routing", {"kind": "http", "drain_seconds": "soon", "sql": {"url": "postgresql://op:hush@db/x"}}),
+        put("routing/http", {"url": "http://hook.example/x", "key": "profile:me", "attempts": 99}),
+        put("routing/command", {"argv": []}),
+    )
+    assert {line.split(": ")[1] for line in found} == {
+        "routing.drain_seconds",
+        "routing.sql.url",
+        "routing.http.url",
+        "routing.http.key",
+        "routing.http.attempts",
+        "routing.command.argv",
+    }
+    assert "hush" not in "".join(found)
+    columns = {"user": "x", "home": "x"}
+    found = problems(
+        put("routing", {"kind": "http", "drain_seconds": "60s", "default_home": "mars"}),
+        put("routing/sql", {"url": "env:DB", "columns": columns}),
+        put("routing/command", {"argv": ["x"]}),
+    )
+    assert [line.split(": ")[1] for line in found] == [
+        "routing.sql",
+        "routing.http",
+        "routing.command",
+        "routing.drain_seconds",
+        "routing.default_home",
+        "routing.sql.columns",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://h/x",
+        "https://",
+        "https://u:p@h/x",
+        "https://h/x?y",
+        "https://h/x#y",
+        "https://h:x/",
+        "https://h/ x",
+        "http://h/",
+    ],
+)
+def test_a_hook_s_url_is_understood_or_refused(url: str) -> None:
+    """https, or http to this machine alone; no user, query or fragment."""
+    for given, count in (
+        (url, 1),
+        ("https://h.example:8443/a/b", 0),
+        ("http://127.0.0.1:80/", 0),
+        ("http://[::1]/", 0),
+    ):
+        section = {"kind": "http", "http": {"url": given, "key": "env:KEY"}}
+        if count:
+            (line,) = problems(put("routing", section))
+            assert line.startswith("small.toml: routing.http.url: ")
+        else:
+            data = tomllib.loads(MINIMAL)
+            put("routing", section)(data)
+            assert spec_from_data(data, place="x").routing.http is not None
+
+
 def test_an_unknown_key_is_refused_with_its_place() -> None:
     """A typing error never passes for a default."""
     assert problems(put("stores/us/inventory/maxage", "2h")) == ("small.toml: stores.us.inventory.maxage: unknown key",)
