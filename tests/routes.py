@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import ssl
 import sys
 import threading
 import time
@@ -154,8 +155,8 @@ class Hook:
         return (409, b"") if route is None else (200, json.dumps(route).encode())
 
     @contextmanager
-    def served(self) -> Iterator[Hook]:
-        """Listen on a port of its own until the end of the block."""
+    def served(self, certificate: Path | None = None) -> Iterator[Hook]:
+        """Listen on a port of its own until the end of the block; with a certificate by TLS."""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -192,7 +193,11 @@ class Hook:
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}/routes"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}/routes"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:

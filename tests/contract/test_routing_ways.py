@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -77,9 +79,53 @@ def test_a_hook_that_stays_down_is_asked_so_often(hook: Hook) -> None:
 def test_a_hook_is_waited_for_so_long(hook: Hook, fault: str) -> None:
     """Also one that sends a byte now and then."""
     hook.faults = [fault]
-    with pytest.raises(UnreachableError, match="no answer"):
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="no answer: time is up"):
         router_to(hook, timeout_seconds=1, attempts=1).read(USER)
+    assert time.monotonic() - began < 10
     hook.is_over.set()
+
+
+def test_a_handshake_is_waited_for_so_long() -> None:
+    """TLS that begins, and goes on a byte at a time."""
+    is_over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        with server, server.accept()[0] as connection:
+            connection.sendall(b"\x16\x03\x03\x3f\x00")  # a record of 16,128 bytes is to come
+            while not is_over.wait(0.02):
+                try:
+                    connection.sendall(b"\x02")
+                except OSError:
+                    return
+
+    server = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=drip, args=(server,))
+    thread.start()
+    asked = HttpRouting(
+        url=f"https://127.0.0.1:{server.getsockname()[1]}/", key="env:KEY", timeout_seconds=1, attempts=1
+    )
+    began = time.monotonic()
+    with pytest.raises(UnreachableError, match="no answer"):
+        AskingRouter(HttpHook(asked, KEY.encode()), limits=LIMITS).read(USER)
+    assert time.monotonic() - began < 10
+    is_over.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_hook_s_certificate_is_asked_for(certificate: Path, is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSL_CERT_FILE names whom else to trust. The corrupted twin: nobody vouches for it, and it is told no question."""
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with Hook(KEY.encode()).served(certificate) as hook:
+        router = router_to(hook)
+        if is_known:
+            assert router.read(USER) == Route("us")
+        else:
+            with pytest.raises(UnreachableError, match="SSLCertVerificationError"):
+                router.read(USER)
+            assert hook.arrived == 0
 
 
 @pytest.mark.parametrize("more", [{"key": "another key altogether"}, {"now": lambda: 1_000_000_000.0}])
