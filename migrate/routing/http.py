@@ -88,7 +88,7 @@ class HttpHook:
         if self._tls is None:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
         else:
-            connection = _TlsConnection(self._host, self._port, timeout=seconds, context=self._tls)
+            connection = http.client.HTTPSConnection(self._host, self._port, timeout=seconds, context=self._tls)
 
         def cut() -> None:
             is_cut.set()
@@ -100,7 +100,7 @@ class HttpHook:
         timer.start()
         try:
             connection.connect()
-            if is_cut.is_set():  # there was nothing to cut off yet
+            if is_cut.is_set():  # there was nothing to cut off yet; each step of connecting has an end of its own
                 raise TimeoutError
             connection.request("POST", self._path, body, self._headers(body, changes))
             response = connection.getresponse()
@@ -124,20 +124,6 @@ class HttpHook:
             "Migrate-Signature": f"v1={sign(self._key, self._path, timestamp, body)}",
         }
         return headers | ({"Idempotency-Key": hashlib.sha256(body).hexdigest()} if changes else {})
-
-
-class _TlsConnection(http.client.HTTPSConnection):
-    """With its socket in place during the handshake already, so that the timer finds it."""
-
-    def __init__(self, host: str, port: int | None, *, timeout: float, context: ssl.SSLContext) -> None:
-        super().__init__(host, port, timeout=timeout, context=context)
-        self._wrapper = context
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        wrapped = self._wrapper.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-        self.sock = wrapped
-        wrapped.do_handshake()
 
 
 def sign(key: bytes, path: str, timestamp: str, body: bytes) -> str:

@@ -151,7 +151,12 @@ def check_ids_are_taken_to_the_byte(world: World) -> None:
     found = [router.read(user) for user in HOSTILE]
     assert [route.frozen_by for route in found] == [f"t{number}" for number in range(len(HOSTILE))]
     assert [route.home for route in found] == ["hamar" if number % 2 else "us" for number in range(len(HOSTILE))]
-    assert router.read("anna") == Route("us")
+    for user in ("anna", "bjorn"):  # not even where one token was given to two
+        router.freeze(user, "t", TTL_SECONDS)
+    router.flip("anna", "t", "hamar")
+    router.unfreeze("anna", "t")
+    assert (router.read("anna"), router.read("bjorn").home) == (Route("hamar"), "us")
+    assert router.read("bjorn").frozen_by == "t"
 
 
 def check_of_many_freezers_one_wins(world: World) -> None:

@@ -50,6 +50,7 @@ def test_without_a_count_of_writers_a_freeze_waits_for_all_of_the_time(tmp_path:
     columns = {key: name for key, name in COLUMNS.items() if key != "writers"}
     with routeworlds.platform_table(f"sqlite:///{tmp_path / 'p.sqlite'}", tmp_path, columns) as world:
         world.router.freeze("anna", "t1", TTL_SECONDS)
+        assert refused(world.router.freeze, "anna", "t2", TTL_SECONDS)  # at once
         assert world.waited() == DRAIN_SECONDS
         assert world.begin_write("anna") is None
         world.router.unfreeze("anna", "t1")

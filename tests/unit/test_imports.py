@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # Packages that know less than their layer would allow: the only first-party modules that they may import beside themselves.
 ONLY: dict[str, frozenset[str]] = {
     "ledger": frozenset({"errors", "model", "states", "pauses"}),
+    "routing": frozenset({"errors", "spec", "secrets", "ledger"}),
     "demo": frozenset({"errors", "model", "units", "workspace", "spec", "layout", "stores"}),
 }
 NEVER: dict[str, frozenset[str]] = {
