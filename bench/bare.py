@@ -27,7 +27,7 @@ from servers import S3Server
 
 from bench.pairs import Command, Ended, measure
 from bench.worlds import PART_BYTES, THREADS, obstore_of, part_sizes
-from migrate.inventory import take_inventory
+from migrate.inventory.take import take_inventory
 from migrate.model import Role
 from migrate.planner.session import MEMORY_BYTES
 from migrate.planner.session import THREADS as THREADS_OF_PLAN

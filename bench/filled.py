@@ -14,7 +14,8 @@ import duckdb
 from bench.stage import Stage
 from bench.synthetic import Formula, SyntheticServer, serving
 from bench.worlds import Place, World, make_world
-from migrate.jobs.common import plan_entry, users_with_a_row
+from migrate.jobs.common import users_with_a_row
+from migrate.jobs.registered import plan_entry
 from migrate.ledger import Lease, Ledger, ProcessIdentity, UserTally
 from migrate.model import CopyResult, Evidence, Outcome, PlannedObject, Purpose, Receipt
 from migrate.planner.folder import PlanReader, find_plan

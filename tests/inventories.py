@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 
 from migrate.errors import InputError
-from migrate.inventory import InventoryFile, read_directory, take_inventory
-from migrate.inventory.files import DirectoryFile
+from migrate.inventory.directory import read_directory
+from migrate.inventory.files import DirectoryFile, InventoryFile
+from migrate.inventory.take import take_inventory
 from migrate.spec import Directory, InventorySource, StoreSpec
 from migrate.stores.base import Store
 from migrate.stores.memory import MemoryPlace, MemoryStore

@@ -10,6 +10,7 @@ from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Output
 from migrate.cli.records import existing_ledger, recorded_run
+from migrate.cli.standing import show_standing
 from migrate.cli.working import (
     ForOption,
     ShareOption,
@@ -18,18 +19,19 @@ from migrate.cli.working import (
     actor_of,
     at_work,
     limits_of,
-    show_standing,
     tell_problems,
 )
 from migrate.errors import ExitCode, RefusedError, worst
-from migrate.jobs.common import demand_not_begun, refuse_early
+from migrate.jobs.common import refuse_early
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
 from migrate.jobs.elsewhere import taken_elsewhere
+from migrate.jobs.registered import demand_not_begun
 from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.folder import Plan, find_plan
 from migrate.planner.summary import how, ways_on
-from migrate.report.standing import goals, run_document, wave_words
+from migrate.report.goals import goals
+from migrate.report.standing import run_document, wave_words
 from migrate.units import format_duration, format_size, number_of
 
 

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
-from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.records import existing_ledger
-from migrate.cli.working import show_standing
+from migrate.cli.standing import show_standing
 from migrate.errors import UsageError
-from migrate.jobs.common import check_sums, demand_not_begun, registered
+from migrate.jobs.registered import check_sums, demand_not_begun, registered
 from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, Ledger, UserRow
-from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.privacy import pseudonyms_of
 from migrate.report.standing import pass_document, wave_document, wave_words
@@ -42,7 +40,6 @@ def status(
 ) -> None:
     """Show where a plan, or one user, stands: users, copies by outcome, bytes, the last verification, the last runs."""
     context = context_of(typer_context, as_json=as_json)
-    start_logs(context)
     if failures and user is not None:
         raise UsageError(
             "--failures lists what is wrong in the whole plan, --user tells of one user", remedy="Give one of them."
@@ -62,6 +59,8 @@ def status(
 
 def _not_begun(context: Context, plan: Plan, user: str | None) -> None:
     """Of a plan that the ledger does not know. IntegrityError where it was run all the same, UsageError for a user it has not."""
+    from migrate.planner.explain import explain  # rarely asked, and it loads the rules
+
     demand_not_begun(plan, context.workspace)
     state = "built" if user is None else explain(plan, user_given(user)).user.state
     step = f"migrate run {plan.digest[:12]}"

@@ -13,6 +13,7 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import recorded_run
+from migrate.cli.standing import show_standing
 from migrate.cli.working import (
     ForOption,
     ShareOption,
@@ -21,7 +22,6 @@ from migrate.cli.working import (
     actor_of,
     at_work,
     limits_of,
-    show_standing,
     tell_problems,
 )
 from migrate.errors import ExitCode, UsageError
@@ -30,7 +30,8 @@ from migrate.jobs.verify_end import VerifyEnd
 from migrate.ledger import FULL_SAMPLE_PPM, CheckState, Ledger, Pass, PassProgress, WaveProgress
 from migrate.model import Level
 from migrate.planner.folder import Plan, find_plan
-from migrate.report.standing import check_goals, verify_document, wave_words
+from migrate.report.goals import check_goals
+from migrate.report.standing import verify_document, wave_words
 from migrate.spec import spec_time
 from migrate.units import parse_percent
 

@@ -10,23 +10,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from migrate.cli.context import Context
 from migrate.cli.interrupts import end_at_once
-from migrate.cli.output import Column, Output
+from migrate.cli.output import Output
 from migrate.cli.plan_progress import PlanProgress
 from migrate.engines.assignment import Snapshot
 from migrate.engines.local import Problem, stop_on_signal
 from migrate.errors import UsageError
 from migrate.jobs.common import Actor, Limits, seconds_until
-from migrate.ledger import WaveProgress
-from migrate.model import Outcome
 from migrate.planner.folder import Plan
-from migrate.report.progress import Goal, Progress
-from migrate.report.standing import standing
+from migrate.report.goals import Goal
+from migrate.report.progress import Progress
 from migrate.spec import spec_time
-from migrate.units import format_size, parse_duration, parse_rate
+from migrate.units import parse_duration, parse_rate
 from migrate.worker.loop import Stop
 
 WorkersOption = Annotated[int | None, typer.Option(min=1, max=64, help="Processes on this machine.")]
@@ -40,7 +37,6 @@ UntilOption = Annotated[
 ShareOption = Annotated[bool, typer.Option("--share", help="Work beside other runs of this plan, instead of exit 75.")]
 
 _STOPPING = "stopping: what is in flight has five seconds; once more to end at once"
-_OUTCOME_STYLES = {Outcome.QUARANTINED: "red", Outcome.DRIFTED: "yellow", Outcome.PENDING: "yellow"}
 
 
 def limits_of(
@@ -155,33 +151,3 @@ def tell_problems(output: Output, problems: Sequence[Problem]) -> None:
                 output.note(f"warning: {problem.what}", style="yellow")
                 continue
             output.error(problem.what, remedy=problem.remedy, code=problem.exit_code)
-
-
-def show_standing(output: Output, progress: Sequence[WaveProgress]) -> None:
-    """The table of waves and outcomes: on each line, planned = the sum of the outcomes (invariant 3)."""
-    table = standing(progress)
-    columns = [
-        Column("wave"),
-        *(Column(title, number=True) for title in ("users", "verified", "planned")),
-        *(Column(outcome.value, number=True) for outcome in table.outcomes),
-        Column("bytes", number=True),
-    ]
-    rows = [
-        [
-            row.name,
-            f"{row.users:,}",
-            f"{row.verified:,}",
-            f"{row.planned:,}",
-            *(
-                Text(f"{row.counts[outcome]:,}", style=_style(outcome, row.counts[outcome]))
-                for outcome in table.outcomes
-            ),
-            format_size(row.done_bytes),
-        ]
-        for row in table.rows
-    ]
-    output.table(columns, rows)
-
-
-def _style(outcome: Outcome, number: int) -> str:
-    return _OUTCOME_STYLES.get(outcome, "") if number else ""

@@ -11,19 +11,10 @@ from migrate.engines.assignment import Snapshot
 from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.inventory.tables import writing
-from migrate.jobs.common import (
-    Actor,
-    Limits,
-    assignments,
-    check_sums,
-    count,
-    demand_not_begun,
-    free_dead_leases,
-    refuse_early,
-    registered,
-)
+from migrate.jobs.common import Actor, Limits, assignments, count, free_dead_leases, refuse_early
 from migrate.jobs.elsewhere import is_begun
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
+from migrate.jobs.registered import check_sums, demand_not_begun, registered
 from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check
 from migrate.jobs.waves import waves_to_check
 from migrate.ledger import (

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
-from migrate.errors import ExitCode, IntegrityError, InterruptedRun, LaterError, MigrateError, UsageError
+from migrate.errors import ExitCode, InterruptedRun, LaterError, MigrateError, UsageError
 from migrate.inventory.aside import Stopping, never
-from migrate.ledger import LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
+from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
-from migrate.states import BatchState
 from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import LEASE_SECONDS, Stop, StopReason
-from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 T = TypeVar("T")
@@ -81,45 +79,6 @@ def seconds_until(text: str, zone: ZoneInfo, now: datetime) -> tuple[float, date
     # through UTC, since subtraction within one zone does not see its clock change
     instant = until.astimezone(now.tzinfo)
     return (instant - now).total_seconds(), instant
-
-
-def plan_entry(plan: Plan) -> PlanEntry:
-    """The plan as the ledger registers it."""
-    totals = plan.document["totals"]
-    return PlanEntry(
-        digest=plan.digest,
-        name=plan.name,
-        built_at=plan.built_at,
-        verify_level=plan.spec.verify.level,
-        users=sum(number for state, number in totals["users"].items() if state != "out"),
-        objects=totals["objects"],
-        copies=totals["copies"],
-        size_bytes=totals["size_bytes"],
-        batches=totals["batches"],
-        parent=plan.document.get("parent"),
-    )
-
-
-def registered(plan: Plan, ledger: Ledger) -> int | None:
-    """The plan's id in the ledger; None where no run has registered it. IntegrityError where its row is not the plan's."""
-    row = next((row for row in ledger.plans() if row.entry.digest == plan.digest), None)
-    if row is None:
-        return None
-    if replace(row.entry, built_at=plan.built_at) != plan_entry(
-        plan
-    ):  # built again from the same inputs, it is the same
-        raise IntegrityError("the ledger's row of the plan is not what the plan says", remedy=ASK_A_PERSON)
-    return row.id
-
-
-def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
-    """IntegrityError where a plan that the ledger does not know was run with another one, whose proofs lie here."""
-    seals = Seals.folder_of(workspace.seals, plan.digest)
-    if any(seals.glob("*")):
-        raise IntegrityError(
-            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
-            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
-        )
 
 
 def users_with_a_row(plan: Plan, *, is_sample: bool = False, is_stopping: Stopping = never) -> Iterator[UserInfo]:
@@ -189,7 +148,7 @@ def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, limits: Limits,
     visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
     try:
-        door.open(next(iter(plan.spec.by_role(Role.TARGET))))
+        door.admit(next(iter(plan.spec.by_role(Role.TARGET))))
     finally:
         door.close()
 
@@ -237,38 +196,6 @@ def heeding(
     except InterruptedRun as error:
         raise ended_early(stop, doing) from error
     on_rows(number)
-
-
-def unfinished(waves: Sequence[WaveProgress]) -> int:
-    """Batches that are not done: copies without an outcome, or a batch that was not yet closed over its outcomes."""
-    return sum(number for wave in waves for state, number in wave.batches.items() if state is not BatchState.DONE)
-
-
-def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None:
-    """Planned = the sum of the outcomes, over the whole plan (invariant 3). IntegrityError where it is off."""
-    for wave in waves:
-        if sum(wave.outcomes.values()) != wave.copies or any(count < 0 for count in wave.outcomes.values()):
-            raise IntegrityError(f"the outcomes of wave {wave.wave} do not add up to its copies", remedy=ASK_A_PERSON)
-        if _settled(wave)[0] == wave.copies and wave.done_bytes != wave.size_bytes:
-            raise IntegrityError(f"the bytes of wave {wave.wave} do not add up to its copies'", remedy=ASK_A_PERSON)
-        if not unfinished([wave]) and wave.tallied != _settled(wave):
-            raise IntegrityError(
-                f"the users of wave {wave.wave} do not count the copies that its batches count", remedy=ASK_A_PERSON
-            )
-    if sum(wave.copies for wave in waves) != totals["copies"]:
-        raise IntegrityError("the ledger does not count as many copies as the plan has", remedy=ASK_A_PERSON)
-
-
-def _settled(wave: WaveProgress) -> tuple[int, int, int]:
-    outcomes = wave.outcomes
-    return (
-        outcomes[Outcome.COPIED] + outcomes[Outcome.PRESENT],
-        outcomes[Outcome.QUARANTINED],
-        outcomes[Outcome.DRIFTED] + outcomes[Outcome.WITHDRAWN],
-    )
-
-
-ASK_A_PERSON = "Do not go on. Compare the ledger with its last backup and the plan with its copy."
 
 
 def count(waves: Sequence[WaveProgress], outcome: Outcome) -> int:

@@ -16,21 +16,17 @@ from migrate.jobs.common import (
     Actor,
     Limits,
     assignments,
-    check_sums,
     codes_of,
     count,
-    demand_not_begun,
     free_dead_leases,
     heeding,
     is_over,
     parse_waves,
-    plan_entry,
     refuse_early,
-    registered,
-    unfinished,
     users_with_a_row,
 )
 from migrate.jobs.elsewhere import beginning, is_begun
+from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from migrate.errors import InterruptedRun, LaterError
 from migrate.filelock import locked
-from migrate.inventory import InventoryFile, take_inventory
 from migrate.inventory.aside import side_by_side
+from migrate.inventory.files import InventoryFile
+from migrate.inventory.take import take_inventory
 from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
 from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
 from migrate.model import Role

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, worst
-from migrate.jobs.common import check_sums, codes_of, unfinished
+from migrate.jobs.common import codes_of
+from migrate.jobs.registered import check_sums, unfinished
 from migrate.jobs.waves import are_held_up, held_up_words, what_next
 from migrate.ledger import FULL_SAMPLE_PPM, CheckCounts, CheckState, Ledger, Pass, PassProgress, WaveProgress
 from migrate.model import Level

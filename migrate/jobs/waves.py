@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from migrate.errors import ExitCode, LaterError, WaveWaitsError
-from migrate.jobs.common import parse_waves, unfinished
+from migrate.jobs.common import parse_waves
+from migrate.jobs.registered import unfinished
 from migrate.ledger import Pass, WaveProgress
 from migrate.model import Outcome
 from migrate.states import UserState

@@ -16,10 +16,11 @@ from typing import Any
 
 from migrate import __version__
 from migrate.errors import IntegrityError, MigrateError, RefusedError
-from migrate.inventory import forget_listing, live_folder
 from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.files import DirectoryFile, Progress, sync_folder
+from migrate.inventory.live import forget_listing
 from migrate.inventory.tables import writing
+from migrate.inventory.take import live_folder
 from migrate.layout import compile_rules
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from migrate.engines.assignment import Snapshot
+from migrate.report.goals import Goal
 from migrate.units import format_duration, format_size
 from migrate.worker.work import Tally
 
@@ -23,18 +24,6 @@ _RATE_SECONDS = 20.0  # the rate is that of the last seconds, not that since the
 _REFRESHES_PER_SECOND = 4
 _WAVES_SHOWN = 4  # at once, so that the last line is seen on any terminal
 _BAR_COLUMNS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What one wave has in all, and what of it was done at some moment."""
-
-    users: int
-    copies: int
-    size_bytes: int
-    users_done: int = 0
-    copies_done: int = 0
-    bytes_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)

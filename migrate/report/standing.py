@@ -4,48 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from migrate.jobs.copying import RunEnd
-from migrate.jobs.verify_end import VerifyEnd
 from migrate.ledger import CheckState, Pass, PassProgress, WaveProgress
 from migrate.model import Outcome
-from migrate.report.progress import Goal
 from migrate.states import UserState
 
+if TYPE_CHECKING:  # `status` shows what stands, and loads nothing that works
+    from migrate.jobs.copying import RunEnd
+    from migrate.jobs.verify_end import VerifyEnd
+
 _ALWAYS_SHOWN = (Outcome.COPIED, Outcome.PENDING)
-_DONE_USERS = (UserState.COPIED, UserState.VERIFIED, UserState.QUARANTINED)
-
-
-def goals(progress: Sequence[WaveProgress], waves: Sequence[int]) -> dict[int, Goal]:
-    """What a run over `waves` has to do, and what of it is done."""
-    return {
-        wave.wave: Goal(
-            users=sum(wave.users.values()),
-            copies=wave.copies,
-            size_bytes=wave.size_bytes,
-            users_done=sum(wave.users.get(state, 0) for state in _DONE_USERS),
-            copies_done=wave.copies - wave.outcomes[Outcome.PENDING],
-            bytes_done=wave.done_bytes + wave.part_bytes,
-        )
-        for wave in progress
-        if wave.wave is not None and wave.wave in waves
-    }
-
-
-def check_goals(progress: Sequence[WaveProgress], checked: int) -> dict[int, Goal]:
-    """What a verification over these waves has to look at. `checked` copies are done, in the order of the waves."""
-    found: dict[int, Goal] = {}
-    for wave in progress:
-        if wave.wave is None:
-            continue
-        copies = wave.outcomes[Outcome.COPIED] + wave.outcomes[Outcome.PRESENT]
-        done = min(copies, checked)
-        checked -= done
-        found[wave.wave] = Goal(
-            users=sum(wave.users.values()), copies=copies, size_bytes=wave.done_bytes, copies_done=done
-        )
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,15 @@ class Door:
         """The store. RefusedError where policy forbids it, SpecError where the spec is wrong, UnreachableError."""
         return self._opened(name)[0]
 
+    def admit(self, name: str) -> None:
+        """Refuse as `open` does, for who asks before there is anything to do: the libraries for S3 are not loaded."""
+        store = self._spec.stores[name]
+        if store.scheme != "s3":
+            self.open(name)
+            return
+        self._check(name, store)
+        self._credentials(name, store)
+
     def questions(self, name: str) -> Questions:
         """What `probe` asks of this store beyond what a store does."""
         return self._opened(name)[1]
@@ -97,9 +106,7 @@ class Door:
             found = self._open.get(name)
             if found is None:
                 store = self._spec.stores[name]
-                country = self._spec.sites[store.site].country
-                self._check_visitor(name)
-                self._check_place(name, store, country)
+                self._check(name, store)
                 found = self._construct(name, store)
                 self._open[name] = found
                 plan = self._visitor.plan
@@ -108,12 +115,16 @@ class Door:
                     store=name,
                     purpose=self._visitor.purpose.value,
                     plan=plan[:16] if plan is not None else None,
-                    country=country,
+                    country=self._spec.sites[store.site].country,
                     worker_country=self._visitor.country,
                 )
             return found
 
     # who comes, and where to
+
+    def _check(self, name: str, store: StoreSpec) -> None:
+        self._check_visitor(name)
+        self._check_place(name, store, self._spec.sites[store.site].country)
 
     def _check_visitor(self, name: str) -> None:
         allowed = self._spec.residency.worker_countries
@@ -238,13 +249,13 @@ class Door:
         return opened, S3Questions(opened, is_aws=is_aws(store.endpoint))
 
     def _credentials(self, name: str, store: StoreSpec) -> Callable[[], Any]:
-        from migrate.stores.s3_credentials import profile_credentials
-
         if store.credentials is None:
             raise SpecError(
                 f"{name}: no credentials are named", remedy="Name them: env:PREFIX, profile:NAME or file:PATH."
             )
         if store.credentials.startswith("profile:"):
+            from migrate.stores.s3_credentials import profile_credentials  # botocore reads them
+
             return profile_credentials(store.credentials.removeprefix("profile:"))
         key = access_key(store.credentials, self._environment, self._workspace.root)
         return lambda: key

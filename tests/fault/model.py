@@ -31,8 +31,9 @@ from migrate.errors import (
     WaveWaitsError,
 )
 from migrate.jobs.checking import VerifyEnd, VerifyRequest, VerifyWatch, verify_plan
-from migrate.jobs.common import Actor, Limits, check_sums, plan_entry, users_with_a_row
+from migrate.jobs.common import Actor, Limits, users_with_a_row
 from migrate.jobs.copying import RunEnd, RunRequest, run_plan
+from migrate.jobs.registered import check_sums, plan_entry
 from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, SealKind, schema
 from migrate.ledger.columns import OUTCOMES
 from migrate.model import Attributes, Level, Outcome

@@ -20,8 +20,12 @@ from odd_keys import ODD_KEYS
 from servers import S3Server
 
 from migrate.errors import InputError
-from migrate.inventory import InventoryFile, check_complete, check_sample, read_directory, take_inventory
+from migrate.inventory.directory import read_directory
+from migrate.inventory.files import InventoryFile
 from migrate.inventory.live import list_live
+from migrate.inventory.reverse import check_complete
+from migrate.inventory.sample import check_sample
+from migrate.inventory.take import take_inventory
 from migrate.spec import Directory, InventorySource, StoreSpec
 from migrate.stores.base import Capabilities
 from migrate.stores.s3 import S3Store

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import migrate
-from migrate.errors import RefusedError, SpecError, UnreachableError
+from migrate.errors import MigrateError, RefusedError, SpecError, UnreachableError
 from migrate.model import Attributes, Purpose
 from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities
@@ -109,6 +109,28 @@ def test_a_worker_elsewhere_is_refused(tmp_path: Path, purpose: Purpose, country
 def test_a_worker_in_an_allowed_country_comes_in(tmp_path: Path) -> None:
     """The twin."""
     assert door(tmp_path).open("us").name == "us"
+
+
+@pytest.mark.parametrize(
+    ("country", "more"),
+    [
+        ("SG", {}),
+        ("IE", {"credentials": "env:NOBODY"}),
+        ("IE", {"credentials": "profile:nobody"}),
+        ("IE", {"endpoint": None, "region": "us-east-1"}),
+        ("IE", {"url": "file:nowhere", "endpoint": None, "credentials": None}),
+    ],
+)
+def test_who_only_asks_is_refused_as_who_opens(tmp_path: Path, country: str, more: dict[str, Any]) -> None:
+    """Invariant 7: `admit` says what `open` says; and lets in who is let in."""
+    given = {name: value for name, value in {**IRELAND, **more}.items() if value is not None}
+    said = []
+    for ask in (Door.admit, Door.open):
+        with pytest.raises(MigrateError) as caught:
+            ask(door(tmp_path, spec(dublin=given), country=country), "dublin")
+        said.append((type(caught.value), caught.value.what))
+    assert said[0] == said[1]
+    door(tmp_path, spec(dublin=IRELAND)).admit("dublin")
 
 
 # what for

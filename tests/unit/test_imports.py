@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +139,21 @@ def judge(module: str, target: str) -> str | None:
 def test_imports_go_one_way() -> None:
     """No module of the product imports from above, or hides an import in a function."""
     assert faults(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("cli.boundary", {"sqlalchemy", "duckdb", "pydantic", "rich", "structlog"}),
+        ("cli.status", {"rich", "structlog", "urllib3", "obstore", "migrate.worker.loop", "migrate.stores.door"}),
+        ("cli.run", {"urllib3", "obstore", "botocore", "migrate.inventory.live"}),
+    ],
+)
+def test_a_command_loads_nothing_that_it_may_not_need(module: str, unwanted: set[str]) -> None:
+    """`--help`, `status`, and a run with nothing left to do answer at once."""
+    code = f"import sys, migrate.{module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert unwanted.isdisjoint(loaded.split())
 
 
 def test_every_module_has_a_layer() -> None:

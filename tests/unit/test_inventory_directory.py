@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from inventories import NOW, columns, desk, rows, whole_text, write_parquet
 
 from migrate.errors import InputError
-from migrate.inventory import DIRECTORY_COLUMNS
+from migrate.inventory.files import DIRECTORY_COLUMNS
 from migrate.inventory.tables import parquet_sql
 
 SECRET = "person-4711"

@@ -11,7 +11,7 @@ import pytest
 from inventories import NOW, columns, desk, rows, whole_text, write_parquet
 
 from migrate.errors import InputError
-from migrate.inventory import INVENTORY_COLUMNS
+from migrate.inventory.files import INVENTORY_COLUMNS
 
 SECRET = "users/person-4711/secret"
 HEADER = "key,size,etag,last_modified"

@@ -9,8 +9,9 @@ import pytest
 from inventories import NOW, Desk, clock, desk, whole_text
 
 from migrate.errors import DeniedError, InputError, TransientStoreError
-from migrate.inventory import InventoryFile, check_complete
 from migrate.inventory import aside as aside_module
+from migrate.inventory.files import InventoryFile
+from migrate.inventory.reverse import check_complete
 from migrate.stores import memory_place
 from migrate.stores.memory import MemoryPlace, MemoryStore
 

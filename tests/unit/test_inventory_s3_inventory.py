@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from inventories import NOW, desk, rows, whole_text, write_parquet
 
 from migrate.errors import InputError
-from migrate.inventory import InventoryFile
+from migrate.inventory.files import InventoryFile
 
 SECRET = "users/person-4711/secret"
 CREATED = NOW - timedelta(hours=5)

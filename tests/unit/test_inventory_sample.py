@@ -11,8 +11,9 @@ import pytest
 from inventories import Desk, clock, desk, whole_text
 
 from migrate.errors import DeniedError, InputError, InterruptedRun, PermanentStoreError, ThrottledError
-from migrate.inventory import InventoryFile, check_sample
 from migrate.inventory.aside import Stopping, ask, never, side_by_side
+from migrate.inventory.files import InventoryFile
+from migrate.inventory.sample import check_sample
 from migrate.stores.memory import MemoryPlace, MemoryStore
 
 PLAIN = [f"users/{number:04d}/photo.jpg" for number in range(200)]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from migrate.engines.assignment import Snapshot
-from migrate.report.progress import Goal, Meter, Progress
+from migrate.report.goals import Goal
+from migrate.report.progress import Meter, Progress
 from migrate.worker.work import Tally
 
 MIB = 2**20

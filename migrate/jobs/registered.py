@@ -1,0 +1,84 @@
+"""A plan's row in the ledger, and what it counts: whether both say the same. Loads nothing that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from migrate.errors import IntegrityError
+from migrate.ledger import Ledger, PlanEntry, WaveProgress
+from migrate.model import Outcome
+from migrate.planner.folder import Plan
+from migrate.states import BatchState
+from migrate.worker.seals import Seals
+from migrate.workspace import Workspace
+
+ASK_A_PERSON = "Do not go on. Compare the ledger with its last backup and the plan with its copy."
+
+
+def plan_entry(plan: Plan) -> PlanEntry:
+    """The plan as the ledger registers it."""
+    totals = plan.document["totals"]
+    return PlanEntry(
+        digest=plan.digest,
+        name=plan.name,
+        built_at=plan.built_at,
+        verify_level=plan.spec.verify.level,
+        users=sum(number for state, number in totals["users"].items() if state != "out"),
+        objects=totals["objects"],
+        copies=totals["copies"],
+        size_bytes=totals["size_bytes"],
+        batches=totals["batches"],
+        parent=plan.document.get("parent"),
+    )
+
+
+def registered(plan: Plan, ledger: Ledger) -> int | None:
+    """The plan's id in the ledger; None where no run has registered it. IntegrityError where its row is not the plan's."""
+    row = next((row for row in ledger.plans() if row.entry.digest == plan.digest), None)
+    if row is None:
+        return None
+    if replace(row.entry, built_at=plan.built_at) != plan_entry(
+        plan
+    ):  # built again from the same inputs, it is the same
+        raise IntegrityError("the ledger's row of the plan is not what the plan says", remedy=ASK_A_PERSON)
+    return row.id
+
+
+def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
+    """IntegrityError where a plan that the ledger does not know was run with another one, whose proofs lie here."""
+    seals = Seals.folder_of(workspace.seals, plan.digest)
+    if any(seals.glob("*")):
+        raise IntegrityError(
+            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
+            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
+        )
+
+
+def unfinished(waves: Sequence[WaveProgress]) -> int:
+    """Batches that are not done: copies without an outcome, or a batch that was not yet closed over its outcomes."""
+    return sum(number for wave in waves for state, number in wave.batches.items() if state is not BatchState.DONE)
+
+
+def check_sums(waves: Sequence[WaveProgress], totals: Mapping[str, int]) -> None:
+    """Planned = the sum of the outcomes, over the whole plan (invariant 3). IntegrityError where it is off."""
+    for wave in waves:
+        if sum(wave.outcomes.values()) != wave.copies or any(count < 0 for count in wave.outcomes.values()):
+            raise IntegrityError(f"the outcomes of wave {wave.wave} do not add up to its copies", remedy=ASK_A_PERSON)
+        if _settled(wave)[0] == wave.copies and wave.done_bytes != wave.size_bytes:
+            raise IntegrityError(f"the bytes of wave {wave.wave} do not add up to its copies'", remedy=ASK_A_PERSON)
+        if not unfinished([wave]) and wave.tallied != _settled(wave):
+            raise IntegrityError(
+                f"the users of wave {wave.wave} do not count the copies that its batches count", remedy=ASK_A_PERSON
+            )
+    if sum(wave.copies for wave in waves) != totals["copies"]:
+        raise IntegrityError("the ledger does not count as many copies as the plan has", remedy=ASK_A_PERSON)
+
+
+def _settled(wave: WaveProgress) -> tuple[int, int, int]:
+    outcomes = wave.outcomes
+    return (
+        outcomes[Outcome.COPIED] + outcomes[Outcome.PRESENT],
+        outcomes[Outcome.QUARANTINED],
+        outcomes[Outcome.DRIFTED] + outcomes[Outcome.WITHDRAWN],
+    )
