@@ -176,7 +176,8 @@ class NewSeal:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A seal in the chain of its plan; `sequence` is dense from 1."""
+    """A seal in the chain of its plan; `sequence` is dense from 1. `fence` is that of the lease under which it was written: with
+    batch, kind and pass it names the sealed file."""
 
     plan_id: int
     sequence: int
@@ -186,7 +187,7 @@ class Seal:
     rows: int
     digest: bytes
     chain: bytes
-    path: str
+    fence: int
     run_id: int
 
 

@@ -93,7 +93,7 @@ def append_seal(connection: Connection, lease: Lease, kind: SealKind, seal: NewS
         "rows": seal.rows,
         "digest": seal.digest,
         "chain": next_link(previous, seal.digest, kind, lease.number, lease.pass_id, seal.rows),
-        "path": seal.path,
+        "fence": lease.fence,
         "run_id": run_id,
     }
     connection.execute(insert(seals).values(row))
@@ -109,6 +109,6 @@ def _seal(row: Row[Any]) -> Seal:
         rows=row.rows,
         digest=bytes(row.digest),
         chain=bytes(row.chain),
-        path=row.path,
+        fence=row.fence,
         run_id=row.run_id,
     )

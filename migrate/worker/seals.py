@@ -17,12 +17,13 @@ from typing import Any
 import duckdb
 
 from migrate.errors import IntegrityError, SealLostError, StaleLeaseError, UnreachableError
-from migrate.ledger import NewSeal, Seal
+from migrate.ledger import NewSeal, Seal, SealKind
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
 from migrate.pauses import PausePoint, pause_at
 from migrate.sql import literal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PARTIAL = ".partial"
 
 # name, DuckDB type; the order is that of the canonical form
 _RECEIPTS = (
@@ -86,7 +87,7 @@ class Seals:
             )
             for ordinal, outcome, receipt in sorted(receipts, key=lambda row: row[0])
         ]
-        return self._write(f"{self._receipts_of(number)}-{fence}.parquet", _RECEIPTS, rows)
+        return self._write(_name(_stem(SealKind.RECEIPTS, number, None), fence), _RECEIPTS, rows)
 
     def write_verdicts(self, number: int, fence: int, pass_id: int, results: Iterable[CheckResult]) -> NewSeal:
         """Seal the verdicts of one check of batch `number`; durable when this returns."""
@@ -94,7 +95,7 @@ class Seals:
             (result.ordinal, result.verdict.value, result.reason, result.etag)
             for result in sorted(results, key=lambda result: result.ordinal)
         ]
-        return self._write(f"{self._verdicts_of(number, pass_id)}-{fence}.parquet", _VERDICTS, rows)
+        return self._write(_name(_stem(SealKind.VERDICTS, number, pass_id), fence), _VERDICTS, rows)
 
     def read_receipts(self, seals: Sequence[Seal], ordinals: Collection[int]) -> dict[int, tuple[Outcome, Receipt]]:
         """The receipts of these copies of a batch, from its seals (oldest first). SealLostError where one cannot be had.
@@ -132,27 +133,22 @@ class Seals:
 
     def forget_receipts(self, number: int, fence: int, known: Sequence[Seal]) -> None:
         """Remove what earlier holders of the batch wrote of receipts and could not bring into the ledger, which has `known`."""
-        self._forget(self._receipts_of(number), fence, known)
+        self._forget(_stem(SealKind.RECEIPTS, number, None), fence, known)
 
     def forget_verdicts(self, number: int, pass_id: int, fence: int, known: Sequence[Seal]) -> None:
         """The same for the verdicts of one check."""
-        self._forget(self._verdicts_of(number, pass_id), fence, known)
-
-    def _receipts_of(self, number: int) -> str:
-        return f"{self._plan}/receipts-{number:08d}"
-
-    def _verdicts_of(self, number: int, pass_id: int) -> str:
-        return f"{self._plan}/verdicts-{number:08d}-{pass_id}"
+        self._forget(_stem(SealKind.VERDICTS, number, pass_id), fence, known)
 
     def _forget(self, stem: str, fence: int, known: Sequence[Seal]) -> None:
-        kept = {seal.path for seal in known}
+        kept = {file_name(seal) for seal in known}
         for earlier in range(1, fence):
-            for suffix in ("parquet", "partial"):
-                name = f"{stem}-{earlier}.{suffix}"
-                if name not in kept:
-                    (self._root / name).unlink(missing_ok=True)
+            name = _name(stem, earlier)
+            for left in (name, Path(name).with_suffix(_PARTIAL).name):
+                if left not in kept:
+                    (self._root / self._plan / left).unlink(missing_ok=True)
 
     def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
+        name = f"{self._plan}/{name}"
         try:
             self._put(self._root / name, columns, rows)
         except FileNotFoundError as error:
@@ -167,7 +163,7 @@ class Seals:
     def _put(self, path: Path, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> None:
         """Write a file, whole or not at all; durable when this returns."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(_PARTIAL)
         selected = ", ".join(
             f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1)
         )
@@ -189,7 +185,8 @@ class Seals:
             os.close(folder)
 
     def _read(self, seal: Seal, columns: Sequence[tuple[str, str]]) -> list[tuple[Any, ...]]:
-        path = self._root / seal.path
+        name = f"{self._plan}/{file_name(seal)}"
+        path = self._root / name
         names = ", ".join(f"{column}::{kind}" for column, kind in columns)
         try:
             query = (
@@ -197,14 +194,23 @@ class Seals:
             )
             rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         except duckdb.Error as error:
-            raise SealLostError(
-                f"sealed file {seal.path} is missing or cannot be read", seal.path, remedy=_REMEDY
-            ) from error
+            raise SealLostError(f"sealed file {name} is missing or cannot be read", name, remedy=_REMEDY) from error
         if len(rows) != seal.rows or _digest(rows) != seal.digest:
-            raise SealLostError(
-                f"sealed file {seal.path} is not what the ledger's digest covers", seal.path, remedy=_REMEDY
-            )
+            raise SealLostError(f"sealed file {name} is not what the ledger's digest covers", name, remedy=_REMEDY)
         return rows
+
+
+def file_name(seal: Seal) -> str:
+    """The file of a seal, in the folder of its plan."""
+    return _name(_stem(seal.kind, seal.number, seal.pass_id), seal.fence)
+
+
+def _stem(kind: SealKind, number: int, pass_id: int | None) -> str:
+    return f"{kind.value}-{number:08d}" + ("" if pass_id is None else f"-{pass_id}")
+
+
+def _name(stem: str, fence: int) -> str:
+    return f"{stem}-{fence}.parquet"
 
 
 def _digest(rows: Iterable[tuple[Any, ...]]) -> bytes:

@@ -23,6 +23,7 @@ from smallworld import SmallWorld, build, planned
 import migrate
 from migrate.ledger import Ledger
 from migrate.pauses import VARIABLE, PausePoint
+from migrate.worker.seals import file_name
 
 SECONDS = 60
 BOTH_LEDGERS = ("sqlite", "postgresql")
@@ -53,7 +54,7 @@ def end_of(world: SmallWorld) -> End:
     ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
     try:
         plan = ledger.plans()[0].id
-        sealed = {Path(seal.path).name for seal in ledger.chain(plan)}
+        sealed = {file_name(seal) for seal in ledger.chain(plan)}
         left_behind = (world.open_uploads(), ledger.leases(plan), unfinished_files(world.root / ".migrate", sealed))
     finally:
         ledger.close()

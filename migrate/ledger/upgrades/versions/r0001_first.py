@@ -54,7 +54,8 @@ def upgrade() -> None:
         sa.Column("batches", sa.Integer(), nullable=False),
         sa.Column("verify_level", sa.Text(), nullable=False),
         sa.CheckConstraint(
-            "verify_level IN ('listing', 'content', 'both-ends')", name=op.f("ck_plans_verify_level_known")
+            "verify_level = 'listing' OR verify_level = 'content' OR verify_level = 'both-ends'",
+            name=op.f("ck_plans_verify_level_known"),
         ),
         sa.CheckConstraint("length(digest) = 64", name=op.f("ck_plans_digest")),
         sa.CheckConstraint(
@@ -118,7 +119,9 @@ def upgrade() -> None:
             "state <> 'done' OR copied + present + drifted + quarantined + withdrawn = copies",
             name=op.f("ck_batches_done_is_whole"),
         ),
-        sa.CheckConstraint("state IN ('pending', 'leased', 'done')", name=op.f("ck_batches_state_known")),
+        sa.CheckConstraint(
+            "state = 'pending' OR state = 'leased' OR state = 'done'", name=op.f("ck_batches_state_known")
+        ),
         sa.CheckConstraint(
             "copied + present + drifted + quarantined + withdrawn <= copies", name=op.f("ck_batches_sum")
         ),
@@ -150,7 +153,9 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
         sa.Column("superseded", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
-        sa.CheckConstraint("level IN ('listing', 'content', 'both-ends')", name=op.f("ck_passes_level_known")),
+        sa.CheckConstraint(
+            "level = 'listing' OR level = 'content' OR level = 'both-ends'", name=op.f("ck_passes_level_known")
+        ),
         sa.CheckConstraint("sample_ppm > 0 AND sample_ppm <= 1000000", name=op.f("ck_passes_sample")),
         sa.CheckConstraint("superseded = false OR ended_at IS NOT NULL", name=op.f("ck_passes_superseded_is_over")),
         sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_passes_plan_id")),
@@ -171,7 +176,9 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state = 'done' OR matched + mismatched + missing + unknown + extra = 0", name=op.f("ck_checks_done_first")
         ),
-        sa.CheckConstraint("state IN ('pending', 'leased', 'done')", name=op.f("ck_checks_state_known")),
+        sa.CheckConstraint(
+            "state = 'pending' OR state = 'leased' OR state = 'done'", name=op.f("ck_checks_state_known")
+        ),
         sa.CheckConstraint(
             "matched >= 0 AND mismatched >= 0 AND missing >= 0 AND unknown >= 0 AND extra >= 0",
             name=op.f("ck_checks_counted"),
@@ -207,8 +214,11 @@ def upgrade() -> None:
             "version_id IS NULL AND (outcome <> '-' OR tallied = false) END",
             name=op.f("ck_copies_whole"),
         ),
-        sa.CheckConstraint("evidence IN ('m', 'c', 'l')", name=op.f("ck_copies_evidence_known")),
-        sa.CheckConstraint("outcome IN ('-', 'c', 'p', 'd', 'q', 'w')", name=op.f("ck_copies_outcome_known")),
+        sa.CheckConstraint("evidence = 'm' OR evidence = 'c' OR evidence = 'l'", name=op.f("ck_copies_evidence_known")),
+        sa.CheckConstraint(
+            "outcome = 'c' OR outcome = 'p' OR outcome = 'd' OR outcome = 'q' OR outcome = 'w' OR outcome = '-'",
+            name=op.f("ck_copies_outcome_known"),
+        ),
         sa.CheckConstraint("ordinal >= 0", name=op.f("ck_copies_ordinal")),
         sa.ForeignKeyConstraint(["plan_id", "number"], ["batches.plan_id", "batches.number"], name="fk_copies_batch"),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_copies_run_id")),
@@ -276,8 +286,10 @@ def upgrade() -> None:
         sa.CheckConstraint("state <> 'quarantined' OR quarantined > 0", name=op.f("ck_users_quarantined")),
         sa.CheckConstraint("state <> 'verified' OR matched = copies", name=op.f("ck_users_verified_is_whole")),
         sa.CheckConstraint(
-            "state IN ('planned', 'copying', 'copied', 'verified', 'ready', 'frozen', 'cut_over', "
-            "'observing', 'purged', 'quarantined', 'held', 'review', 'rolled_back', 'forgotten')",
+            "state = 'planned' OR state = 'copying' OR state = 'copied' OR state = 'verified' OR "
+            "state = 'ready' OR state = 'frozen' OR state = 'cut_over' OR state = 'observing' OR "
+            "state = 'purged' OR state = 'quarantined' OR state = 'held' OR state = 'review' OR "
+            "state = 'rolled_back' OR state = 'forgotten'",
             name=op.f("ck_users_state_known"),
         ),
         sa.CheckConstraint(
@@ -318,7 +330,7 @@ def upgrade() -> None:
         sa.CheckConstraint("(purpose = 'copy') = (batch_state = 'leased')", name=op.f("ck_leases_copy_is_leased")),
         sa.CheckConstraint("(purpose = 'verify') = (batch_state = 'done')", name=op.f("ck_leases_verify_is_done")),
         sa.CheckConstraint("(purpose = 'verify') = (pass_id IS NOT NULL)", name=op.f("ck_leases_verify_has_pass")),
-        sa.CheckConstraint("purpose IN ('copy', 'verify')", name=op.f("ck_leases_purpose_known")),
+        sa.CheckConstraint("purpose = 'copy' OR purpose = 'verify'", name=op.f("ck_leases_purpose_known")),
         sa.CheckConstraint("fence > 0", name=op.f("ck_leases_fence")),
         sa.ForeignKeyConstraint(
             ["pass_id", "plan_id", "number"],
@@ -365,11 +377,12 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("chain", sa.LargeBinary(), nullable=False),
-        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.CheckConstraint("(kind = 'verdicts') = (pass_id IS NOT NULL)", name=op.f("ck_seals_verdicts_have_pass")),
-        sa.CheckConstraint("kind IN ('receipts', 'verdicts')", name=op.f("ck_seals_kind_known")),
+        sa.CheckConstraint("kind = 'receipts' OR kind = 'verdicts'", name=op.f("ck_seals_kind_known")),
         sa.CheckConstraint("length(digest) = 32 AND length(chain) = 32", name=op.f("ck_seals_digests")),
+        sa.CheckConstraint("fence >= 1", name=op.f("ck_seals_fence")),
         sa.CheckConstraint("rows >= 0", name=op.f("ck_seals_rows")),
         sa.CheckConstraint("sequence >= 1", name=op.f("ck_seals_sequence")),
         sa.ForeignKeyConstraint(
@@ -397,7 +410,8 @@ def upgrade() -> None:
         sa.Column("reopened", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("reopened = false OR verdict IN ('MISMATCH', 'MISSING')", name=op.f("ck_verdicts_reopened")),
         sa.CheckConstraint(
-            "verdict IN ('MATCH', 'MISMATCH', 'MISSING', 'UNKNOWN')", name=op.f("ck_verdicts_verdict_known")
+            "verdict = 'MATCH' OR verdict = 'MISMATCH' OR verdict = 'MISSING' OR verdict = 'UNKNOWN'",
+            name=op.f("ck_verdicts_verdict_known"),
         ),
         sa.CheckConstraint("ordinal >= 0", name=op.f("ck_verdicts_ordinal")),
         sa.ForeignKeyConstraint(
