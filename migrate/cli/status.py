@@ -12,7 +12,7 @@ from migrate.cli.output import Column
 from migrate.cli.records import existing_ledger
 from migrate.cli.standing import show_standing
 from migrate.errors import UsageError
-from migrate.jobs.registered import check_sums, demand_not_begun, registered
+from migrate.jobs.registered import check_sums, demand_not_begun, lease_watch, registered
 from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, Ledger, UserRow
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.privacy import pseudonyms_of
@@ -80,7 +80,9 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
     passes = ledger.passes(plan_id, 1)
     runs = [run for run in ledger.runs(10 * _RUNS) if run.plan == plan.digest][:_RUNS]
     verification = pass_document(passes[0], ledger.pass_progress(passes[0].id)) if passes else None
-    leased = ledger.leases(plan_id)
+    leases = ledger.leases(plan_id)
+    leased = leases.total()
+    left = sum(leases[worker] for worker in lease_watch().dead(list(leases)))
     if context.as_json:
         context.output.document(
             {
@@ -88,6 +90,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
                 "name": plan.name,
                 "standing": wave_document(progress),
                 "leased_batches": leased,
+                "left_batches": left,  # of these, by runs that were killed
                 "verification": verification,
                 "runs": [asdict(run) for run in runs],
             }
@@ -101,8 +104,11 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
         for state, number in wave.users.items():
             states[state] = states.get(state, 0) + number
     output.line("users: " + ", ".join(f"{number:,} {state.value}" for state, number in sorted(states.items())))
-    if leased:
-        output.line(f"at work: {number_of(leased, 'batch is', 'batches are')} leased")
+    if leased > left:
+        output.line(f"at work: {number_of(leased - left, 'batch is', 'batches are')} leased")
+    if left:
+        batches = number_of(left, "batch is", "batches are")
+        output.line(f"left by a run that was killed: {batches} leased; the next run takes over")
     if verification is not None:
         output.line(_verification_line(verification))
     if runs:

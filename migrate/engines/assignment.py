@@ -14,7 +14,7 @@ import structlog
 
 from migrate.errors import IntegrityError, UsageError
 from migrate.layout import compile_rules
-from migrate.ledger import Lease, LeaseWatch, Ledger, ProcessIdentity
+from migrate.ledger import LEASE_SECONDS, Lease, LeaseWatch, Ledger, ProcessIdentity
 from migrate.model import Level, Purpose, Role
 from migrate.planner.folder import Plan, PlanReader
 from migrate.privacy import pseudonyms_of
@@ -23,7 +23,7 @@ from migrate.transfer.caller import Caller
 from migrate.transfer.limits import RateLimit
 from migrate.worker.checking import CheckTools, CheckWork
 from migrate.worker.copying import CopyTools, CopyWork
-from migrate.worker.loop import LEASE_SECONDS, Stop, Worker, WorkerLimits, WorkerReport
+from migrate.worker.loop import Stop, Worker, WorkerLimits, WorkerReport
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally, Work
 from migrate.workspace import Workspace

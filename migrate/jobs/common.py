@@ -14,11 +14,12 @@ from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, InterruptedRun, LaterError, MigrateError, UsageError
 from migrate.inventory.aside import Stopping, never
-from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, WaveProgress
+from migrate.jobs.registered import lease_watch
+from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
 from migrate.stores.door import Door, Visitor
-from migrate.worker.loop import LEASE_SECONDS, Stop, StopReason
+from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ def refuse_early(plan: Plan, workspace: Workspace, actor: Actor, limits: Limits,
 
 def free_dead_leases(ledger: Ledger) -> None:
     """Take over at once what processes of this host left behind when they died (invariant 5)."""
-    ledger.reclaim(LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic))
+    ledger.reclaim(lease_watch())
 
 
 def is_over(stop: Stop, deadline: float | None) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from migrate.errors import IntegrityError
-from migrate.ledger import Ledger, PlanEntry, WaveProgress
+from migrate.ledger import LEASE_SECONDS, LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Outcome
 from migrate.planner.folder import Plan
 from migrate.states import BatchState
@@ -82,3 +83,8 @@ def _settled(wave: WaveProgress) -> tuple[int, int, int]:
         outcomes[Outcome.QUARANTINED],
         outcomes[Outcome.DRIFTED] + outcomes[Outcome.WITHDRAWN],
     )
+
+
+def lease_watch() -> LeaseWatch:
+    """Of this process, which has seen no beat yet: at first it holds for dead whose process is known to be gone."""
+    return LeaseWatch(ProcessIdentity.current(), LEASE_SECONDS, clock=time.monotonic)

@@ -1,7 +1,7 @@
 """The ledger: runs, plans, leases, receipts, verdicts, findings and user states, on SQLite or PostgreSQL."""
 
 from migrate.ledger.ledger import Ledger
-from migrate.ledger.processes import LeaseWatch, ProcessIdentity
+from migrate.ledger.processes import LEASE_SECONDS, LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
     EXTRA,
     FULL_SAMPLE_PPM,
@@ -39,6 +39,7 @@ from migrate.ledger.rows import (
 __all__ = [
     "EXTRA",
     "FULL_SAMPLE_PPM",
+    "LEASE_SECONDS",
     "SEAL_LOST",
     "SOURCE_MOVED_ON",
     "BatchRow",

@@ -96,11 +96,17 @@ class Leases(Core):
                     freed += free_leases(connection, _leases_of(connection, [worker.worker_id]))
         return freed
 
-    def leases(self, plan_id: int) -> int:
-        """How many batches of a plan are leased now."""
-        table = schema.leases
+    def leases(self, plan_id: int) -> Counter[Observed]:
+        """How many batches of a plan each worker has leased now."""
+        workers, leases = schema.workers, schema.leases
+        query = (
+            select(workers, func.count().label("leased"))
+            .join(leases, leases.c.worker_id == workers.c.id)
+            .where(leases.c.plan_id == plan_id)
+            .group_by(workers.c.id)
+        )
         with self._read() as connection:
-            return len(connection.execute(select(table.c.number).where(table.c.plan_id == plan_id)).all())
+            return Counter({_observed(row): row.leased for row in connection.execute(query)})
 
 
 def _demand_purpose(purpose: Purpose, pass_id: int | None) -> None:
@@ -289,6 +295,9 @@ def _holders(connection: Connection) -> list[Observed]:
     rows = connection.execute(
         select(workers).where(exists().where(leases.c.worker_id == workers.c.id)).order_by(workers.c.id)
     ).all()
-    return [
-        Observed(row.id, ProcessIdentity(row.host, row.boot_id, row.pid, row.pid_started), row.beat) for row in rows
-    ]
+    return [_observed(row) for row in rows]
+
+
+def _observed(row: Row[Any]) -> Observed:
+    """Of a row of `workers`."""
+    return Observed(row.id, ProcessIdentity(row.host, row.boot_id, row.pid, row.pid_started), row.beat)

@@ -12,6 +12,10 @@ _PROC = Path("/proc")
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # include/linux/proc_ns.h, PROC_PID_INIT_INO
 
 
+LEASE_SECONDS = 180.0
+"""The longest silence of a live worker is shorter (design, invariant 5)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
     """A process, so that no other one can be taken for it: a pid is used again, a pid with its start time in one boot is not.

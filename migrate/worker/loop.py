@@ -29,7 +29,6 @@ GROUP_RESULTS = 256
 GROUP_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 LEDGER_SECONDS = 6.5
-LEASE_SECONDS = 180.0
 _BEAT_SECONDS = 15.0
 _RECLAIM_SECONDS = 30.0
 _LOOK_SECONDS = 1.0  # at what others hold, while there is nothing to lease

@@ -34,12 +34,12 @@ from migrate.jobs.checking import VerifyEnd, VerifyRequest, VerifyWatch, verify_
 from migrate.jobs.common import Actor, Limits, users_with_a_row
 from migrate.jobs.copying import RunEnd, RunRequest, run_plan
 from migrate.jobs.registered import check_sums, plan_entry
-from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity, SealKind, schema
+from migrate.ledger import LEASE_SECONDS, LeaseWatch, Ledger, ProcessIdentity, SealKind, schema
 from migrate.ledger.columns import OUTCOMES
 from migrate.model import Attributes, Level, Outcome
 from migrate.states import BatchState, UserState
 from migrate.stores.memory import forget_places, place
-from migrate.worker.loop import LEASE_SECONDS, WorkerReport
+from migrate.worker.loop import WorkerReport
 from migrate.workspace import Workspace
 
 ACTOR = Actor("op", "host", "IE")
@@ -578,7 +578,7 @@ class Model(RuleBasedStateMachine):
             plan_id = self.ledger.plan_id(found.plan.digest)
             assert plan_id is not None
             self.ledger.check_chain(plan_id)
-            assert self.ledger.leases(plan_id) == 0
+            assert self.ledger.leases(plan_id).total() == 0
         left = [upload for name in TARGETS for upload in place(name).uploads.values()]
         # begun by a request that was late, or by one who had lost the lease and died before it could be taken away
         assert len(left) <= self.landed_uploads + self.woken_ended, "parts were left behind"

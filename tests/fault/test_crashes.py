@@ -55,7 +55,11 @@ def end_of(world: SmallWorld) -> End:
     try:
         plan = ledger.plans()[0].id
         sealed = {file_name(seal) for seal in ledger.chain(plan)}
-        left_behind = (world.open_uploads(), ledger.leases(plan), unfinished_files(world.root / ".migrate", sealed))
+        left_behind = (
+            world.open_uploads(),
+            ledger.leases(plan).total(),
+            unfinished_files(world.root / ".migrate", sealed),
+        )
     finally:
         ledger.close()
     return End(held, settled, states, left_behind)

@@ -151,6 +151,6 @@ def test_a_worker_that_sleeps_in_a_transaction_is_cut_off_by_the_server(
     assert code == 69, err
     assert "the ledger postgresql://postgres@/" in err
     assert "Traceback" not in err
-    assert ledger_of(world).leases(1) == 0
+    assert ledger_of(world).leases(1).total() == 0
     assert world.migrate("verify").code == 0
     assert_all_is_well(world)

@@ -33,6 +33,22 @@ def world(tmp_path: Path) -> SmallWorld:
     return world
 
 
+def test_status_tells_what_was_left_from_what_is_held(world: SmallWorld) -> None:
+    """Of a process of this host that was killed it is known; of a worker elsewhere only its beat tells. Status frees nothing."""
+    killed_at(world, PausePoint.GROUP_COMMITTED, "run", "--wave", "all")
+    answer = world.migrate("status", "--json").json
+    assert answer["left_batches"] == answer["leased_batches"] > 0
+    assert "left by a run that was killed: " in (out := world.migrate("status").out)
+    assert "at work" not in out
+    connection = sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")
+    connection.execute("UPDATE workers SET host = 'machine-b'")
+    connection.commit()
+    connection.close()
+    assert world.migrate("status", "--json").json["left_batches"] == 0
+    assert "at work: " in (out := world.migrate("status").out)
+    assert "killed" not in out
+
+
 def test_a_run_takes_over_what_a_dead_machine_holds(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not end before: it waits as long as its lease time says, tells for whom, and does the work."""
     left_by_a_dead_machine(world, PausePoint.GROUP_COMMITTED, "run", "--wave", "all")
@@ -82,7 +98,7 @@ def test_who_is_alive_is_waited_for_and_keeps_its_batches(world: SmallWorld, mon
     left_by_a_dead_machine(world, PausePoint.GROUP_COMMITTED, "run", "--wave", "all")
     monkeypatch.setattr(LEASE_SECONDS, 3.0)
     ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
-    held = ledger.leases(1)
+    held = ledger.leases(1).total()
     seen: list[int] = []
 
     def beat(self: object, snapshot: object) -> None:

@@ -61,7 +61,7 @@ def test_workers_of_many_connections_get_every_batch_once(ledger_url: str) -> No
     with ThreadPoolExecutor(8) as pool:
         numbers = [number for found in pool.map(work, range(8)) for number in found]
     assert sorted(numbers) == list(range(60))
-    assert main.leases(plan_id) == 60
+    assert main.leases(plan_id).total() == 60
     main.close()
 
 
@@ -272,7 +272,7 @@ def test_ending_a_worker_gives_everything_back(world: World) -> None:
     world.lease()
     world.lease(other)
     world.ledger.end_worker(world.worker_id)
-    assert world.ledger.leases(world.plan_id) == 1
+    assert world.ledger.leases(world.plan_id).total() == 1
     assert world.lease().number == 0
 
 
