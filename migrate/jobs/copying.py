@@ -32,7 +32,7 @@ from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
-from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, how, summarise, ways_on
+from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, accept_words, how, summarise, ways_on
 from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
@@ -263,7 +263,8 @@ def _register(
             batches = heeding(plan.batches(), stop, deadline, doing)
             rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
             users = heeding(rows, stop, deadline, doing, on_registering)
-            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now())
+            accept = accept_words(summarise(plan.document).blockers)
+            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept)
             pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())

@@ -19,6 +19,7 @@ from migrate.jobs.common import ended_early, is_over, users_with_a_row
 from migrate.ledger import Ledger
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
+from migrate.planner.summary import accept_words, summarise
 from migrate.units import number_of
 from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
@@ -90,7 +91,8 @@ def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -
         return None
     users = islice(users_with_a_row(plan, is_sample=users_max is not None), users_max)
     taken = ledger.plan_that_has((user.user_id for user in users), besides=plan.digest)
-    return None if taken is None else ledger.taken_elsewhere(plan.digest)
+    accept = accept_words(summarise(plan.document).blockers)
+    return None if taken is None else ledger.taken_elsewhere(plan.digest, accept)
 
 
 def _copied_elsewhere(

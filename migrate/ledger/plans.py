@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,11 +26,19 @@ class Plans(Core):
     """A plan is registered once, whole, and never changes."""
 
     def register(
-        self, plan: PlanEntry, batches: Iterable[BatchInfo], users: Iterable[UserInfo], run_id: int, now: datetime
+        self,
+        plan: PlanEntry,
+        batches: Iterable[BatchInfo],
+        users: Iterable[UserInfo],
+        run_id: int,
+        now: datetime,
+        *,
+        accept: Sequence[str] = (),
     ) -> int:
         """The plan's id; the first time, its batches and users are written too, all or nothing.
 
-        RefusedError where a user's row belongs to another plan, IntegrityError where totals are not the sums (invariant 3).
+        RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`); IntegrityError
+        where totals are not the sums (invariant 3).
         """
         with self._write() as connection:
             plan_id = _insert_plan(connection, plan, run_id, now)
@@ -42,7 +50,7 @@ class Plans(Core):
             try:
                 found_users = _insert_users(connection, plan_id, users)
             except _TakenError:
-                raise self.taken_elsewhere(plan.digest) from None
+                raise self.taken_elsewhere(plan.digest, accept) from None
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
             if found_batches + found_users != expected:
                 raise IntegrityError(
@@ -77,16 +85,18 @@ class Plans(Core):
                 return found
         return None
 
-    def taken_elsewhere(self, digest: str) -> RefusedError:
-        """Why a plan is refused some of whose users are in another plan here, and what there is to do."""
+    def taken_elsewhere(self, digest: str, accept: Sequence[str]) -> RefusedError:
+        """Why a plan is refused some of whose users are in another plan here, and what there is to do. A ledger of its own has
+        accepted nothing of the plan yet: `accept` has the words that its first run needs."""
         path = self._database.path
         url = (
             "postgresql://…/ANOTHER" if path is None else f"sqlite:///{path.with_name(f'ledger-{digest[:12]}.sqlite')}"
         )
+        words = "".join(f" --accept {word}" for word in accept)
         return RefusedError(
             "users of this plan are already in another plan of this ledger (or stand twice in this one)",
             remedy="A plan that takes another's place gets a ledger of its own, in the same workspace, for all of its "
-            f"commands (--ledger or MIGRATE_LEDGER): `migrate --ledger {url} run {digest[:12]}`. "
+            f"commands (--ledger or MIGRATE_LEDGER): `migrate --ledger {url} run {digest[:12]}{words}`. "
             "What is equal at the targets counts as present there, and is not copied again.",
         )
 

@@ -147,3 +147,8 @@ def ways_on(digest: str, blockers: Sequence[Blocker], *, given: Sequence[str] = 
         return ["migrate doctor SPEC", "migrate plan SPEC"]
     words = " ".join(f"--accept {word}" for word in (*given, *map(accept_word, blockers)))
     return [f"migrate run {digest[:_DIGITS]} {words}"]
+
+
+def accept_words(blockers: Sequence[Blocker]) -> tuple[str, ...]:
+    """What accepts all of them; nothing where accepting is no way on, since targets are to be probed."""
+    return () if any(blocker.kind == UNPROBED for blocker in blockers) else tuple(map(accept_word, blockers))

@@ -40,25 +40,32 @@ def lines_of(text: str) -> list[dict[str, object]]:
 def test_a_plan_that_takes_anothers_place_goes_on_a_ledger_of_its_own(world: SmallWorld) -> None:
     """Plan A is run, the spec is corrected, plan B is refused with a command; by that command all is found present, and verified.
 
-    `plan`, `show` and `run --dry-run` foresee the refusal.
+    `plan`, `show` and `run --dry-run` foresee the refusal, and name the same command. What was accepted of the plan is in it,
+    since the other ledger knows nothing of that.
     """
+    world.put_source("unknown/key", b"x")
+    del world.objects["unknown/key"]
     first = planned(world)
-    assert world.migrate("run", "--wave", "all").code == 0
+    accepted = [word for word in command_in(world.migrate("run").err) if "--accept" in word or ":" in word]
+    assert world.migrate("run", *accepted, "--wave", "all").code == 0
     spec = world.root / "plans" / "small.toml"
     spec.write_text(spec.read_text().replace("count = 2", "count = 3"))
     second = planned(world)
     assert second != first
+    foreseen = []
     for words in (("plan", str(spec)), ("show",), ("run", "--dry-run")):
         told = world.migrate(*words)
         assert told.code == (77 if "--dry-run" in words else 0)
         assert "already in another plan of this ledger" in told.out
-    refused = world.migrate("run")
+        foreseen.append(command_in(told.out[told.out.index("already in another plan") :]))
+    refused = world.migrate("run", *accepted)
     assert refused.code == 77
     way = command_in(refused.err)
-    assert (way[0], way[2:]) == ("--ledger", ["run", second[:12]])
+    assert way == ["--ledger", way[1], "run", second[:12], *accepted]
+    assert foreseen == [way] * 3
     world.ledger = way[1]
-    assert world.migrate("run", "--dry-run", "--wave", "all").code == 0
-    done = world.migrate("run", "--wave", "all", "--json")
+    assert world.migrate("run", "--dry-run", "--wave", "all", *accepted).code == 0
+    done = world.migrate(*way[2:], "--wave", "all", "--json")
     assert done.code == 0, done.err
     outcomes = [wave["outcomes"] for wave in done.json["standing"]]
     assert sum(found["present"] for found in outcomes) == 2 * len(world.objects)
