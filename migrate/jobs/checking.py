@@ -100,7 +100,7 @@ def verify_plan(
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share):
         ledger.check_counters(plan_id)
-        progress = ledger.progress(plan_id, moved_on=True)
+        progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])
         if not is_begun(plan, workspace) and count(progress, Outcome.PENDING) == plan.document["totals"]["copies"]:
             raise _no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun

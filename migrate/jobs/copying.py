@@ -123,7 +123,7 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         blockers = open_blockers(plan, {}, request.accept)
         codes = [ExitCode.LATER] if any(share.copies for wave, share in shares.items() if wave not in first) else []
         return _forecast(plan, first, users, copies, size_bytes, blockers, None, codes)
-    progress = ledger.progress(plan_id, moved_on=True)
+    progress = ledger.progress(plan_id, held_up=True)
     if request.retry_quarantined:
         named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
         progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
@@ -148,7 +148,7 @@ def _tried_again(wave: WaveProgress) -> WaveProgress:
         return wave
     outcomes = {**wave.outcomes, Outcome.QUARANTINED: 0, Outcome.PENDING: wave.outcomes[Outcome.PENDING] + again}
     batches = {**wave.batches, BatchState.PENDING: wave.batches.get(BatchState.PENDING, 0) + 1}  # one at least
-    return replace(wave, outcomes=outcomes, batches=batches)
+    return replace(wave, outcomes=outcomes, batches=batches, cannot_keep=0)
 
 
 def _forecast(
@@ -198,7 +198,7 @@ def run_plan(
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
         ledger.check_counters(plan_id)
-        progress = ledger.progress(plan_id, moved_on=True)
+        progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])
         waves = _choose(plan, ledger, plan_id, request, progress)
         if request.retry_quarantined:
@@ -293,7 +293,7 @@ def _codes(
 
 
 def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], report: EngineReport) -> RunEnd:
-    progress = tuple(ledger.progress(plan_id, moved_on=True))
+    progress = tuple(ledger.progress(plan_id, held_up=True))
     check_sums(progress, plan.document["totals"])
     left = unfinished([wave for wave in progress if wave.wave in waves])
     codes = _codes(ledger, plan_id, progress, (), codes_of(report, is_left=left > 0))

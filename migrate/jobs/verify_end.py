@@ -59,7 +59,7 @@ def end_of(
 ) -> VerifyEnd:
     """The exit code and the words. IntegrityError where the sums of the outcomes are off (invariant 3)."""
     plan_id = verification.plan_id
-    progress = tuple(ledger.progress(plan_id, moved_on=True))
+    progress = tuple(ledger.progress(plan_id, held_up=True))
     check_sums(progress, plan.document["totals"])
     now_found = PassProgress(ledger.pass_progress(verification.id).checks, found.counts, found.moved_on)
     different, known = ledger.different_waves(plan_id), ledger.known_differences(plan_id)

@@ -127,8 +127,14 @@ def held_up_words(name: str, waves: Sequence[WaveProgress]) -> str:
     if not bad:
         return ""
     ways = []
-    if sums[Outcome.QUARANTINED]:
+    cannot_keep = sum(wave.cannot_keep for wave in waves)
+    if sums[Outcome.QUARANTINED] > cannot_keep:
         ways.append(f"`migrate run {name} --retry-quarantined` tries again")
+    if cannot_keep:
+        ways.append(
+            f"trying again does not help {number_of(cannot_keep, 'copy', 'copies')} of which the target cannot keep all: "
+            "plan with another target store, or decide otherwise in the spec's layout"
+        )
     if sums[Outcome.DRIFTED] or moved_on:
         ways.append("what changed at the source needs a plan from newer inventories")
     return f"{' and '.join(bad)}: their users wait, `migrate status {name} --failures` says why; {'; '.join(ways)}."

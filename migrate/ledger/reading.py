@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, literal_column, or_, select, union
 from sqlalchemy.engine import Row
 
-from migrate.errors import IntegrityError
+from migrate.errors import IntegrityError, UnsupportedError
 from migrate.ledger import columns, counts, schema
 from migrate.ledger.core import Core, batch_info, in_batch
 from migrate.ledger.counts import NOWHERE, Counted
@@ -43,14 +43,18 @@ _FAILED = (Outcome.DRIFTED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 class Reading(Core):
     """Each answer is of one moment."""
 
-    def progress(self, plan_id: int, *, moved_on: bool = False) -> list[WaveProgress]:
-        """Where each wave stands, by wave; users without a wave last. Counters alone say so, but for whose sources have
-        `moved_on`: that is looked for where it is asked for, among the verdicts that are known."""
+    def progress(self, plan_id: int, *, held_up: bool = False) -> list[WaveProgress]:
+        """Where each wave stands, by wave; users without a wave last. Counters alone say so, but for what has
+        `held_up` users (`moved_on`, `cannot_keep`): that is looked for where it is asked for, among what is known to be wrong."""
         batches, parts = schema.batches, schema.parts
         with self._read() as connection:
             by_state = connection.execute(_sums(schema.batch_counts, counts.BATCHES, plan_id)).all()
             of_users = connection.execute(_sums(schema.user_counts, counts.USERS, plan_id)).all()
-            held: dict[int | None, int] = dict(connection.execute(_moved_on(plan_id)).all()) if moved_on else {}
+            moved_on: dict[int | None, int] = {}
+            cannot_keep: dict[int | None, int] = {}
+            if held_up:
+                moved_on.update(connection.execute(_moved_on(plan_id)).all())
+                cannot_keep.update(connection.execute(_cannot_keep(plan_id)).all())
             of_parts = connection.execute(
                 select(batches.c.wave, func.sum(parts.c.size))
                 .join(batches, (batches.c.plan_id == parts.c.plan_id) & (batches.c.number == parts.c.number))
@@ -74,7 +78,16 @@ class Reading(Core):
             tallies[wave].update({place: int(value) for place, value in enumerate(settled)})
         waves = sorted(totals.keys() | people.keys(), key=lambda wave: (wave is None, wave or 0))
         return [
-            _wave(wave, people[wave], states[wave], totals[wave], tallies[wave], held.get(wave, 0)) for wave in waves
+            _wave(
+                wave,
+                people[wave],
+                states[wave],
+                totals[wave],
+                tallies[wave],
+                moved_on=moved_on.get(wave, 0),
+                cannot_keep=cannot_keep.get(wave, 0),
+            )
+            for wave in waves
         ]
 
     def check_counters(self, plan_id: int) -> None:
@@ -354,13 +367,31 @@ def _moved_on(plan_id: int) -> Select[Any]:
     )
 
 
+def _cannot_keep(plan_id: int) -> Select[Any]:
+    """By wave, how many copies are quarantined since their target cannot keep all of them; by the batches that have any."""
+    copies, batches = schema.copies, schema.batches
+    return (
+        select(batches.c.wave, func.count())
+        .join(copies, (copies.c.plan_id == batches.c.plan_id) & (copies.c.number == batches.c.number))
+        .where(
+            batches.c.plan_id == plan_id,
+            batches.c.quarantined > 0,
+            copies.c.outcome == columns.OUTCOME_CODES[Outcome.QUARANTINED],
+            copies.c.reason == UnsupportedError.code,
+        )
+        .group_by(batches.c.wave)
+    )
+
+
 def _wave(
     wave: int | None,
     users: dict[UserState, int],
     batches: dict[BatchState, int],
     totals: Counter[str],
     tallied: Counter[int],
+    *,
     moved_on: int,
+    cannot_keep: int,
 ) -> WaveProgress:
     outcomes: dict[Outcome, int] = {outcome: totals[outcome.value] for outcome in _SETTLED}
     outcomes[Outcome.PENDING] = totals["copies"] - sum(outcomes.values())
@@ -376,6 +407,7 @@ def _wave(
         part_bytes=totals["part_bytes"],
         tallied=(tallied[0], tallied[1], tallied[2]),
         moved_on=moved_on,
+        cannot_keep=cannot_keep,
     )
 
 

@@ -374,6 +374,7 @@ class WaveProgress:
     part_bytes: int  # sent of copies under way, in parts
     tallied: tuple[int, int, int]  # by the users' own rows: with a receipt, quarantined, drifted or withdrawn
     moved_on: int = 0  # users that a whole verification left copied for this alone: sources of theirs have moved on
+    cannot_keep: int = 0  # quarantined copies that no trying again helps: their targets cannot keep all of them
 
 
 @dataclass(frozen=True, slots=True)

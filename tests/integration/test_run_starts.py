@@ -7,17 +7,19 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from smallworld import SmallWorld, body_of, build, planned
 
-from migrate.errors import LaterError
+from migrate.errors import LaterError, UnsupportedError
 from migrate.inventory.aside import Stopping
 from migrate.jobs.common import heeding
 from migrate.ledger import Ledger
 from migrate.planner.digest import USERS, Table, stream_digest
 from migrate.planner.folder import find_plan
+from migrate.stores.file import FileStore
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace
 
@@ -122,6 +124,31 @@ def test_a_wave_of_which_nobody_could_go_on_holds_the_next(harm: Callable[..., o
     assert world.migrate("run", "--wave", "1").code == 75
     assert world.migrate("verify").code == 0
     assert world.migrate("run", "--json").json["waves"] == [2], "wave 1 went well"
+
+
+def test_who_waits_for_what_no_target_can_keep_is_not_told_to_try_again(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another target or a decision helps there; of what else is quarantined, trying again is still said, each with its number."""
+    first, second = users_of_wave(world, 0)[0], users_of_wave(world, 1)[0]
+    put = FileStore.put
+
+    def bends(store: FileStore, key: str, *words: Any, **more: Any) -> object:
+        if key == f"users/{first}/photo-0001.jpg":
+            raise UnsupportedError(store.name, "put", "it keeps no such thing", key=key)
+        return put(store, key, *words, **more)
+
+    monkeypatch.setattr(FileStore, "put", bends)
+    run = world.migrate("run", "--json")
+    assert run.code == 75, run.err
+    verify = world.migrate("verify", "--json")
+    for step in (run.json["next"], verify.json["next"]):
+        assert "--retry-quarantined" not in step
+        assert "trying again does not help 2 copies of which the target cannot keep all" in step
+    occupy(world, second)
+    step = world.migrate("run", "--wave", "1", "--json").json["next"]
+    assert "4 copies quarantined" in step
+    assert "--retry-quarantined` tries again; trying again does not help 2 copies" in step
 
 
 def test_a_source_that_moved_on_holds_up_its_user_alone(world: SmallWorld) -> None:

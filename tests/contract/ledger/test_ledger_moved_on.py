@@ -13,7 +13,7 @@ MOVED_ON = "source_changed"
 
 
 def moved_on(world: World) -> dict[int | None, int]:
-    waves = world.ledger.progress(world.plan_id, moved_on=True)
+    waves = world.ledger.progress(world.plan_id, held_up=True)
     return {wave.wave: wave.moved_on for wave in waves if wave.moved_on}
 
 
