@@ -98,7 +98,7 @@ def verify_plan(
     ledger.heed(stop.ledger_ends_at)
     plan_id = plan_id_of(plan, workspace, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
-    with ledger.hold_plan(plan.digest, share=request.share):
+    with ledger.hold_plan(plan.digest, share=request.share, verb="verify"):
         ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])

@@ -25,18 +25,20 @@ class Lock(Core):
     """Holding a plan while a run works on it."""
 
     @contextmanager
-    def hold_plan(self, digest: str, *, share: bool) -> Iterator[None]:
-        """Hold the plan to the end of the block. LaterError at once if another run holds it and `share` is not asked for."""
+    def hold_plan(self, digest: str, *, share: bool, verb: str = "run") -> Iterator[None]:
+        """Hold the plan to the end of the block. LaterError at once if another run or verification holds it and `share` is not
+        asked for; `verb` is that of the command to be given again then.
+        """
         path = self._database.path
         if path is not None:
-            with self._hold_file(path.with_name(f"{path.name}.{digest[:16]}.lock"), digest, share=share):
+            with self._hold_file(path.with_name(f"{path.name}.{digest[:16]}.lock"), _held(digest, verb), share=share):
                 yield
         else:
-            with self._hold_session(digest, share=share):
+            with self._hold_session(digest, _held(digest, verb), share=share):
                 yield
 
     @contextmanager
-    def _hold_file(self, path: Path, digest: str, *, share: bool) -> Iterator[None]:
+    def _hold_file(self, path: Path, held: LaterError, *, share: bool) -> Iterator[None]:
         try:
             # not inherited by other programs (PEP 446), so that no child outlives its parent with the lock
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
@@ -48,18 +50,18 @@ class Lock(Core):
                     try:
                         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError as error:
-                        raise _held(digest) from error
+                        raise held from error
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
         finally:
             os.close(descriptor)
 
     @contextmanager
-    def _hold_session(self, digest: str, *, share: bool) -> Iterator[None]:
+    def _hold_session(self, digest: str, held: LaterError, *, share: bool) -> Iterator[None]:
         key = int.from_bytes(hashlib.sha256(b"migrate run lock " + digest.encode("ascii")).digest()[:8], signed=True)
         with self._database.session() as connection:
             if not share and not _ask(connection, func.pg_try_advisory_lock(key)):
-                raise _held(digest)
+                raise held
             _ask(connection, func.pg_advisory_lock_shared(key))  # at most a moment, while another one enters
             if not share:
                 _ask(connection, func.pg_advisory_unlock(key))
@@ -70,8 +72,9 @@ def _ask(connection: Connection, call: object) -> object:
     return connection.execute(select(call)).scalar()  # type: ignore[call-overload]
 
 
-def _held(digest: str) -> LaterError:
+def _held(digest: str, verb: str) -> LaterError:
     return LaterError(
-        f"another run works on plan {digest[:12]}",
-        remedy="Run again when it has ended, or give --share to work beside it.",
+        f"another run or verification works on plan {digest[:12]}",
+        remedy=f"Give `migrate {verb} {digest[:12]}` again, with its options, when that has ended; or with --share, to work "
+        "beside it.",
     )

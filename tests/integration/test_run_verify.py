@@ -144,17 +144,21 @@ def test_a_signal_ends_a_run_with_a_safe_checkpoint(world: SmallWorld, number: s
 
 
 def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: SmallWorld) -> None:
-    """Cron overlap: exit 75 at once; with --share both work, and nothing is doubled (Invariant 5)."""
+    """Cron overlap: 75 at once, and the command to give again; with --share both work, and nothing is doubled (Invariant 5)."""
     for user in world.users:
         for index in range(40):
             key = f"users/{user}/more-{index}"
             world.put_source(key, body_of(key, 100), backup=False)
-    planned(world)
+    digest = planned(world)
     first = world.start("run", "--wave", "all", "--json")
     wait_for(lambda: has_begun(world))
     overlap = world.migrate("run", "--wave", "all")
     assert overlap.code == 75
-    assert "another run works on plan" in overlap.err
+    assert "another run or verification works on plan" in overlap.err
+    assert f"`migrate run {digest[:12]}` again" in overlap.err
+    verify = world.migrate("verify", "--wave", "all")
+    assert verify.code == 75
+    assert f"`migrate verify {digest[:12]}` again" in verify.err
     helper = world.migrate("run", "--wave", "all", "--share", "--json")
     code, out, err = finish(first)
     # neither ends before all is done, by whomever
