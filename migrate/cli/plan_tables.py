@@ -10,6 +10,7 @@ from rich.text import Text
 from migrate.cli.output import Column, Output, safe
 from migrate.errors import RefusedError
 from migrate.model import CensusClass
+from migrate.planner.listing import Listed
 from migrate.planner.summary import PlanSummary, how, ways_on
 from migrate.report import plan_view
 from migrate.spec import Spec, spec_time
@@ -50,6 +51,21 @@ def show_summary(
         output.line(f"  {line}")
     _findings(output, summary, unprobed)
     _blockers(output, summary, built=built)
+
+
+def show_listed(output: Output, rows: Sequence[Listed]) -> None:
+    """Findings of one kind. What none of them has, such as a key where a user's are counted, is no column."""
+    texts = {
+        "user": [row.user_id for row in rows],
+        "key": [row.key for row in rows],
+        "detail": [row.detail for row in rows],
+    }
+    named = {name: [text or "–" for text in column] for name, column in texts.items() if any(column)}
+    stores, counts = [row.store for row in rows], [f"{row.count:,}" for row in rows]
+    output.table(
+        [Column("store"), *(Column(name, folds=True) for name in named), Column("count", number=True)],
+        list(zip(stores, *named.values(), counts, strict=True)),
+    )
 
 
 def show_taken(output: Output, taken: RefusedError) -> None:

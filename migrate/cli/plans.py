@@ -10,7 +10,7 @@ import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.output import Column, Output
-from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
+from migrate.cli.plan_tables import USERS_ASKED, show_listed, show_summary, show_taken
 from migrate.cli.records import existing_ledger
 from migrate.errors import ExitCode, MigrateError, UsageError, worst
 from migrate.jobs.elsewhere import taken_elsewhere
@@ -139,16 +139,7 @@ def _show_findings(context: Context, plan: Plan, kind: str) -> None:
         }
         context.output.document(document)
         return
-    context.output.table(
-        [
-            Column("store"),
-            Column("user", folds=True),
-            Column("key", folds=True),
-            Column("detail", folds=True),
-            Column("count", number=True),
-        ],
-        [(row.store, row.user_id or "–", row.key or "–", row.detail or "–", f"{row.count:,}") for row in rows],
-    )
+    show_listed(context.output, rows)
     if len(rows) == LISTED_MAX:
         files = "copies-*.parquet" if kind in FLAGS else "findings.parquet"
         context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / files}")

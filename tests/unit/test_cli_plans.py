@@ -250,12 +250,15 @@ def test_a_changed_rule_is_told_by_its_name_and_no_list_is_repeated(run: Run, sp
     assert [one["key"] for one in run("diff", before, turned, "--json").answer["spec"]] == ["layout.rules: order"]
 
 
-def test_what_blocks_can_be_listed_by_name(run: Run, spec: str) -> None:
-    """An operator looks at the keys before accepting them by count and digest."""
+def test_what_blocks_can_be_listed_by_name(run: Run, spec: str, tmp_path: Path) -> None:
+    """An operator looks at the keys before accepting them by count and digest. What none of a kind has is no column."""
+    fill(tmp_path, "us", ["users/nobody/1.jpg"])
     run("plan", spec)
     listed = run("show", "--list", "unclassified", "--json").answer
     assert {row["key"] for row in listed["findings"]} == {HOSTILE_KEY}
     assert listed["count"] == len(listed["findings"])
+    assert run("show", "--list", "unclassified").out.split()[:3] == ["store", "key", "count"]
+    assert run("show", "--list", "orphan").out.split()[:3] == ["store", "user", "count"]
     wrong = run("show", "--list", "nope")
     assert wrong.code == ExitCode.USAGE
     assert "unclassified" in wrong.err
