@@ -6,10 +6,13 @@ plan in any workspace.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+
+import structlog
 
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
 from migrate.filelock import locked
@@ -27,6 +30,7 @@ from migrate.workspace import Workspace
 
 _SHOWN = 12
 _POLL_SECONDS = 0.1
+_WAITS_TOLD = 600  # a minute
 _NOTHING = "nothing of this plan was begun"
 
 
@@ -60,7 +64,11 @@ def beginning(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | No
     when time is up.
     """
 
+    waits = itertools.count()
+
     def wait() -> None:
+        if next(waits) % _WAITS_TOLD == 0:
+            structlog.get_logger().info("waiting", step="another run begins its plan in this workspace")
         if is_over(stop, deadline):
             raise ended_early(stop, "another run began its plan in this workspace", _NOTHING)
         stop.wait(_POLL_SECONDS)

@@ -10,6 +10,7 @@ Users for whom nothing is to be copied are in no batch. Their prefixes are liste
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,9 @@ from migrate.workspace import Workspace
 _CHUNK = 1_000
 _USERS_AT_ONCE = 500
 USERS_WITHOUT_COPIES = "users without copies"  # the step's name in the progress
+OTHER_VERIFICATION = "waiting for another verification"  # the same
 _POLL_SECONDS = 0.1
+_WAITS_TOLD = 600  # a minute
 _ANY_AGE = 10 * 365 * 86_400  # a listing that takes long is still this pass's own
 
 
@@ -59,21 +62,26 @@ def find_loose_extras(
 
     `on_listing` is told the store's name and how many of its objects are listed, from any thread.
 
-    Goes on with the pass's unfinished listing. One command at a time lists for a plan: another one that works on the same pass
-    waits, and takes what was listed. A store's error is raised: nothing is then said about any user.
+    Goes on with the pass's unfinished listing. One command at a time lists for a pass: another one that works on it waits, says
+    so, and takes what was listed; nothing is listed for a pass that has ended meanwhile. A store's error is raised: nothing is
+    then said about any user.
     """
     rules = compile_rules(plan.spec.layout.rules)
     if not has_loose_rules(rules):
         return 0
-    plan.check_users(is_stopping)  # one who was taken out of them would have no strays
+    waits = itertools.count()
 
     def wait() -> None:
+        if next(waits) % _WAITS_TOLD == 0:
+            on_listing(OTHER_VERIFICATION, 0)
         if is_stopping():
             raise InterruptedRun("stopped while another verification listed", remedy="`migrate verify` goes on.")
         time.sleep(_POLL_SECONDS)
 
     count = 0
-    with locked(_lock(plan, workspace), wait):
+    with locked(_lock(plan, workspace, verification), wait):
+        if not ledger.is_open(verification.id):
+            return 0
         for chunk in _look(plan, opener, workspace, verification, rules, now, is_stopping, on_listing):
             ledger.add_findings(verification, chunk, run_id=run_id, now=now())
             count += len(chunk)
@@ -92,9 +100,10 @@ def _look(
 ) -> Iterator[list[NewFinding]]:
     """What a look through each target store finds. Under the lock."""
     scratch = _scratch(plan, workspace, verification)
+    listings: dict[str, InventoryFile] = {}
     for name, store_spec in plan.spec.by_role(Role.TARGET).items():
         live = store_spec.model_copy(update={"inventory": InventorySource(max_age=_ANY_AGE)})
-        listing = take_inventory(
+        listings[name] = take_inventory(
             name,
             live,
             opener(name),
@@ -105,6 +114,8 @@ def _look(
             on_progress=on_listing,
             is_stopping=is_stopping,
         )
+    plan.check_users(is_stopping)  # now that they are read: one who was taken out of them would have no strays
+    for name, listing in listings.items():
         yield from _extras(plan, name, listing, rules, verification, scratch)
 
 
@@ -156,20 +167,25 @@ def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> Non
     scratch = _scratch(plan, workspace, verification)
     if not scratch.exists():
         return
-    with suppress(LaterError), locked(_lock(plan, workspace), _give_up):
+    lock = _lock(plan, workspace, verification)
+    with suppress(LaterError), locked(lock, _give_up):
         shutil.rmtree(scratch, ignore_errors=True)
+        lock.unlink()
 
 
 def _give_up() -> None:
-    raise LaterError("another verification of this plan lists")
+    raise LaterError("another command works on this verification")
 
 
-def _lock(plan: Plan, workspace: Workspace) -> Path:
-    return workspace.ensure(workspace.scratch) / f"verify-{plan.digest[:16]}.lock"
+def _lock(plan: Plan, workspace: Workspace, verification: Pass) -> Path:
+    workspace.ensure(workspace.scratch)
+    return _scratch(plan, workspace, verification).with_suffix(".lock")
 
 
 def _scratch(plan: Plan, workspace: Workspace, verification: Pass) -> Path:
-    return workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}"
+    """Named by when the pass began, too: a ledger that was put back from its backup counts its passes anew."""
+    began = verification.started_at.strftime("%Y%m%dT%H%M%S%f")
+    return workspace.scratch / f"verify-{plan.digest[:16]}-{verification.id}-{began}"
 
 
 def _extras(

@@ -47,12 +47,13 @@ def registered(plan: Plan, ledger: Ledger) -> int | None:
 
 
 def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
-    """IntegrityError where a plan that the ledger does not know was run with another one, whose proofs lie here."""
+    """IntegrityError where a plan that the ledger does not know was begun with another one, whose proofs lie here."""
     seals = Seals.folder_of(workspace.seals, plan.digest)
-    if any(seals.glob("*")):
+    if seals.is_dir():
         raise IntegrityError(
-            f"sealed receipts of plan {plan.digest[:12]} are in {seals}, and the ledger knows nothing of the plan",
-            remedy="Name the ledger that it was run with (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back.",
+            f"plan {plan.digest[:12]} was begun with another ledger, whose sealed receipts are in {seals}",
+            remedy="Name that ledger (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back; if there is none, "
+            "move the folder aside and run: what is at the targets already counts as present.",
         )
 
 

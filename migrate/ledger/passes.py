@@ -79,6 +79,14 @@ class Passes(Core):
             self._database.tidy(schema.checks, schema.check_counts, schema.batches)
         return found, closed
 
+    def is_open(self, pass_id: int) -> bool:
+        """Whether the pass has neither come to its end nor given way to another."""
+        with self._read() as connection:
+            ended = connection.execute(
+                select(schema.passes.c.ended_at).where(schema.passes.c.id == pass_id)
+            ).scalar_one()
+        return ended is None
+
     def add_findings(self, found: Pass, findings: Sequence[NewFinding], *, run_id: int, now: datetime) -> None:
         """Write down what was found by a pass as a whole. The same twice is one."""
         with self._write() as connection:

@@ -314,6 +314,7 @@ def _users_lose(connection: Connection, plan_id: int, lost: Mapping[str, int]) -
 
 
 def _users_retry(connection: Connection, of_users: list[Any], tallied: int) -> None:
+    """Users whose quarantined copies are tried again: no pass has seen the copies that come of it."""
     users = schema.users
     counted = connection.execute(select(func.coalesce(func.sum(users.c.quarantined), 0)).where(*of_users)).scalar_one()
     if counted != tallied:
@@ -322,5 +323,10 @@ def _users_retry(connection: Connection, of_users: list[Any], tallied: int) -> N
     connection.execute(
         update(users)
         .where(*of_users)
-        .values(quarantined=0, state=case((users.c.state.in_(again), UserState.COPYING.value), else_=users.c.state))
+        .values(
+            quarantined=0,
+            matched=0,
+            matched_pass=None,
+            state=case((users.c.state.in_(again), UserState.COPYING.value), else_=users.c.state),
+        )
     )

@@ -167,17 +167,15 @@ class UploadRow:
 
 @dataclass(frozen=True, slots=True)
 class NewSeal:
-    """A sealed file that is durable: its path (relative to the workspace's seals), its rows and its digest over content."""
+    """A sealed file that is durable: its rows, and its digest over content, which is a part of its name."""
 
-    path: str
     rows: int
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A seal in the chain of its plan; `sequence` is dense from 1. `fence` is that of the lease under which it was written: with
-    batch, kind and pass it names the sealed file."""
+    """A seal in the chain of its plan; `sequence` is dense from 1. Batch, kind, pass and digest name the sealed file."""
 
     plan_id: int
     sequence: int
@@ -187,7 +185,6 @@ class Seal:
     rows: int
     digest: bytes
     chain: bytes
-    fence: int
     run_id: int
 
 

@@ -93,7 +93,6 @@ def append_seal(connection: Connection, lease: Lease, kind: SealKind, seal: NewS
         "rows": seal.rows,
         "digest": seal.digest,
         "chain": next_link(previous, seal.digest, kind, lease.number, lease.pass_id, seal.rows),
-        "fence": lease.fence,
         "run_id": run_id,
     }
     connection.execute(insert(seals).values(row))
@@ -109,6 +108,5 @@ def _seal(row: Row[Any]) -> Seal:
         rows=row.rows,
         digest=bytes(row.digest),
         chain=bytes(row.chain),
-        fence=row.fence,
         run_id=row.run_id,
     )

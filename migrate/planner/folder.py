@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,13 @@ class Plan:
         try:
             digest, batches = plan_digest(document), document["digests"]["batches"]
             plan = _plan_of(document, folder, is_whole=digest == document["digest"])
-            for taken in summarise(document).inputs:
+            summary = summarise(document)  # what follows is covered by no digest, and all of it is shown
+            for taken in summary.inputs:
                 datetime.fromisoformat(taken["as_of"]).astimezone(plan.spec.zone)
-                format(taken.get("left_out") or 0, ",d")  # none of it is covered by a digest, and all of it is shown
+                format(taken["input"], "s")
+                format(taken.get("left_out") or 0, ",d")
+            for backup, seconds in summary.skew_seconds.items():
+                timedelta(seconds=seconds), plan.spec.stores[backup]
             relation = plan.relation("batches")
         except VersionError:
             raise

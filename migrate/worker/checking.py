@@ -291,12 +291,10 @@ class CheckWork:
         seal = tools.seals.write_verdicts(self.lease.number, self.lease.fence, tools.pass_id, results)
         pause_at(PausePoint.VERDICTS_SEALED)
         users = self._user_checks(results)
-        with tools.seals.unless_fenced_off(seal):
-            tools.ledger.finish_check(
-                self.lease, seal, users, self._counts(results), findings, run_id=tools.run_id, now=tools.now()
-            )
-        known = tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.VERDICTS)
-        tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence, known)
+        tools.ledger.finish_check(
+            self.lease, seal, users, self._counts(results), findings, run_id=tools.run_id, now=tools.now()
+        )
+        tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence)
         self._tally.users += len(users)
         self._tally.batches += 1
 

@@ -211,12 +211,9 @@ class CopyWork:
         seal = self._tools.seals.write_receipts(self.lease.number, self.lease.fence, receipts) if receipts else None
         pause_at(PausePoint.RECEIPTS_SEALED)
         tallies = self._tallies(rows)
-        with self._tools.seals.unless_fenced_off(seal):
-            self._tools.ledger.finish_copy(self.lease, seal, tallies)
+        self._tools.ledger.finish_copy(self.lease, seal, tallies)
         pause_at(PausePoint.BATCH_FINISHED)
-        if self.lease.fence > 1:
-            known = self._tools.ledger.seals(self.lease.plan_id, self.lease.number, SealKind.RECEIPTS)
-            self._tools.seals.forget_receipts(self.lease.number, self.lease.fence, known)
+        self._tools.seals.forget_receipts(self.lease.number, self.lease.fence)
         self._tally.users += len(tallies)
         self._tally.batches += 1
 

@@ -1,29 +1,29 @@
 """Sealed files: the receipts of a finished batch, and the verdicts of a finished check, as Parquet beside the ledger.
 
 The digest of a file is over its rows in canonical form, not over its bytes. The ledger keeps it and chains it to the one
-before, so that an edited, missing or exchanged file is found when it is read (design, section 3).
+before, so that an edited, missing or exchanged file is found when it is read (design, section 3). It is a part of the file's
+name: what is sealed twice is one file, and neither another ledger nor one that was put back from its backup takes a proof away.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from migrate.errors import IntegrityError, SealLostError, StaleLeaseError, UnreachableError
+from migrate.errors import SealLostError, StaleLeaseError, UnreachableError
 from migrate.ledger import NewSeal, Seal, SealKind
 from migrate.model import CheckResult, Evidence, Outcome, Receipt
 from migrate.pauses import PausePoint, pause_at
 from migrate.sql import literal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PARTIAL = ".partial"
+_NAMED_BYTES = 8  # of the digest, in a file's name
 
 # name, DuckDB type; the order is that of the canonical form
 _RECEIPTS = (
@@ -43,8 +43,6 @@ _REMEDY = (
     "Bring it back from a backup of .migrate/seals and verify again;"
     " or `migrate verify --repair`, and the next run makes its receipts anew."
 )
-
-_OTHER_LEDGER = "The plan was run with another ledger: name that one (--ledger or MIGRATE_LEDGER)."
 
 SealedReceipt = tuple[int, Outcome, Receipt]
 
@@ -87,7 +85,7 @@ class Seals:
             )
             for ordinal, outcome, receipt in sorted(receipts, key=lambda row: row[0])
         ]
-        return self._write(_name(_stem(SealKind.RECEIPTS, number, None), fence), _RECEIPTS, rows)
+        return self._write(_stem(SealKind.RECEIPTS, number, None), fence, _RECEIPTS, rows)
 
     def write_verdicts(self, number: int, fence: int, pass_id: int, results: Iterable[CheckResult]) -> NewSeal:
         """Seal the verdicts of one check of batch `number`; durable when this returns."""
@@ -95,7 +93,7 @@ class Seals:
             (result.ordinal, result.verdict.value, result.reason, result.etag)
             for result in sorted(results, key=lambda result: result.ordinal)
         ]
-        return self._write(_name(_stem(SealKind.VERDICTS, number, pass_id), fence), _VERDICTS, rows)
+        return self._write(_stem(SealKind.VERDICTS, number, pass_id), fence, _VERDICTS, rows)
 
     def read_receipts(self, seals: Sequence[Seal], ordinals: Collection[int]) -> dict[int, tuple[Outcome, Receipt]]:
         """The receipts of these copies of a batch, from its seals (oldest first). SealLostError where one cannot be had.
@@ -121,36 +119,25 @@ class Seals:
             raise SealLostError(f"no sealed file has the receipts of {len(left)} copies", "", remedy=_REMEDY)
         return found
 
-    @contextmanager
-    def unless_fenced_off(self, seal: NewSeal | None) -> Iterator[None]:
-        """While the ledger is told of a seal: where the batch is another's by now, the file goes, for nobody will know it."""
-        try:
-            yield
-        except StaleLeaseError:
-            if seal is not None:
-                (self._root / seal.path).unlink(missing_ok=True)
-            raise
+    def forget_receipts(self, number: int, fence: int) -> None:
+        """Remove what earlier holders of the batch have not written to its end."""
+        self._forget(_stem(SealKind.RECEIPTS, number, None), fence)
 
-    def forget_receipts(self, number: int, fence: int, known: Sequence[Seal]) -> None:
-        """Remove what earlier holders of the batch wrote of receipts and could not bring into the ledger, which has `known`."""
-        self._forget(_stem(SealKind.RECEIPTS, number, None), fence, known)
-
-    def forget_verdicts(self, number: int, pass_id: int, fence: int, known: Sequence[Seal]) -> None:
+    def forget_verdicts(self, number: int, pass_id: int, fence: int) -> None:
         """The same for the verdicts of one check."""
-        self._forget(_stem(SealKind.VERDICTS, number, pass_id), fence, known)
+        self._forget(_stem(SealKind.VERDICTS, number, pass_id), fence)
 
-    def _forget(self, stem: str, fence: int, known: Sequence[Seal]) -> None:
-        kept = {file_name(seal) for seal in known}
+    def _forget(self, stem: str, fence: int) -> None:
         for earlier in range(1, fence):
-            name = _name(stem, earlier)
-            for left in (name, Path(name).with_suffix(_PARTIAL).name):
-                if left not in kept:
-                    (self._root / self._plan / left).unlink(missing_ok=True)
+            (self._root / self._plan / _partial(stem, earlier)).unlink(missing_ok=True)
 
-    def _write(self, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> NewSeal:
-        name = f"{self._plan}/{name}"
+    def _write(
+        self, stem: str, fence: int, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]
+    ) -> NewSeal:
+        digest = _digest(rows)
+        name = _name(stem, digest)
         try:
-            self._put(self._root / name, columns, rows)
+            self._put(self._root / self._plan / _partial(stem, fence), name, columns, rows)
         except FileNotFoundError as error:
             raise StaleLeaseError(f"sealed file {name}: a later holder of the batch has removed it") from error
         except (OSError, duckdb.Error) as error:
@@ -158,12 +145,13 @@ class Seals:
                 f"sealed file {name} cannot be written: {type(error).__name__}",
                 remedy="Make room in .migrate/seals and see to its rights, then run again: nothing is lost.",
             ) from error
-        return NewSeal(name, len(rows), _digest(rows))
+        return NewSeal(len(rows), digest)
 
-    def _put(self, path: Path, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write a file, whole or not at all; durable when this returns."""
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = path.with_suffix(_PARTIAL)
+    def _put(
+        self, partial: Path, name: str, columns: Sequence[tuple[str, str]], rows: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Write a file, whole or not at all; durable when this returns. One of this name has these rows already."""
+        partial.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         selected = ", ".join(
             f"unnest(${place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns, 1)
         )
@@ -175,10 +163,8 @@ class Seals:
             os.fsync(file.fileno())
         partial.chmod(0o600)
         pause_at(PausePoint.RECEIPTS_WRITING)
-        if path.exists():  # its name has the fence, which no two workers share
-            raise IntegrityError(f"sealed file {path.relative_to(self._root)} is there already", remedy=_OTHER_LEDGER)
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        partial.replace(partial.with_name(name))
+        folder = os.open(partial.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -202,15 +188,20 @@ class Seals:
 
 def file_name(seal: Seal) -> str:
     """The file of a seal, in the folder of its plan."""
-    return _name(_stem(seal.kind, seal.number, seal.pass_id), seal.fence)
+    return _name(_stem(seal.kind, seal.number, seal.pass_id), seal.digest)
 
 
 def _stem(kind: SealKind, number: int, pass_id: int | None) -> str:
     return f"{kind.value}-{number:08d}" + ("" if pass_id is None else f"-{pass_id}")
 
 
-def _name(stem: str, fence: int) -> str:
-    return f"{stem}-{fence}.parquet"
+def _name(stem: str, digest: bytes) -> str:
+    return f"{stem}-{digest[:_NAMED_BYTES].hex()}.parquet"
+
+
+def _partial(stem: str, fence: int) -> str:
+    """What a worker writes before it has its name: the fence is its own."""
+    return f"{stem}-{fence}.partial"
 
 
 def _digest(rows: Iterable[tuple[Any, ...]]) -> bytes:

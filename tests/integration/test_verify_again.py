@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -396,7 +397,7 @@ def test_a_look_that_fails_last_leaves_its_batch_unchecked(
     world: SmallWorld, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When all else has ended, one look fails and ends the command: its user is not verified for that (invariants 4 and 9)."""
-    stray = "users/u001/stray"
+    stray = "users/u001/photo-0000.jpg.stray"  # in the range of the user's first batch
     store = homes(world)["users/u001/photo-0000.jpg"]
     world.put(store, stray, b"who wrote this", Attributes(), {})
     others = threading.Semaphore(0)
@@ -419,7 +420,10 @@ def test_a_look_that_fails_last_leaves_its_batch_unchecked(
             patch.setattr(
                 checking,
                 "check_prefix",
-                failing(check_prefix, lambda place, user, *_: (place, user) == (store, "u001")),
+                failing(
+                    check_prefix,
+                    lambda place, user, _, __, after, *___: (place, user, after) == (store, "u001", None),
+                ),
             )
         else:
             patch.setattr(
@@ -430,6 +434,9 @@ def test_a_look_that_fails_last_leaves_its_batch_unchecked(
         assert world.migrate("verify").code == 69
     states = {state for wave in world.migrate("status", "--json").json["standing"] for state in wave["users"]}
     assert "copied" in states, "somebody was not looked at"
+    with closing(sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")) as ledger:
+        query = "SELECT c.state FROM checks c JOIN users u ON u.first_batch = c.number WHERE u.user_id = 'u001'"
+        assert ledger.execute(query).fetchall() != [("done",)]
     answer = world.migrate("verify", "--json")
     assert answer.code == 3, answer.err
     assert answer.json["pass"]["verdicts"]["extra"] == 1
@@ -443,7 +450,7 @@ def test_another_ledger_touches_no_proof(world: SmallWorld) -> None:
     for words in (["run", "--dry-run"], ["run", "--wave", "all"], ["verify"], ["status"]):
         answer = world.migrate(*words)
         assert answer.code == 5, words
-        assert "the ledger knows nothing of the plan" in answer.err
+        assert "was begun with another ledger" in answer.err
     world.ledger = None
     assert {path: path.read_bytes() for path in seals} == seals
     assert world.migrate("verify").code == 0
@@ -496,3 +503,23 @@ def test_who_was_looked_for_by_another_verification_is_said_to_be_left(tmp_path:
     assert b"Users who have no copies are left to look for" in out
     assert world.migrate(*words).code == 0
     assert state(world, "z001") == "verified"
+
+
+def test_a_ledger_that_was_put_back_from_its_backup_goes_on(tmp_path: Path) -> None:
+    """What was sealed since the backup stays where it is and is in nobody's way; what is at the targets is not copied again."""
+    world = build(tmp_path, users=8, per_user=3, copies_max=6, odd=False, large=False)
+    planned(world)
+    assert world.migrate("run", "--wave", "0").code == 75
+    assert world.migrate("ledger", "backup", str(tmp_path / "backup.sqlite")).code == 0
+    assert world.migrate("run", "--wave", "all").code == 0
+    assert world.migrate("verify").code == 0
+    before = {path: path.read_bytes() for path in (world.root / ".migrate" / "seals").rglob("*.parquet")}
+    for left in (world.root / ".migrate").glob("ledger.sqlite*"):
+        left.unlink()
+    (tmp_path / "backup.sqlite").rename(world.root / ".migrate" / "ledger.sqlite")
+    again = world.migrate("run", "--wave", "all", "--json")
+    assert again.code == 0, again.err
+    last = world.migrate("verify", "--json")
+    assert (last.code, states(last)) == (0, VERIFIED)
+    world.assert_all_there()
+    assert {path: path.read_bytes() for path in before} == before

@@ -137,7 +137,7 @@ def quarantined(ordinal: int, reason: str = "denied") -> CopyResult:
 
 
 def new_seal(rows: int, name: str = "seal") -> NewSeal:
-    return NewSeal(f"{name}.parquet", rows, hashlib.sha256(name.encode()).digest())
+    return NewSeal(rows, hashlib.sha256(name.encode()).digest())
 
 
 @dataclass(slots=True)

@@ -158,7 +158,6 @@ BREAKS: dict[str, list[str]] = {
     "ck_seals_kind_known": ["UPDATE seals SET kind = 'x' WHERE kind = 'receipts'"],
     "ck_seals_sequence": ["UPDATE seals SET sequence = 0 WHERE sequence = 1"],
     "ck_seals_rows": ["UPDATE seals SET rows = -1"],
-    "ck_seals_fence": ["UPDATE seals SET fence = 0"],
     "ck_seals_digests": ["UPDATE seals SET digest = 'short'", "UPDATE seals SET chain = 'short'"],
     "ck_seals_verdicts_have_pass": [
         "UPDATE seals SET pass_id = NULL WHERE kind = 'verdicts'",

@@ -108,6 +108,25 @@ def test_what_comes_after_ends_the_holding_up(world: World) -> None:
     assert moved_on(world) == {}
 
 
+def test_who_was_tried_again_is_not_held_up_beside_those_who_are(world: World) -> None:
+    """The copy that comes of a retry was looked at by no verification, so it is to be verified (invariant 9)."""
+    world.copy_batch(0)  # a copy of anna's is quarantined
+    for _ in range(3):
+        world.copy_batch()
+    found = world.start_pass()
+    lease = world.lease_check(found)
+    assert lease is not None
+    assert lease.number == 0
+    results = [CheckResult(1, Verdict.MATCH), CheckResult(2, Verdict.MATCH), CheckResult(3, Verdict.UNKNOWN, MOVED_ON)]
+    world.ledger.record_verdicts(lease, results, world.run_id, NOW)
+    world.finish_check(lease, results)
+    end(world, found)
+    assert world.ledger.retry_quarantined(world.plan_id, None, world.run_id, NOW) == 1
+    world.copy_batch()
+    assert world.state("anna") == "copied"
+    assert moved_on(world) == {0: 1}, "bjorn alone"
+
+
 def test_what_moved_on_is_found_by_indexes(world: World) -> None:
     """By the verdicts that are known, and from each to its user; no table is read whole."""
     world.copy_all()

@@ -377,12 +377,10 @@ def upgrade() -> None:
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("chain", sa.LargeBinary(), nullable=False),
-        sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.CheckConstraint("(kind = 'verdicts') = (pass_id IS NOT NULL)", name=op.f("ck_seals_verdicts_have_pass")),
         sa.CheckConstraint("kind = 'receipts' OR kind = 'verdicts'", name=op.f("ck_seals_kind_known")),
         sa.CheckConstraint("length(digest) = 32 AND length(chain) = 32", name=op.f("ck_seals_digests")),
-        sa.CheckConstraint("fence >= 1", name=op.f("ck_seals_fence")),
         sa.CheckConstraint("rows >= 0", name=op.f("ck_seals_rows")),
         sa.CheckConstraint("sequence >= 1", name=op.f("ck_seals_sequence")),
         sa.ForeignKeyConstraint(
