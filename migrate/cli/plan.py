@@ -13,7 +13,7 @@ from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.plan_tables import USERS_ASKED, show_summary, show_taken
 from migrate.cli.records import recorded_run
 from migrate.cli.working import stopping
-from migrate.errors import RefusedError
+from migrate.errors import RefusedError, UsageError
 from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.ledger import Ledger
 from migrate.model import Purpose
@@ -32,20 +32,31 @@ def plan(
     list_anew: Annotated[
         bool, typer.Option("--list-anew", help="List the stores again, whatever an earlier attempt has listed of them.")
     ] = False,
+    listed: Annotated[
+        str | None,
+        typer.Option(
+            "--list", metavar="KIND", help="With --dry-run: list the keys or users of one kind of finding too."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build a plan: who moves, what, where to and in which order. It copies nothing, and never changes afterwards."""
     context = context_of(typer_context, as_json=as_json)
     start_logs(context)
+    if listed is not None and not dry_run:
+        raise UsageError(
+            "--list is for --dry-run, which keeps nothing to look at",
+            remedy="`migrate show --list KIND` lists of a plan.",
+        )
     loaded = load_spec(spec)
     if dry_run:
-        _plan(context, loaded, None, list_anew=list_anew)
+        _plan(context, loaded, None, listed=listed, list_anew=list_anew)
         return
     with recorded_run(context, "plan", {"spec": str(spec)}, country=context.country(loaded)) as recorded:
         _plan(context, loaded, recorded.ledger, list_anew=list_anew)
 
 
-def _plan(context: Context, spec: Spec, ledger: Ledger | None, *, list_anew: bool) -> None:
+def _plan(context: Context, spec: Spec, ledger: Ledger | None, *, listed: str | None = None, list_anew: bool) -> None:
     """Without a ledger nothing is built."""
     capabilities = load_capabilities(context.workspace.capabilities(spec.name), spec.stores)
     unprobed = unprobed_stores(spec, capabilities)
@@ -67,6 +78,7 @@ def _plan(context: Context, spec: Spec, ledger: Ledger | None, *, list_anew: boo
                 on_progress=progress.step,
                 is_stopping=stop.is_set,
                 dry_run=ledger is None,
+                listed=listed,
                 list_anew=list_anew,
             )
     finally:

@@ -10,8 +10,7 @@ from rich.text import Text
 from migrate.cli.output import Column, Output, safe
 from migrate.errors import RefusedError
 from migrate.model import CensusClass
-from migrate.planner.listing import Listed
-from migrate.planner.summary import PlanSummary, how, ways_on
+from migrate.planner.summary import Listed, PlanSummary, how, ways_on
 from migrate.report import plan_view
 from migrate.spec import Spec, spec_time
 from migrate.units import number_of
@@ -50,6 +49,9 @@ def show_summary(
     for line in plan_view.skew_lines(summary):
         output.line(f"  {line}")
     _findings(output, summary, unprobed)
+    if summary.listed is not None:
+        output.line()
+        show_listed(output, summary.listed)
     _blockers(output, summary, built=built)
 
 
@@ -121,4 +123,6 @@ def _blockers(output: Output, summary: PlanSummary, *, built: bool) -> None:
         for command in ways_on(summary.digest, summary.blockers):
             output.command(command)
     else:
-        output.line("decide them in the spec, or build the plan and accept them by count and digest")
+        output.line("look at them, and decide them in the spec; or build the plan and accept them by count and digest:")
+        for blocker in summary.blockers:
+            output.command(f"migrate plan SPEC --dry-run --list {blocker.kind}")

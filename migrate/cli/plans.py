@@ -12,21 +12,19 @@ from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, u
 from migrate.cli.output import Column, Output
 from migrate.cli.plan_tables import USERS_ASKED, show_listed, show_summary, show_taken
 from migrate.cli.records import existing_ledger
-from migrate.errors import ExitCode, MigrateError, UsageError, worst
+from migrate.errors import ExitCode, MigrateError, worst
 from migrate.jobs.elsewhere import taken_elsewhere
 from migrate.planner.diff import PlanDiff
 from migrate.planner.diff import diff as compare
 from migrate.planner.explain import Explanation
 from migrate.planner.explain import explain as explain_user
 from migrate.planner.folder import Plan, find_plan, plan_folders
-from migrate.planner.listing import FLAGS, Listed, list_findings
+from migrate.planner.listing import FLAGS, LISTED_MAX, list_findings
 from migrate.planner.summary import summarise
 from migrate.report import plan_view
 from migrate.report.plan_view import DIGEST_SHOWN
 from migrate.spec import spec_time
 from migrate.units import format_size
-
-LISTED_MAX = 10_000
 
 
 def plans(typer_context: typer.Context, as_json: JsonOption = False) -> None:
@@ -125,17 +123,13 @@ def show(
 
 
 def _show_findings(context: Context, plan: Plan, kind: str) -> None:
-    kinds = plan.document["findings"]
-    if kind not in kinds:
-        names = ", ".join(sorted(kinds)) or "none"
-        raise UsageError(f"the plan has no finding of the kind {kind!r}", remedy=f"It has: {names}.")
-    rows = list_findings(plan, kind, limit=LISTED_MAX)
+    rows = list_findings(plan, kind)
     if context.as_json:
         document = {
             "plan": plan.digest,
             "kind": kind,
-            "count": kinds[kind],
-            "findings": [_finding(row) for row in rows],
+            "count": plan.document["findings"][kind],
+            "findings": plan_view.listed_document(rows),
         }
         context.output.document(document)
         return
@@ -143,10 +137,6 @@ def _show_findings(context: Context, plan: Plan, kind: str) -> None:
     if len(rows) == LISTED_MAX:
         files = "copies-*.parquet" if kind in FLAGS else "findings.parquet"
         context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / files}")
-
-
-def _finding(row: Listed) -> dict[str, Any]:
-    return {"store": row.store, "user": row.user_id, "key": row.key, "detail": row.detail, "count": row.count}
 
 
 def explain(

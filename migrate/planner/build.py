@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
+from migrate.planner.listing import list_findings
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
 from migrate.spec import Spec
@@ -58,9 +59,11 @@ def build_plan(
     on_progress: Progress,
     is_stopping: Stopping = never,
     dry_run: bool = False,
+    listed: str | None = None,
     list_anew: bool = False,
 ) -> Plan | PlanSummary:
-    """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept.
+    """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept, with the findings of the
+    kind `listed`.
 
     A live listing serves for one plan: one that was stopped, refused or a dry run leaves it to the next attempt, until it is too
     old. `list_anew` drops it first. Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError
@@ -82,7 +85,10 @@ def build_plan(
             is_stopping=is_stopping,
         )
         built = aside(
-            lambda: make_plan(spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run), is_stopping
+            lambda: make_plan(
+                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed
+            ),
+            is_stopping,
         )
         if not dry_run:
             _forget_listings(spec, workspace)
@@ -113,25 +119,32 @@ def make_plan(
     now: datetime,
     on_progress: Progress,
     dry_run: bool = False,
+    listed: str | None = None,
     limits: Limits = Limits(),
 ) -> Plan | PlanSummary:
-    """Plan, and keep the plan, or with `dry_run` only its summary.
+    """Plan, and keep the plan, or with `dry_run` only its summary, and in it the first findings of the kind `listed`. UsageError
+    where it has none of that kind.
 
     RefusedError where policy or a collision forbids it, InputError where an inventory cannot be trusted, IntegrityError where a
     sum is off.
     """
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
-    building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=workspace.ensure(workspace.plans)))
+    home = scratch if dry_run else workspace.ensure(workspace.plans)
+    building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
     try:
         with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
             content = _steps(session, spec, workspace, inputs, building, on_progress, limits)
         content["built_at"] = now.isoformat()
         content["tool_version"] = __version__
         content["digest"] = plan_digest(content)
-        if dry_run:
+        if dry_run and listed is None:
             return summarise(content)
         assemble.write_document(building, content)
-        return _publish(building, workspace.plans / content["digest"][:PREFIX_DIGITS])
+        name = content["digest"][:PREFIX_DIGITS]
+        if dry_run and listed is not None:
+            passing = Plan.open(building.rename(scratch / name))
+            return replace(summarise(content), listed=tuple(list_findings(passing, listed)))
+        return _publish(building, workspace.plans / name)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         shutil.rmtree(building, ignore_errors=True)

@@ -6,29 +6,22 @@ come from the copies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import duckdb
 
-from migrate.errors import IntegrityError
+from migrate.errors import IntegrityError, UsageError
 from migrate.planner.folder import Plan, open_reader
+from migrate.planner.summary import Listed
 
 FLAGS = ("diverged", "incomparable", "unbacked")
+LISTED_MAX = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A row of the plan's findings, or a key that one counts."""
-
-    store: str
-    user_id: str | None
-    key: str | None
-    detail: str | None
-    count: int
-
-
-def list_findings(plan: Plan, kind: str, *, limit: int) -> list[Listed]:
-    """The first `limit` findings of a kind: sums, then keys, each by store, user and key. IntegrityError for a broken plan."""
+def list_findings(plan: Plan, kind: str, *, limit: int = LISTED_MAX) -> list[Listed]:
+    """The first `limit` findings of a kind: sums, then keys, each by store, user and key. UsageError where the plan has none
+    of the kind, IntegrityError for a broken plan."""
+    if kind not in (kinds := plan.document["findings"]):
+        names = ", ".join(sorted(kinds)) or "none"
+        raise UsageError(f"the plan has no finding of the kind {kind!r}", remedy=f"It has: {names}.")
     plan.check_findings()
     findings = f"SELECT store, user_id, key, detail, count FROM {plan.relation('findings')} WHERE kind = $kind"
     if kind in FLAGS:

@@ -36,6 +36,17 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A row of the plan's findings, or a key that one counts."""
+
+    store: str
+    user_id: str | None
+    key: str | None
+    detail: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """The requests that a run comes to, without tags (what objects have tags is not known before), and its least duration.
 
@@ -54,7 +65,10 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A plan in numbers. `inputs`, `census`, `reconciliation` and `closed` are as in `plan.json`."""
+    """A plan in numbers. `inputs`, `census`, `reconciliation` and `closed` are as in `plan.json`.
+
+    `listed` are findings of one kind, of a plan that is not kept, where they were asked for; else None.
+    """
 
     digest: str
     name: str
@@ -75,6 +89,7 @@ class PlanSummary:
     findings: dict[str, int]
     blockers: tuple[Blocker, ...]
     forecast: Forecast
+    listed: tuple[Listed, ...] | None = None
 
 
 def summarise(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from migrate.model import CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
-from migrate.planner.summary import PlanSummary, Share, accept_word
+from migrate.planner.summary import Listed, PlanSummary, Share, accept_word
 from migrate.spec import Spec, spec_time
 from migrate.stores.base import Capabilities
 from migrate.units import format_duration, format_size
@@ -45,11 +45,22 @@ FINDINGS: dict[str, str] = {
 
 
 def summary_document(summary: PlanSummary, unprobed: Sequence[str] = ()) -> dict[str, Any]:
-    """A plan in numbers, as plain data. No user and no key."""
-    document = asdict(summary)
+    """A plan in numbers, as plain data. No user and no key, but for those that were asked for."""
+    document = asdict(replace(summary, listed=None))
+    del document["listed"]
+    if summary.listed is not None:
+        document["listed"] = listed_document(summary.listed)
     document["blockers"] = [{**asdict(blocker), "accept": accept_word(blocker)} for blocker in summary.blockers]
     document["unprobed_stores"] = list(unprobed)
     return document
+
+
+def listed_document(rows: Sequence[Listed]) -> list[dict[str, Any]]:
+    """Findings of one kind, as plain data."""
+    return [
+        {"store": row.store, "user": row.user_id, "key": row.key, "detail": row.detail, "count": row.count}
+        for row in rows
+    ]
 
 
 def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:

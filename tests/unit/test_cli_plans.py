@@ -251,12 +251,20 @@ def test_a_changed_rule_is_told_by_its_name_and_no_list_is_repeated(run: Run, sp
 
 
 def test_what_blocks_can_be_listed_by_name(run: Run, spec: str, tmp_path: Path) -> None:
-    """An operator looks at the keys before accepting them by count and digest. What none of a kind has is no column."""
+    """An operator looks at the keys before accepting them by count and digest. Before a plan is built, too."""
     fill(tmp_path, "us", ["users/nobody/1.jpg"])
     run("plan", spec)
     listed = run("show", "--list", "unclassified", "--json").answer
     assert {row["key"] for row in listed["findings"]} == {HOSTILE_KEY}
     assert listed["count"] == len(listed["findings"])
+    assert run("plan", spec, "--list", "unclassified").code == ExitCode.USAGE
+    assert run("plan", spec, "--dry-run", "--list", "nope").code == ExitCode.USAGE
+    before = run("plan", spec, "--dry-run", "--list", "unclassified", "--json").answer
+    assert before["listed"] == listed["findings"]
+    dry = run("plan", spec, "--dry-run")
+    assert "migrate plan SPEC --dry-run --list unclassified\n" in dry.out
+    assert "odd/" not in dry.out, "no key that was not asked for"
+    assert "odd/" in run("plan", spec, "--dry-run", "--list", "unclassified").out
     assert run("show", "--list", "unclassified").out.split()[:3] == ["store", "key", "count"]
     assert run("show", "--list", "orphan").out.split()[:3] == ["store", "user", "count"]
     wrong = run("show", "--list", "nope")
