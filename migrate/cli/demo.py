@@ -27,6 +27,6 @@ def demo(
     """Build a synthetic world of 300 users on folders, and migrate it: planned, killed, resumed, verified."""
     context = context_of(typer_context, as_json=False)
     environment = {name: value for name, value in context.environment.items() if name not in _OURS}
-    show_all(folder, environment, context.output.show)
+    show_all(folder, environment, context.output.show, keep=keep)
     if not keep:
         shutil.rmtree(folder)

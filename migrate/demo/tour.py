@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,17 +32,20 @@ Say = Callable[[RenderableType], None]
 SPEC_TEXT = Path(__file__).with_name("demo.toml")
 KILLED_AT_PARTS = 4
 WIDTH = 80
-COUNTS = """\
-What moves belongs to those who move. The rest of the world's objects and differences
-are of people who stay, are on hold or to be reviewed, or of nobody; and a key that
-nobody owns counts once for each store that has it."""
+COUNTS = (
+    "What moves belongs to those who move. The rest of the world's objects and differences are of people who stay, are on hold "
+    "or to be reviewed, or of nobody; and a key that nobody owns counts once for each store that has it."
+)
 
 
-def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
-    """Build the world in `root` and migrate it, in front of whoever watches. IntegrityError if anything is not as claimed."""
+def show_all(root: Path, environment: Mapping[str, str], say: Say, *, keep: bool) -> None:
+    """Build the world in `root` and migrate it, in front of whoever watches. IntegrityError if anything is not as claimed.
+
+    With `keep` it ends with how to look around in it.
+    """
     started = time.monotonic()
     heading(say, "A world", "people of many countries, their objects in the US, a backup of them in Singapore")
-    say(Text("writing some two thousand objects into folders: a moment, please …", style="dim"))
+    prose(say, "writing some two thousand objects into folders: a moment, please …")
     world = build_world(root, SPEC_TEXT.read_text(encoding="utf-8"), SEED)
     describe(say, world)
     before = source_fingerprint(world)
@@ -56,7 +60,8 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
 
     heading(say, "Plan", "who moves, what, where to, in which order; named by the digest of its content")
     stage.run("plan", spec)
-    say(Text(f"\n{COUNTS}", style="dim"))
+    say(Text())
+    prose(say, COUNTS)
 
     heading(
         say, "Blocked", "what nobody has decided stops the run; an operator accepts just these, by count and digest"
@@ -73,7 +78,8 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
         lambda: parts_under_way(world) >= KILLED_AT_PARTS, "run", "--wave", "1-3", "--limit-bytes", "60MB/s"
     )
     kept = f"{copies_there(world):,} objects at the targets, {parts_under_way(world)} parts of the huge one"
-    say(Text.assemble(("\nkill -9", "bold red"), f"  The run and its workers are gone. What stands: {kept}."))
+    say(Text("\nkill -9", style="bold red"))
+    prose(say, f"The run and its workers are gone. What stands: {kept}.", style="")
 
     heading(say, "Resumed", "at the next copy and the next part; nothing is copied twice")
     stage.run("run", "--wave", "1-3")
@@ -83,11 +89,16 @@ def show_all(root: Path, environment: Mapping[str, str], say: Say) -> None:
     stage.run("status")
 
     heading(say, "Checked", "by a walk over the folders that knows nothing of plan, ledger and receipts")
-    conclude(say, world, before, time.monotonic() - started)
+    conclude(say, world, before, time.monotonic() - started, keep=keep)
 
 
 def heading(say: Say, title: str, text: str) -> None:
-    say(Text.assemble("\n", (f"── {title} ".ljust(WIDTH, "─"), "bold cyan"), "\n", (text, "dim")))
+    say(Text.assemble("\n", (f"── {title} ".ljust(WIDTH, "─"), "bold cyan")))
+    prose(say, text)
+
+
+def prose(say: Say, text: str, style: str = "dim") -> None:
+    say(Text(textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False), style=style))
 
 
 def describe(say: Say, world: DemoWorld) -> None:
@@ -128,20 +139,17 @@ def copies_there(world: DemoWorld) -> int:
     return total
 
 
-def conclude(say: Say, world: DemoWorld, before: str, seconds: float) -> None:
-    """Say each fact and whether it holds. IntegrityError if one does not."""
+def conclude(say: Say, world: DemoWorld, before: str, seconds: float, *, keep: bool) -> None:
+    """Say each fact and whether it holds; of a world that is kept, how to look around. IntegrityError if one does not hold."""
     facts = check_world(world, before)
     for fact in facts:
         say(Text.assemble(("  ✓ ", "bold green") if fact.holds else ("  ✗ ", "bold red"), fact.text))
     if not all(fact.holds for fact in facts):
         raise IntegrityError("the demo's world is not as it must be")
-    say(
-        Text(
-            f"\nAll of it in {format_duration(seconds)}. To look around:\n"
-            f"  {_program()} --workspace {shlex.quote(str(world.root))} status",
-            style="dim",
-        ),
-    )
+    said = f"\nAll of it in {format_duration(seconds)}."
+    if keep:
+        said += f" To look around:\n  {_program()} --workspace {shlex.quote(str(world.root))} status"
+    say(Text(said, style="dim"))
 
 
 def _program() -> str:

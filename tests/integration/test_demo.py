@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate.demo.tour import WIDTH
 from migrate.demo.world import MARKER
 
 
@@ -36,6 +37,9 @@ def test_the_demo_migrates_its_world_and_proves_it(tmp_path: Path) -> None:
     assert "✗" not in done.stdout
     assert "kill -9" in done.stdout
     assert "the plan is blocked" in done.stdout  # also where stdout is a file: it is the answer there
+    sections = [section.split("\n\n")[0].splitlines() for section in done.stdout.split("── ")[1:]]
+    assert len(sections) == 10
+    assert max(len(line) for section in sections for line in section[1:]) <= WIDTH
     look = done.stdout.strip().splitlines()[-1].split()
     assert subprocess.run(look, cwd=tmp_path, capture_output=True, check=False).returncode == 0  # the hint works
     assert not (tmp_path / "demo" / "left-over").exists()

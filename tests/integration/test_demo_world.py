@@ -11,6 +11,7 @@ import pytest
 
 from migrate.demo.checks import check_world, listing, source_fingerprint
 from migrate.demo.people import HUGE_BYTES, NORDIC, Kind, Thing, Where, parts_of
+from migrate.demo.tour import conclude
 from migrate.demo.world import MARKER, SOURCES, DemoWorld, build_world, clear_workspace, open_folder
 from migrate.errors import UsageError
 from migrate.model import Attributes
@@ -125,6 +126,11 @@ def test_a_whole_migration_passes(moved: DemoWorld) -> None:
     """All facts hold where every copy is in its place."""
     facts = check_world(moved, source_fingerprint(moved))
     assert [fact.text for fact in facts if not fact.holds] == []
+    said: list[str] = []
+    for keep in (True, False):
+        said.clear()
+        conclude(lambda part: said.append(str(part)), moved, source_fingerprint(moved), 1.0, keep=keep)
+        assert any("To look around" in part for part in said) is keep  # there is no world to look around in
     assert len(facts) == 5
 
 
