@@ -59,7 +59,7 @@ class Outcome(StrEnum):
 
     @property
     def has_receipt(self) -> bool:
-        return self in (Outcome.COPIED, Outcome.PRESENT)
+        return self is Outcome.COPIED or self is Outcome.PRESENT
 
 
 class Evidence(StrEnum):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core, chunks, demand_lease, in_batch, move_batch
+from migrate.ledger.core import Core, batch_params, chunks, demand_lease, in_batch, move_batch, of_batch
 from migrate.ledger.engine import insert_many, upsert
 from migrate.ledger.rows import CopyRow, Lease, NewSeal, PartRow, SealKind, UploadRow, UserTally
 from migrate.ledger.seals import append_seal
@@ -22,6 +22,23 @@ from migrate.states import BatchState, UserState
 
 SETTLED = tuple(outcome for outcome in Outcome if outcome is not Outcome.PENDING)
 RECEIPTS = tuple(outcome for outcome in Outcome if outcome.has_receipt)
+
+
+# What each group of receipts runs is built once.
+_SEEN = select(
+    exists().where(of_batch(schema.copies), schema.copies.c.ordinal.between(bindparam("first"), bindparam("last"))),
+    exists().where(of_batch(schema.uploads)),
+)
+_COUNTED = (
+    update(schema.batches)
+    .where(of_batch(schema.batches))
+    .values(
+        {
+            name: schema.batches.c[name] + bindparam(f"more_{name}")
+            for name in ("done_bytes", *(outcome.value for outcome in SETTLED))
+        }
+    )
+)
 
 
 class Copying(Core):
@@ -48,7 +65,10 @@ class Copying(Core):
             return
         with self._write() as connection:
             demand_lease(connection, lease)
-            known = _known(connection, lease, [result.ordinal for result in results])
+            ordinals = [result.ordinal for result in results]
+            between = {"first": min(ordinals), "last": max(ordinals)}
+            is_known, has_uploads = connection.execute(_SEEN, batch_params(lease.plan_id, lease.number) | between).one()
+            known = _known(connection, lease, ordinals) if is_known else {}  # mostly not, and then none is asked for
             new: list[tuple[Any, ...]] = []
             again: list[tuple[Any, ...]] = []
             settled: dict[int, CopyResult] = {}
@@ -64,7 +84,8 @@ class Copying(Core):
             if again:
                 _replace_pending(connection, again)
             if settled:
-                _drop_uploads(connection, lease, list(settled))
+                if has_uploads:
+                    _drop_uploads(connection, lease, list(settled))
                 _count(connection, lease, settled, sizes, run_id)
                 pause_at(PausePoint.GROUP_COMMITTING)
 
@@ -181,35 +202,17 @@ class Copying(Core):
             pause_at(PausePoint.BATCH_FINISHING)
 
 
-def _copy_row(row: Row[Any]) -> CopyRow:
-    result = _result(row)
-    return CopyRow(
-        ordinal=row.ordinal,
-        outcome=result.outcome,
-        receipt=result.receipt,
-        reason=row.reason,
-        detail=row.detail,
-        etag=None if result.receipt or row.etag is None else columns.unpack_etag(row.etag),
-        run_id=row.run_id,
-        at=columns.from_micros(row.at),
-        tallied=row.tallied,
-    )
-
-
-def _result(row: Row[Any]) -> CopyResult:
-    outcome = columns.OUTCOMES[row.outcome]
-    receipt = None
-    if outcome.has_receipt:
-        receipt = Receipt(
-            sha256=bytes(row.sha256),
-            part_bytes=row.part_bytes,
-            attributes=bytes(row.attributes),
-            etag=columns.unpack_etag(bytes(row.etag)),
-            version_id=row.version_id,
-            evidence=columns.EVIDENCES[row.evidence],
-            at=columns.from_micros(row.at),
-        )
-    return CopyResult(row.ordinal, outcome, receipt, row.reason, row.detail)
+def _copy_row(row: Iterable[Any]) -> CopyRow:
+    """From a row of `copies`, in the order of its columns: a batch's end reads all that it has."""
+    _, _, ordinal, code, sha256, part_bytes, attributes, packed, version_id, evidence, *more = row
+    reason, detail, run_id, at_us, tallied = more
+    outcome, at = columns.OUTCOMES[code], columns.from_micros(at_us)
+    etag = None if packed is None else columns.unpack_etag(packed)
+    if not outcome.has_receipt:
+        return CopyRow(ordinal, outcome, None, reason, detail, etag, run_id, at, tallied)
+    assert etag is not None, "a receipt has one"
+    receipt = Receipt(sha256, part_bytes, attributes, etag, version_id, columns.EVIDENCES[evidence], at)
+    return CopyRow(ordinal, outcome, receipt, reason, detail, None, run_id, at, tallied)
 
 
 def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tuple[Any, ...]:
@@ -237,12 +240,10 @@ def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tup
 
 def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[int, CopyResult]:
     copies = schema.copies
-    of_batch = in_batch(copies, lease.plan_id, lease.number)
-    between = copies.c.ordinal.between(min(ordinals), max(ordinals))
-    if connection.execute(select(copies.c.ordinal).where(of_batch, between).limit(1)).first() is None:
-        return {}  # the common case, at a third of the cost of asking for each
-    rows = connection.execute(select(copies).where(of_batch, copies.c.ordinal.in_(ordinals))).all()
-    return {row.ordinal: _result(row) for row in rows}
+    in_question = copies.c.ordinal.in_(ordinals)
+    rows = connection.execute(select(copies).where(in_batch(copies, lease.plan_id, lease.number), in_question)).all()
+    found = map(_copy_row, rows)
+    return {row.ordinal: CopyResult(row.ordinal, row.outcome, row.receipt, row.reason, row.detail) for row in found}
 
 
 def _replace_pending(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
@@ -281,15 +282,11 @@ def _drop_uploads(connection: Connection, lease: Lease, ordinals: list[int]) -> 
 def _count(
     connection: Connection, lease: Lease, settled: Mapping[int, CopyResult], sizes: Mapping[int, int], run_id: int
 ) -> None:
-    batches, runs = schema.batches, schema.runs
+    runs = schema.runs
     counts = Counter(result.outcome for result in settled.values())
-    values = {outcome.value: batches.c[outcome.value] + counts[outcome] for outcome in SETTLED if counts[outcome]}
     done_bytes = sum(sizes[ordinal] for ordinal, result in settled.items() if result.outcome.has_receipt)
-    connection.execute(
-        update(batches)
-        .where(in_batch(batches, lease.plan_id, lease.number))
-        .values(done_bytes=batches.c.done_bytes + done_bytes, **values)
-    )
+    more = {f"more_{outcome.value}": counts[outcome] for outcome in SETTLED}
+    connection.execute(_COUNTED, batch_params(lease.plan_id, lease.number) | more | {"more_done_bytes": done_bytes})
     if failures := counts[Outcome.QUARANTINED]:
         connection.execute(update(runs).where(runs.c.id == run_id).values(failures=runs.c.failures + failures))
 

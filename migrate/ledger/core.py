@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, and_, or_, select, update
+from sqlalchemy import Column, and_, bindparam, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -49,20 +49,33 @@ def in_batch(table: Any, plan_id: int, number: int) -> ColumnElement[bool]:
     return and_(table.c.plan_id == plan_id, table.c.number == number)
 
 
+def of_batch(table: Any) -> ColumnElement[bool]:
+    """`in_batch` for a statement that is built once, since to build one takes longer than to run it. It is run with
+    `batch_params`."""
+    return and_(table.c.plan_id == bindparam("of_plan"), table.c.number == bindparam("of_number"))
+
+
+def batch_params(plan_id: int, number: int) -> dict[str, Any]:
+    return {"of_plan": plan_id, "of_number": number}
+
+
+# FOR NO KEY UPDATE: rows that refer to the lease's batch do not wait for it. SQLite has the whole database by now.
+_HELD = (
+    select(schema.leases.c.number)
+    .where(
+        of_batch(schema.leases),
+        schema.leases.c.fence == bindparam("fence"),
+        schema.leases.c.worker_id == bindparam("worker_id"),
+        schema.leases.c.purpose == bindparam("purpose"),
+    )
+    .with_for_update(key_share=True)
+)
+
+
 def demand_lease(connection: Connection, lease: Lease) -> None:
     """Hold the lease's row to the end of the transaction. StaleLeaseError if its fence is no longer the batch's (invariant 5)."""
-    leases = schema.leases
-    # FOR NO KEY UPDATE: rows that refer to the lease's batch do not wait for it. SQLite has the whole database by now.
-    found = connection.execute(
-        select(leases.c.number)
-        .where(
-            in_batch(leases, lease.plan_id, lease.number),
-            leases.c.fence == lease.fence,
-            leases.c.worker_id == lease.worker_id,
-            leases.c.purpose == lease.purpose.value,
-        )
-        .with_for_update(key_share=True)
-    ).first()
+    shown = {"fence": lease.fence, "worker_id": lease.worker_id, "purpose": lease.purpose.value}
+    found = connection.execute(_HELD, batch_params(lease.plan_id, lease.number) | shown).first()
     if found is None:
         raise StaleLeaseError(
             f"batch {lease.number}: the lease with fence {lease.fence} is no longer held",

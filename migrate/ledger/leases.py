@@ -6,12 +6,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    Integer,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.sql.elements import ColumnElement
 
 from migrate.errors import IntegrityError, UsageError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, batch_info, in_batch, may_become, move_batch
+from migrate.ledger.core import Core, among, batch_info, batch_params, in_batch, may_become, move_batch, of_batch
 from migrate.ledger.engine import upsert
 from migrate.ledger.processes import LeaseWatch, Observed, ProcessIdentity
 from migrate.ledger.rows import CheckState, Lease, Left
@@ -19,6 +34,31 @@ from migrate.model import Purpose
 from migrate.states import BatchState, UserState
 
 _CONTENDED = 20  # on PostgreSQL, another worker may take a batch between our look and our hand
+
+
+# What each lease runs is built once.
+_TOUCHED = select(or_(*(exists().where(of_batch(table)) for table in (schema.copies, schema.uploads, schema.seals))))
+
+
+def _beginning(where: ColumnElement[bool]) -> Update:
+    users = schema.users
+    planned = among(users.c.state, may_become(UserState.COPYING, of=[UserState.PLANNED]))
+    of_plan = users.c.plan_id == bindparam("of_plan")
+    return update(users).where(of_plan, where, planned).values(state=UserState.COPYING.value)
+
+
+# Users whose first batch is leased go from planned to copying. Two statements, so that each uses its index.
+_NUMBER = bindparam("of_number", type_=Integer)
+_BEGINNING = (
+    _beginning(schema.users.c.first_batch == _NUMBER),
+    _beginning(
+        and_(
+            schema.users.c.last_batch > schema.users.c.first_batch,
+            schema.users.c.first_batch < _NUMBER,
+            schema.users.c.last_batch >= _NUMBER,
+        )
+    ),
+)
 
 
 class Leases(Core):
@@ -220,7 +260,8 @@ def _take(connection: Connection, row: Row[Any], worker_id: int, purpose: Purpos
     }
     if pass_id is None:
         connection.execute(insert(schema.leases).values(lease))
-        _users_begin(connection, plan_id, number)
+        for begin in _BEGINNING:
+            connection.execute(begin, batch_params(plan_id, number))
     else:
         statement = upsert(connection, schema.leases).values(lease).on_conflict_do_nothing()
         if connection.execute(statement.returning(schema.leases.c.number)).first() is None:
@@ -241,23 +282,7 @@ def _take(connection: Connection, row: Row[Any], worker_id: int, purpose: Purpos
 
 
 def _is_fresh(connection: Connection, plan_id: int, number: int) -> bool:
-    looks = [
-        exists().where(in_batch(table, plan_id, number)) for table in (schema.copies, schema.uploads, schema.seals)
-    ]
-    return not connection.execute(select(or_(*looks))).scalar_one()
-
-
-def _users_begin(connection: Connection, plan_id: int, number: int) -> None:
-    """Users whose first batch is leased go from planned to copying. Two statements, so that each uses its index."""
-    users = schema.users
-    planned = users.c.state.in_(may_become(UserState.COPYING, of=[UserState.PLANNED]))
-    for where in (
-        users.c.first_batch == number,
-        (users.c.last_batch > users.c.first_batch) & (users.c.first_batch < number) & (users.c.last_batch >= number),
-    ):
-        connection.execute(
-            update(users).where(users.c.plan_id == plan_id, where, planned).values(state=UserState.COPYING.value)
-        )
+    return not connection.execute(_TOUCHED, batch_params(plan_id, number)).scalar_one()
 
 
 def _move_check(
