@@ -26,7 +26,17 @@ from migrate.worker.loop import GROUP_RESULTS
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
-_ABLE = Capabilities(conditional_put=True, etag_is_md5=True, metadata=True, small_put=True, odd_keys=True)
+_ABLE = Capabilities(
+    conditional_put=True,
+    etag_is_md5=True,
+    metadata=True,
+    small_put=True,
+    empty_segments=True,
+    trailing_slashes=True,
+    dot_segments=True,
+    line_breaks=True,
+    control_characters=True,
+)
 
 
 def synthetic_world(

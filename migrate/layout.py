@@ -18,9 +18,6 @@ from migrate.sql import literal
 
 _SPLIT = re.compile(r"\{([a-z_]+)\}")
 
-# What `stores.keys.is_odd` says, for DuckDB.
-ODD_KEY = r"(?s:\A/|//|/\z|(?:\A|/)\.\.?(?:/|\z)|[\x00-\x1f\x{7f}-\x{9f}\x{fffe}\x{ffff}])"
-
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 
+from migrate.stores import keys
+
+ALL_ODD = dict.fromkeys(keys.ODD_KEYS, True)  # what a store can do that takes them all
+
 ODD_KEYS: tuple[str, ...] = (
     "a//b",
     "//",

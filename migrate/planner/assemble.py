@@ -14,7 +14,6 @@ from typing import Any
 
 from migrate.errors import InputError, IntegrityError
 from migrate.inventory.files import Progress
-from migrate.layout import ODD_KEY
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, table_digest
@@ -22,6 +21,7 @@ from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
+from migrate.stores.keys import odd_pattern
 
 FILE_ROWS = 1_000_000
 _DIGEST_ROWS = 200_000
@@ -52,12 +52,10 @@ def write_copies(
     """Write the files of copies; their names, rows and batches. Fills `findings` and the table `batch_digests`."""
     session.table(
         "target_stores",
-        "name VARCHAR, key_bytes INTEGER, odd_keys BOOLEAN",
-        [
-            (name, _KEY_BYTES - _prefix_bytes(store.url), capabilities.get(name, Capabilities()).odd_keys)
-            for name, store in sorted(spec.by_role(Role.TARGET).items())
-        ],
+        "name VARCHAR, key_bytes INTEGER",
+        [(name, _KEY_BYTES - _prefix_bytes(store.url)) for name, store in sorted(spec.by_role(Role.TARGET).items())],
     )
+    bent = _bent(spec, capabilities)
     session.query("CREATE TEMP TABLE target_copies (store VARCHAR, copies BIGINT)")
     session.query("CREATE TEMP TABLE batch_digests (number INTEGER, copies BIGINT, size_bytes BIGINT, digest BLOB)")
     parts = session.folder / "parts"
@@ -68,7 +66,7 @@ def write_copies(
     done = 0
     for number, first, last, rows in spans:
         name = f"copies-{len(files) + 1:04d}.parquet"
-        _write_file(session, parts / f"file={number}", folder / name)
+        _write_file(session, parts / f"file={number}", folder / name, bent)
         pause_at(PausePoint.COPIES_WRITTEN)
         _digest_file(session, folder / name, first, last)
         shutil.rmtree(parts / f"file={number}")
@@ -87,7 +85,18 @@ def _prefix_bytes(url: str) -> int:
     return len(prefix.encode("utf-8")) + (bool(prefix) and not prefix.endswith("/"))
 
 
-def _write_file(session: Session, part: Path, path: Path) -> None:
+def _bent(spec: Spec, capabilities: Mapping[str, Capabilities]) -> str:
+    """A SQL expression: whether the target store of a copy is not trusted with its key."""
+    bent = {name: capabilities.get(name, Capabilities()).bent_kinds() for name in sorted(spec.by_role(Role.TARGET))}
+    found = [
+        f"(t.name = {literal(name)} AND regexp_matches(o.target_key, {literal(odd_pattern(kinds))}))"
+        for name, kinds in bent.items()
+        if kinds
+    ]
+    return f"({' OR '.join(found) or 'FALSE'})"
+
+
+def _write_file(session: Session, part: Path, path: Path, bent: str) -> None:
     session.run("objects", part=pattern(part))
     disordered, twice = session.run("order")[0]
     if disordered:
@@ -97,7 +106,7 @@ def _write_file(session: Session, part: Path, path: Path) -> None:
             "an inventory lists a key twice",
             remedy="Take a new inventory; one of current versions alone, if there are versions.",
         )
-    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, odd_key=literal(ODD_KEY))
+    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
     session.run("copies")
     write_table(session, "file_copies", COPIES, path)
     session.query(

@@ -31,7 +31,7 @@ from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 DOCUMENT = "plan.json"
 PREFIX_DIGITS = 16
 _NAMED = 5  # older plans that an error names

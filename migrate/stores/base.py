@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from migrate.model import Attributes, ObjectInfo, Tags
+from migrate.stores.keys import ODD_KEYS, odd_kinds
 
 Body = bytes | bytearray | memoryview
 
@@ -37,9 +38,22 @@ class Capabilities:
     metadata: bool = False
     versions: bool = False
     multipart: bool = False
-    odd_keys: bool = False
+    # odd keys arrive under their own name, by what is odd in them (`stores.keys.odd_kinds`)
+    empty_segments: bool = False
+    trailing_slashes: bool = False
+    dot_segments: bool = False
+    line_breaks: bool = False
+    control_characters: bool = False
     object_lock: bool = False
     small_put: bool = False  # small plain objects may be sent the short way, without Content-MD5 (`s3_fast`)
+
+    def bent_kinds(self) -> list[str]:
+        """The kinds of odd keys that the store is not trusted with."""
+        return [kind for kind in ODD_KEYS if not getattr(self, kind)]
+
+    def takes_key(self, key: str) -> bool:
+        """Whether the store is trusted with a key, its prefix included."""
+        return all(getattr(self, kind) for kind in odd_kinds(key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from migrate.errors import InputError
 from migrate.spec import StoreSpec
 from migrate.stores.base import Capabilities
 
-CAPABILITIES_FORMAT = 2
+CAPABILITIES_FORMAT = 3
 _REMEDY = "`migrate doctor SPEC` writes it anew."
 _NAMES = frozenset(field.name for field in fields(Capabilities))
 _ASKED = ("url", "endpoint", "region", "kms_key", "role")

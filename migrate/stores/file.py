@@ -57,7 +57,11 @@ FILE_CAPABILITIES = Capabilities(
     tags=True,
     metadata=True,
     multipart=True,
-    odd_keys=True,
+    empty_segments=True,
+    trailing_slashes=True,
+    dot_segments=True,
+    line_breaks=True,
+    control_characters=True,
 )
 
 

@@ -6,9 +6,23 @@ A key is 1 to 1,024 bytes of UTF-8, and nothing in it means anything: `a//b`, `a
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from urllib.parse import quote, unquote_to_bytes
 
 MAX_KEY_BYTES = 1024
+
+# What a server that takes keys for paths, or writes them into XML unescaped, may lose or rename: by the capability that says
+# that a store does not. As regular expressions; only the end, `\Z`, has another name in DuckDB (`odd_pattern`).
+ODD_KEYS = {
+    "empty_segments": r"\A/|//",
+    "trailing_slashes": r"/\Z",
+    "dot_segments": r"(?:\A|/)\.\.?(?:/|\Z)",
+    "line_breaks": r"[\n\r]",
+    # and what XML 1.0 cannot hold
+    "control_characters": "[\\x00-\\x09\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\ufffe\uffff]",
+}
+_KINDS = {kind: re.compile(pattern) for kind, pattern in ODD_KEYS.items()}
 
 
 def key_problem(key: str) -> str | None:
@@ -24,15 +38,19 @@ def key_problem(key: str) -> str | None:
     return None
 
 
-def is_odd(key: str) -> bool:
-    """True for a key that a server which takes keys for paths, or writes them into XML unescaped, may lose or rename.
+def odd_kinds(key: str) -> list[str]:
+    """How a key is odd: each kind is the name of the capability that a store needs, to be trusted with it. None for most keys."""
+    return [kind for kind, pattern in _KINDS.items() if pattern.search(key)]
 
-    Empty, `.` and `..` segments, control characters, and what XML 1.0 cannot hold (U+FFFE, U+FFFF). A store without the
-    capability `odd_keys` is not trusted with one.
-    """
-    if any(segment in ("", ".", "..") for segment in key.split("/")):
-        return True
-    return any(letter < " " or "\x7f" <= letter <= "\x9f" or letter in "\ufffe\uffff" for letter in key)
+
+def is_odd(key: str) -> bool:
+    """Whether a key is odd in any way."""
+    return bool(odd_kinds(key))
+
+
+def odd_pattern(kinds: Iterable[str]) -> str:
+    """A regular expression for DuckDB (RE2) that finds itself in the keys of these kinds."""
+    return "|".join(ODD_KEYS[kind].replace(r"\Z", r"\z") for kind in kinds)
 
 
 def quote_key(key: str) -> str:

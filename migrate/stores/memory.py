@@ -29,7 +29,7 @@ from migrate.errors import (
 )
 from migrate.model import Attributes, ObjectInfo, Tags
 from migrate.stores.base import Body, Capabilities, Download, PartInfo, PutResult, UploadInfo
-from migrate.stores.keys import is_odd, key_problem
+from migrate.stores.keys import key_problem
 from migrate.stores.memory_place import (
     ALL_CAPABILITIES,
     PAGE_KEYS,
@@ -285,7 +285,7 @@ class MemoryStore:
             raise RefusedError(
                 f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
             )
-        if new and not self.place.able.odd_keys and is_odd(key):
+        if new and not self.place.able.takes_key(key):
             raise UnsupportedError(self.name, operation, "the store cannot hold such a key", key=key)
         self._begin(operation, key)
 

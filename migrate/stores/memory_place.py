@@ -25,7 +25,11 @@ ALL_CAPABILITIES = Capabilities(
     metadata=True,
     versions=True,
     multipart=True,
-    odd_keys=True,
+    empty_segments=True,
+    trailing_slashes=True,
+    dot_segments=True,
+    line_breaks=True,
+    control_characters=True,
     object_lock=True,
     small_put=True,
 )

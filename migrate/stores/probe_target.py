@@ -10,7 +10,7 @@ looked at. The odd keys stay under the scratch prefix even at a server that take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from migrate.errors import (
 )
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Capabilities, PartInfo, PutResult, Store
+from migrate.stores.keys import ODD_KEYS
 from migrate.stores.probe_checks import Checks, Questions
 
 TRIALS = ".migrate-probe/"
@@ -47,6 +48,13 @@ _HEADERS = Attributes(
     metadata=_METADATA,
 )
 _FOREIGN_METADATA = (("migrate-probe", "grün"),)
+_ODD_NAMES = {
+    "empty_segments": ["a//b", "/lead"],
+    "trailing_slashes": ["trail/"],
+    "dot_segments": ["a/../b", "a/./b"],
+    "line_breaks": ["n\nl", "r\rl"],
+    "control_characters": ["t\tb", "c\x01d", "d\x7f\x85", "x\ufffe\uffff"],
+}
 
 
 class TargetTrial:
@@ -100,12 +108,12 @@ class TargetTrial:
             ("metadata", lambda _: self._keeps_metadata()),
             ("versions", lambda _: self._has_versions()),
             ("multipart", lambda _: self._joins_parts()),
-            ("odd_keys", lambda _: self._keeps_odd_keys()),
         )
         for name, step in steps:
             self._go_on()
             found = replace(found, **{name: step(found)})
-        return found
+        self._go_on()
+        return replace(found, **self._keeps_odd_keys())
 
     def _encrypts(self) -> None:
         """Whether what is written lies under the KMS key that the spec names."""
@@ -284,18 +292,32 @@ class TargetTrial:
             )
         return False
 
-    def _keeps_odd_keys(self) -> bool:
-        fix = "Keys with empty, `.` or `..` segments or control characters cannot be copied to this store."
-        odd = f"{self._scratch}odd/"
-        names = ["a//b", "/lead", "trail/", f"../../../{self._scratch}odd/up", "c\x01d", "n\nl"]
-        with self._checks.wanted("odd keys", fix):
-            for name in names:
-                with suppress(StoreError):  # refused, in whatever words: what is there afterwards counts
-                    self._put(f"odd/{name}", name.encode())
-            kept = self._listed(odd) == {odd + name for name in names}
-            kept = kept and all(self._read(f"odd/{name}") == name.encode() for name in names)
-            return self._checks.judge("odd keys", kept, "arrive under their own names", "are bent or refused", fix)
-        return False
+    def _keeps_odd_keys(self) -> dict[str, bool]:
+        """By kind. Each is tried in a place of its own, so that none is blamed for another."""
+        fix = "Such keys cannot be copied to this store: give them another target store, or another key by the layout."
+        kept = dict.fromkeys(ODD_KEYS, False)
+        for kind in kept:
+            with self._checks.wanted("odd keys", fix):
+                kept[kind] = self._arrive(f"odd/{kind}/", self._odd_names(kind))
+        bent = ", ".join(kind.replace("_", " ") for kind, is_kept in kept.items() if not is_kept)
+        self._checks.judge(
+            "odd keys", not bent, "arrive under their own names", f"are bent or refused where they have {bent}", fix
+        )
+        return kept
+
+    def _odd_names(self, kind: str) -> Sequence[str]:
+        if kind == "dot_segments":  # one that is resolved stays in its place all the same
+            return [*_ODD_NAMES[kind], f"../../../../{self._scratch}odd/{kind}/up"]
+        return _ODD_NAMES[kind]
+
+    def _arrive(self, folder: str, names: Sequence[str]) -> bool:
+        """Whether objects written under these names are there afterwards, each with its content, and nothing else is."""
+        for name in names:
+            with suppress(StoreError):  # refused, in whatever words: what is there afterwards counts
+                self._put(folder + name, name.encode())
+        if self._listed(self._scratch + folder) != {self._scratch + folder + name for name in names}:
+            return False
+        return all(self._read(folder + name) == name.encode() for name in names)
 
     # cleaning
 

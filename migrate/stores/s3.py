@@ -27,7 +27,6 @@ from migrate.model import Attributes, Tags
 from migrate.pauses import PausePoint, pause_at
 from migrate.stores import s3_xml
 from migrate.stores.base import Body, Capabilities, PartInfo, PutResult
-from migrate.stores.keys import is_odd
 from migrate.stores.s3_endpoint import base_url
 from migrate.stores.s3_errors import MalformedError, error_of
 from migrate.stores.s3_fast import FastWriter, fits
@@ -224,7 +223,7 @@ class S3Store(S3Reader):
         """UnsupportedError for what the store is known not to keep, or nobody knows that it does."""
         self._possible(operation, key)
         able = self.capabilities
-        if not able.odd_keys and is_odd(self._prefix + key):
+        if not able.takes_key(self._prefix + key):
             raise UnsupportedError(self.name, operation, "the store bends keys such as this", key=key)
         if tags and not able.tags:
             raise UnsupportedError(self.name, operation, KEEPS_NO_TAGS, key=key)

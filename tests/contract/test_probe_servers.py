@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from places import new_bucket, s3_store
+from places import RCLONE, new_bucket, s3_store
 from proxy import recording
 from servers import S3Server
 
 from migrate.errors import ExitCode
 from migrate.model import Attributes, Role
-from migrate.stores.base import Capabilities
 from migrate.stores.memory import ALL_CAPABILITIES
 from migrate.stores.probe import CheckStatus, ProbeReport, probe
 from migrate.stores.s3_probe import S3Questions
@@ -70,14 +69,14 @@ def test_moto_takes_wrong_bytes(moto_server: S3Server) -> None:
     assert report.capabilities.etag_is_md5
     assert report.capabilities.tags
     assert report.capabilities.small_put
-    assert not report.capabilities.odd_keys
+    assert report.capabilities.bent_kinds() == ["line_breaks"]
     assert report.exit is ExitCode.DONE
 
 
 def test_rclone_is_found_out(rclone_server: S3Server) -> None:
-    """It overwrites what exists, keeps no tags and no content headers, and bends keys."""
+    """It overwrites what exists, keeps no tags and no content headers, and takes keys for paths."""
     report = ask(rclone_server)
-    assert report.capabilities == Capabilities(refuses_wrong_md5=True, etag_is_md5=True, multipart=True, small_put=True)
+    assert report.capabilities == RCLONE
     assert statuses(report)["conditional PUT"] is CheckStatus.WARN
 
 

@@ -24,7 +24,6 @@ from migrate.errors import (
 )
 from migrate.model import Attributes, Tags
 from migrate.stores.base import MULTIPART_MIN_BYTES, PartInfo, PutResult, Store
-from migrate.stores.keys import is_odd
 
 NO_TAGS: Tags = {}
 PLAIN = Attributes(content_type="text/plain")
@@ -63,9 +62,10 @@ FITTING = [key for key in ODD_KEYS if len(key.encode()) <= ROOM] + ["k" * ROOM, 
 
 def kept_keys(place: Place) -> list[str]:
     """The keys that the place can hold, its prefix included."""
-    if not place.store.capabilities.odd_keys:
-        return list(PLAIN_KEYS)
-    return [key for key in FITTING if not any(letter in key for letter in place.loses)]
+    able = place.store.capabilities
+    if not able.dot_segments:  # it takes keys for paths: `a` and `a/b` are not both to be had, nor are long names
+        return [*PLAIN_KEYS, *(key for key in ("new\nline", "tab\tstop") if able.takes_key(key))]
+    return [key for key in FITTING if able.takes_key(f"some/prefix/{key}")]
 
 
 # keys
@@ -96,7 +96,7 @@ def test_keys_are_deleted_one_by_one(place: Place) -> None:
 @pytest.mark.parametrize("key", ["a//b", "/lead", "trail/", "a/../b", "..", "tab\tstop", "\uffff"])
 def test_an_odd_key_is_refused_where_the_store_bends_it(store: Store, key: str) -> None:
     """Without the capability the key raises, and nothing arrives under another name."""
-    if store.capabilities.odd_keys:
+    if store.capabilities.takes_key(key):
         put(store, key, b"x")
         assert listed(store) == [key]
         return
@@ -289,7 +289,7 @@ def test_create_only_never_overwrites(store: Store) -> None:
             store.put("k", b"x", attributes=PLAIN, tags=NO_TAGS, md5=md5(b"x"), create_only=True)
         assert listed(store) == []
         return
-    keys = ["k", "odd//k"] if store.capabilities.odd_keys else ["k"]  # both ways out of the s3 store
+    keys = ["k", "odd//k"] if store.capabilities.empty_segments else ["k"]  # both ways out of the s3 store
     for key in keys:
         store.put(key, b"first", attributes=PLAIN, tags=NO_TAGS, md5=md5(b"first"), create_only=True)
         with pytest.raises(PreconditionError):
@@ -315,7 +315,7 @@ def test_a_put_with_another_etag_is_refused(store: Store) -> None:
 @pytest.mark.parametrize("key", ["k", "some//odd"])
 def test_bytes_that_are_not_what_was_promised_are_corrupt(store: Store, key: str) -> None:
     """The corrupted twin of every write here: the wrong MD5 never counts as written."""
-    if is_odd(key) and not store.capabilities.odd_keys:
+    if not store.capabilities.takes_key(key):
         pytest.skip("the store takes no odd key")
     with pytest.raises(CorruptBodyError):
         store.put(key, b"these", attributes=PLAIN, tags=NO_TAGS, md5=md5(b"others"))
@@ -463,7 +463,7 @@ def test_a_part_that_is_not_what_was_promised_is_corrupt(store: Store) -> None:
 
 def test_uploads_under_odd_keys_are_found(store: Store) -> None:
     """An upload that nobody finds stays for ever."""
-    if not store.capabilities.odd_keys:
+    if not store.capabilities.takes_key("a//b"):
         with pytest.raises(UnsupportedError):
             store.create_upload("a//b", attributes=PLAIN)
         return

@@ -16,7 +16,7 @@ from urllib.parse import quote_plus
 
 import duckdb
 import pytest
-from odd_keys import ODD_KEYS
+from odd_keys import ALL_ODD, ODD_KEYS
 from servers import S3Server
 
 from migrate.errors import InputError
@@ -58,7 +58,7 @@ class World:
             endpoint=self.server.endpoint,
             region=self.server.region,
             credentials=S3Credentials(self.server.access_key, self.server.secret_key),
-            capabilities=Capabilities(versions=True, multipart=True, odd_keys=True, tags=True, metadata=True),
+            capabilities=Capabilities(versions=True, multipart=True, **ALL_ODD, tags=True, metadata=True),
         )
 
     def source(self) -> S3Store:

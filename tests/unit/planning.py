@@ -18,6 +18,7 @@ from migrate.planner.inputs import PlanInputs
 from migrate.planner.summary import PlanSummary
 from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities
+from migrate.stores.keys import ODD_KEYS
 from migrate.workspace import Workspace
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -175,7 +176,7 @@ def make_world(
         rows = write_parquet(path, INVENTORY_COLUMNS, [item.row() for item in items])
         inventories[name] = InventoryFile(name, "listing", path, rows, THEN, THEN, f"{rows:x}")
     directory = DirectoryFile(inputs / "directory.parquet", users, THEN, "00")
-    able = Capabilities(tags=True, metadata=True, odd_keys=True)
+    able = Capabilities(tags=True, metadata=True, **dict.fromkeys(ODD_KEYS, True))
     if capabilities is None:
         capabilities = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), able)
     return World(Workspace(root), PlanInputs(directory, inventories, capabilities))

@@ -92,8 +92,8 @@ def spoil(**changes: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        spoil(format=1),
-        spoil(format=3),
+        spoil(format=2),
+        spoil(format=4),
         spoil(stores=[]),
         lambda document: document.pop("format"),
         lambda document: document["stores"]["us"]["able"].update(teleports=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import duckdb
@@ -13,7 +14,9 @@ from migrate import layout
 from migrate.layout import compile_rules, literal_prefix, match
 from migrate.model import Category
 from migrate.spec import LayoutRule
-from migrate.stores.keys import is_odd
+from migrate.stores.base import Capabilities
+from migrate.stores.keys import ODD_KEYS, odd_kinds, odd_pattern
+from migrate.stores.memory_place import ALL_CAPABILITIES
 
 CONNECTION = duckdb.connect(":memory:")
 RULES = compile_rules(
@@ -125,11 +128,37 @@ def test_a_literal_prefix_ends_after_the_user(number: int, prefix: str | None) -
 @given(st.lists(KEYS.filter(bool), min_size=1, max_size=20))
 @settings(deadline=None, max_examples=100)
 def test_odd_keys_are_the_same_ones_in_sql(keys: list[str]) -> None:
-    """Planning calls odd what the stores call odd."""
-    rows = CONNECTION.execute(
-        "SELECT key, regexp_matches(key, ?) FROM (SELECT unnest(?) AS key)", [layout.ODD_KEY, keys]
-    )
-    assert all(found == is_odd(key) for key, found in rows.fetchall())
+    """Planning calls odd what the stores call odd, kind by kind."""
+    for kind in ODD_KEYS:
+        rows = CONNECTION.execute(
+            "SELECT key, regexp_matches(key, ?) FROM (SELECT unnest(?) AS key)", [odd_pattern([kind]), keys]
+        )
+        assert all(found == (kind in odd_kinds(key)) for key, found in rows.fetchall())
+
+
+@pytest.mark.parametrize(
+    ("key", "kinds"),
+    [
+        ("a/b", []),
+        ("a.b/..c/...", []),
+        ("a//b", ["empty_segments"]),
+        ("/lead", ["empty_segments"]),
+        ("trail/", ["trailing_slashes"]),
+        ("trail/\n", ["line_breaks"]),
+        ("a/../b", ["dot_segments"]),
+        (".", ["dot_segments"]),
+        ("carriage\rreturn", ["line_breaks"]),
+        ("tab\tstop", ["control_characters"]),
+        ("\x85 \ufffe", ["control_characters"]),
+        ("//", ["empty_segments", "trailing_slashes"]),
+        ("a/./\n", ["dot_segments", "line_breaks"]),
+    ],
+)
+def test_a_key_is_odd_in_one_way_or_in_several(key: str, kinds: list[str]) -> None:
+    """Each way is a capability of its own."""
+    assert odd_kinds(key) == kinds
+    assert Capabilities(**dict.fromkeys(kinds, True)).takes_key(key)
+    assert all(not replace(ALL_CAPABILITIES, **{kind: False}).takes_key(key) for kind in kinds)
 
 
 @given(st.lists(st.text(max_size=6), min_size=2, max_size=20))

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_keys import ALL_ODD
 from planning import Item, Person, World, make_world, spec_with
 
 from migrate.errors import InputError, IntegrityError, RefusedError, UnreachableError
@@ -379,7 +380,7 @@ def test_what_cannot_be_read_or_kept_is_a_finding_and_still_planned(tmp_path: Pa
 
 def test_a_capable_target_has_no_findings(tmp_path: Path) -> None:
     """The sound twin: where `doctor` found that all is kept, planning has nothing to say."""
-    able = Capabilities(tags=True, metadata=True, odd_keys=True)
+    able = Capabilities(tags=True, metadata=True, **ALL_ODD)
     stores = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), able)
     items = [Item("mail/in/a//b")]
     plan = make_world(tmp_path, PEOPLE[:1], us=items, singapore=items, capabilities=stores).plan(spec_with())
@@ -387,9 +388,19 @@ def test_a_capable_target_has_no_findings(tmp_path: Path) -> None:
     assert plan.document["blockers"] == []
 
 
+def test_a_target_that_bends_one_kind_of_key_is_trusted_with_the_others(tmp_path: Path) -> None:
+    """Only what it was seen to bend is a finding; it stays in the plan, and its copy is quarantined."""
+    able = Capabilities(tags=True, metadata=True, **{**ALL_ODD, "line_breaks": False})
+    stores = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), able)
+    items = [Item("mail/in/trail/"), Item("mail/in/a//b"), Item("mail/in/new\nline")]
+    plan = make_world(tmp_path, PEOPLE[:1], us=items, singapore=items, capabilities=stores).plan(spec_with())
+    assert plan.document["findings"] == {"odd_key": 2}
+    assert {key for _, _, key, _, _ in findings(plan, "odd_key")} == {"mail/in/new\nline"}
+
+
 def test_what_a_probed_target_does_not_keep_is_a_finding_and_blocks_nothing(tmp_path: Path) -> None:
     """What `doctor` found that a store lacks is known, and the objects that have it are quarantined one by one."""
-    stores = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(odd_keys=True))
+    stores = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(**ALL_ODD))
     items = [Item("mail/in/a")]
     plan = make_world(tmp_path, PEOPLE[:1], us=items, singapore=items, capabilities=stores).plan(spec_with())
     assert plan.document["findings"] == {"no_metadata": 2, "no_tags": 2}

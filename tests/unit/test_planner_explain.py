@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from odd_keys import ALL_ODD
 from planning import Item, Person, make_world, spec_data, spec_with
 
 from migrate.errors import IntegrityError, UsageError
@@ -140,7 +141,7 @@ def test_a_diff_counts_copies_and_their_bytes(tmp_path: Path) -> None:
 def test_a_diff_tells_what_else_makes_another_plan(tmp_path: Path) -> None:
     """What a store can do, a finding, keys that no rule knows: where neither spec nor copies differ, the reason is told."""
     before = build(tmp_path / "a", PEOPLE, ITEMS)
-    able = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(tags=True, metadata=True, odd_keys=True))
+    able = dict.fromkeys(("dublin-1", "dublin-2", "hamar"), Capabilities(tags=True, metadata=True, **ALL_ODD))
     able["hamar"] = replace(able["hamar"], versions=True)
     other = make_world(tmp_path / "b", PEOPLE, able, us=ITEMS, singapore=ITEMS).plan(spec_with())
     assert [(change.key, change.before, change.after) for change in diff(before, other).found] == [

@@ -176,7 +176,7 @@ def test_a_server_that_can_do_less_does_less() -> None:
         metadata=False,
         versions=False,
         multipart=False,
-        odd_keys=False,
+        empty_segments=False,
     )
     store = MemoryStore("m", MemoryPlace(able=able))
     put(store, "k", b"1", attributes=Attributes(metadata=(("a", "b"),)))

@@ -12,10 +12,7 @@ WITH reasons AS (
                 CASE WHEN r.role = 'home' AND lock IS NOT NULL THEN {'kind': 'object_lock', 'detail': lock} END,
                 CASE WHEN r.role = 'home' AND size > $object_max THEN {'kind': 'too_large', 'detail': NULL} END,
                 CASE WHEN strlen(target_key) > t.key_bytes THEN {'kind': 'key_too_long', 'detail': r.store} END,
-                CASE
-                    WHEN NOT t.odd_keys AND regexp_matches(target_key, $odd_key)
-                    THEN {'kind': 'odd_key', 'detail': r.store}
-                END
+                CASE WHEN $bent THEN {'kind': 'odd_key', 'detail': r.store} END
             ],
             lambda reason: reason IS NOT NULL
         ) AS found
@@ -28,7 +25,7 @@ WITH reasons AS (
         OR o.lock IS NOT NULL
         OR o.size > $object_max
         OR strlen(o.target_key) > t.key_bytes
-        OR (NOT t.odd_keys AND regexp_matches(o.target_key, $odd_key))
+        OR $bent
 )
 SELECT reason.kind, origin, user_id, key, reason.detail, 1
 FROM (SELECT origin, user_id, key, unnest(found) AS reason FROM reasons WHERE len(found) > 0)
