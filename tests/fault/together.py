@@ -22,7 +22,7 @@ from migrate.pauses import VARIABLE, PausePoint
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX
 
 SECONDS = 150
-RUBBISH = ("receipts-", "verdicts-", BUILDING_PREFIX, SCRATCH_PREFIX)
+RUBBISH = ("receipts-", BUILDING_PREFIX, SCRATCH_PREFIX)
 Ended = tuple[int, str, str]
 
 
@@ -152,7 +152,8 @@ def assert_all_is_well(world: SmallWorld) -> None:
     assert (end.settled, dict(end.states)) == (copies, {"verified": len(world.users)})
     uploads, leases, files = end.left_behind
     assert (uploads, leases) == (0, 0)
-    assert not [name for name in files if name.startswith(RUBBISH)]  # type: ignore[attr-defined]  # names
+    # verdicts of a check that came too late may lie there: nothing that is sealed is ever removed
+    assert not [name for name in files if name.startswith(RUBBISH) or name.endswith(".partial")]  # type: ignore[attr-defined]  # names
     ledger = ledger_of(world)
     try:
         seals = [seal for seal in ledger.chain(ledger.plans()[0].id) if seal.kind is SealKind.RECEIPTS]
