@@ -25,10 +25,10 @@ RECEIPTS = tuple(outcome for outcome in Outcome if outcome.has_receipt)
 
 
 # What each group of receipts runs is built once.
-_SEEN = select(
-    exists().where(of_batch(schema.copies), schema.copies.c.ordinal.between(bindparam("first"), bindparam("last"))),
-    exists().where(of_batch(schema.uploads)),
+_ORDINALS = select(schema.copies.c.ordinal).where(
+    of_batch(schema.copies), schema.copies.c.ordinal.between(bindparam("first"), bindparam("last"))
 )
+_UPLOADING = select(exists().where(of_batch(schema.uploads)))
 _COUNTED = (
     update(schema.batches)
     .where(of_batch(schema.batches))
@@ -65,10 +65,7 @@ class Copying(Core):
             return
         with self._write() as connection:
             demand_lease(connection, lease)
-            ordinals = [result.ordinal for result in results]
-            between = {"first": min(ordinals), "last": max(ordinals)}
-            is_known, has_uploads = connection.execute(_SEEN, batch_params(lease.plan_id, lease.number) | between).one()
-            known = _known(connection, lease, ordinals) if is_known else {}  # mostly not, and then none is asked for
+            known = _known(connection, lease, [result.ordinal for result in results])
             new: list[tuple[Any, ...]] = []
             again: list[tuple[Any, ...]] = []
             settled: dict[int, CopyResult] = {}
@@ -84,7 +81,7 @@ class Copying(Core):
             if again:
                 _replace_pending(connection, again)
             if settled:
-                if has_uploads:
+                if connection.execute(_UPLOADING, batch_params(lease.plan_id, lease.number)).scalar_one():
                     _drop_uploads(connection, lease, list(settled))
                 _count(connection, lease, settled, sizes, run_id)
                 pause_at(PausePoint.GROUP_COMMITTING)
@@ -240,7 +237,11 @@ def _values(lease: Lease, result: CopyResult, run_id: int, now: datetime) -> tup
 
 def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[int, CopyResult]:
     copies = schema.copies
-    in_question = copies.c.ordinal.in_(ordinals)
+    between = {"first": min(ordinals), "last": max(ordinals)}
+    seen = connection.execute(_ORDINALS, batch_params(lease.plan_id, lease.number) | between).scalars()
+    if not (ordinals_known := set(ordinals).intersection(seen)):
+        return {}  # the common case
+    in_question = copies.c.ordinal.in_(ordinals_known)
     rows = connection.execute(select(copies).where(in_batch(copies, lease.plan_id, lease.number), in_question)).all()
     found = map(_copy_row, rows)
     return {row.ordinal: CopyResult(row.ordinal, row.outcome, row.receipt, row.reason, row.detail) for row in found}

@@ -11,6 +11,7 @@ number of attempts, and no object is ever blamed for it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ T = TypeVar("T")
 _PROBE_KEY = ".migrate-is-anyone-there"
 _PROBE_ATTEMPTS = 3
 _PROBE_TIMEOUT_SECONDS = 10.0
+_MOMENT_SECONDS = 0.001  # none at all would be no limit
 
 # a line of log for each retry would drown all others; how many there were is counted, and shown
 stamina.instrumentation.set_on_retry_hooks([])
@@ -124,17 +126,28 @@ class Caller:
             raise UnreachableError(str(error), remedy=error.remedy or f"Ask `migrate doctor` about {name}.") from error
 
     def _tried(self, line: _Line, request: Callable[[Store], T], policy: RetryPolicy) -> T:
+        begun = time.monotonic()
+        try:
+            return self._once(
+                line, request
+            )  # mostly that is all, and what tries again costs as much as a small request
+        except StoreError as error:
+            failed: StoreError | None = error
         attempts = stamina.retry_context(
             on=_Patience(policy.attempts),
             attempts=None,
-            timeout=policy.timeout_seconds,
+            timeout=max(_MOMENT_SECONDS, policy.timeout_seconds - (time.monotonic() - begun)),
             wait_initial=policy.wait_seconds,
             wait_max=policy.wait_max_seconds,
         )
         for attempt in attempts:
             with attempt:
-                if attempt.num > 1:
-                    self._retries += 1
+                if failed is not None:  # the first attempt, which was made above
+                    try:
+                        raise failed
+                    finally:
+                        failed = None
+                self._retries += 1
                 return self._once(line, request)
         raise AssertionError("stamina ends with a result or an error")
 

@@ -108,6 +108,8 @@ class AdaptiveLimit:
             self._free.notify()
 
     def succeeded(self) -> None:
+        if self.level == self._most:  # nothing to raise, so nothing to count
+            return
         with self._free:
             self._successes += 1
             if self.level < self._most and self._successes >= self.level:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,8 @@ from migrate.transfer.whole import copy_whole
 from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
+
+_TALLIED_AS = {Outcome.COPIED: "good", Outcome.PRESENT: "good", Outcome.QUARANTINED: "quarantined"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +221,11 @@ class CopyWork:
 
     def _tallies(self, rows: Iterable[CopyRow]) -> dict[str, UserTally]:
         users = {copy.ordinal: planned.user_id for planned in self._objects for copy in planned.copies}
-        found: dict[str, UserTally] = {}
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for row in rows:
-            if row.tallied:
-                continue
-            old = found.get(users[row.ordinal], UserTally())
-            good = row.outcome.has_receipt
-            quarantined = row.outcome is Outcome.QUARANTINED
-            found[users[row.ordinal]] = UserTally(
-                old.good + good, old.quarantined + quarantined, old.other + (not good and not quarantined)
-            )
-        return found
+            if not row.tallied:
+                counts[users[row.ordinal]][_TALLIED_AS.get(row.outcome, "other")] += 1
+        return {user_id: UserTally(**count) for user_id, count in counts.items()}
 
     def tally(self) -> Tally:
         tally, self._tally = self._tally, Tally()
