@@ -127,10 +127,8 @@ class Caller:
 
     def _tried(self, line: _Line, request: Callable[[Store], T], policy: RetryPolicy) -> T:
         begun = time.monotonic()
-        try:
-            return self._once(
-                line, request
-            )  # mostly that is all, and what tries again costs as much as a small request
+        try:  # mostly that is all, and what tries again costs as much as a small request
+            return self._once(line, request)
         except StoreError as error:
             failed: StoreError | None = error
         attempts = stamina.retry_context(

@@ -30,7 +30,7 @@ from migrate.engines import local
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, work_on
 from migrate.engines.local import EngineReport, Problem
 from migrate.errors import ExitCode, MigrateError
-from migrate.jobs import checking, common, copying
+from migrate.jobs import checking, common, copying, registered
 from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity
 from migrate.planner import folder
 from migrate.spec import Copying
@@ -149,7 +149,7 @@ def _add(report: EngineReport, child: Process, stop: Stop) -> None:
 def exchange(patch: pytest.MonkeyPatch, scheduler: Scheduler, ledger: Ledger) -> None:
     """Put the jobs on fibers, until `patch` is undone."""
     clock = SimpleNamespace(monotonic=lambda: scheduler.now)
-    for module in (engine, common, checking, loop):
+    for module in (engine, common, registered, checking, loop):
         patch.setattr(module, "time", clock)
     for module in (parts, limits):
         patch.setattr(module, "threading", SimpleNamespace(Condition=TurnCondition, Lock=threading.Lock))
@@ -160,7 +160,7 @@ def exchange(patch: pytest.MonkeyPatch, scheduler: Scheduler, ledger: Ledger) ->
     def started(number: int) -> int | None:
         return 1 if any(process.number == number for process in scheduler.alive()) else None
 
-    for module in (engine, common):
+    for module in (engine, registered):
         patch.setattr(module, "ProcessIdentity", SimpleNamespace(current=identity))
         patch.setattr(module, "LeaseWatch", partial(LeaseWatch, started=started))
     patch.setattr(ledger, "heed", lambda _: None)  # nobody waits for it, and it is not one process's own
