@@ -26,6 +26,7 @@ from migrate.errors import (
     PermanentStoreError,
     PreconditionError,
     StoreError,
+    StrangeAnswerError,
     ThrottledError,
     TransientStoreError,
     UnreadableError,
@@ -64,7 +65,7 @@ def refusal(status: str, code: str, **headers: str) -> bytes:
 REFUSALS: list[tuple[bytes, type[StoreError]]] = [
     (refusal("404 Not Found", "NoSuchKey"), NotFoundError),
     (refusal("404 Not Found", "NoSuchBucket"), StoreError),
-    (http("404 Not Found", b"<html>no such page</html>"), StoreError),
+    (http("404 Not Found", b"<html>no such page</html>"), StrangeAnswerError),
     (refusal("412 Precondition Failed", "PreconditionFailed"), PreconditionError),
     (refusal("409 Conflict", "ConditionalRequestConflict"), PreconditionError),
     (refusal("409 Conflict", "OperationAborted"), TransientStoreError),
