@@ -137,7 +137,7 @@ def test_a_signal_ends_a_run_with_a_safe_checkpoint(world: SmallWorld, number: s
     assert code == 130, err
     assert "stopping" in err
     ledger = Ledger.open(f"sqlite:///{world.root}/.migrate/ledger.sqlite")
-    assert ledger.leases(1) == 0
+    assert ledger.leases(1).total() == 0
     ledger.close()
     assert world.migrate("run", "--wave", "all").code == 0
     world.assert_all_there()
@@ -521,7 +521,7 @@ def test_a_batch_that_has_all_outcomes_and_was_not_closed_is_closed_by_the_next_
     planned(world)
     seals = world.root / ".migrate" / "seals"
 
-    def full(self: Seals, path: Path, columns: object, rows: object) -> None:
+    def full(*_values: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
