@@ -40,7 +40,8 @@ DIRECTORY_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class InventoryFile:
-    """All current objects of one store, as Parquet on scratch: one file, or a folder of segments.
+    """All current objects of one store, as Parquet on scratch: one file, or a folder of segments. The rows are in no order;
+    beside INVENTORY_COLUMNS there may be `file` and `row`, where a row stood in the file that was read.
 
     `as_of` to `until` is the time that it took to list (both are the same where the source is a snapshot). The counts
     are None where they are not known. `left_out` counts what was listed and is no object of this store: rows of an S3 Inventory

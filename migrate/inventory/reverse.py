@@ -34,7 +34,8 @@ _SETTLED_IN_PARTS = timedelta(days=7)
 def check_complete(
     inventory: InventoryFile, store: Store, *, seed: str, scratch: Path, is_stopping: Stopping = never
 ) -> int:
-    """List ten pages of the store, always from the same places for one `seed`; how many keys were looked for.
+    """List ten pages of the store, always from the same places for one `seed` and release of DuckDB; how many keys were
+    looked for.
 
     InputError where one of them is not in the inventory and should be; the store's own error where a listing fails (design,
     invariant 4). The requests, and what is held in memory, do not grow with the inventory.

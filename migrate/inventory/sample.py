@@ -45,7 +45,7 @@ class SampleReport:
 def check_sample(
     inventory: InventoryFile, store: Store, *, count: int, seed: str, scratch: Path, is_stopping: Stopping = never
 ) -> SampleReport:
-    """HEAD about `count` keys, always the same ones for one `seed`. InputError where too many are gone.
+    """HEAD about `count` keys, always the same ones for one `seed` and release of DuckDB. InputError where too many are gone.
 
     Too many: all of them, or more than two and more than a twentieth; of the odd keys, more than two and more than half.
     """
@@ -93,12 +93,15 @@ def first_by_digest(
     SHA-256 over each key of a large inventory takes longer than to read it; and nothing is decided here that another release of
     DuckDB may not decide in another way.
     """
-    query = (
-        f"SELECT {columns} FROM {parquet_sql(inventory.path)} WHERE {{some}} AND {where} "
-        f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
-    )
-    found = connection.execute(query.format(some=f"hash(key) % {inventory.rows // _CANDIDATES + 1} = 0")).fetchall()
-    return found if len(found) == count else connection.execute(query.format(some="true")).fetchall()
+
+    def first(among: str) -> list[Any]:
+        return connection.execute(
+            f"SELECT {columns} FROM {parquet_sql(inventory.path)} WHERE {among} AND {where} "
+            f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
+        ).fetchall()
+
+    found = first(f"hash(key) % {inventory.rows // _CANDIDATES + 1} = 0")
+    return found if len(found) == count else first("true")
 
 
 def _look(store: Store, key: str, size: int, etag: str) -> _Seen:

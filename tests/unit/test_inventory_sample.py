@@ -50,6 +50,19 @@ def test_sample_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert len(set(asked[0])) == 10
 
 
+def test_a_sample_among_some_of_the_keys_is_as_large_as_one_among_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large inventory some keys are ranked; where these are too few, all are. A folder's name is no part of a query."""
+    monkeypatch.setattr("migrate.inventory.sample._CANDIDATES", 50)
+    folder = tmp_path / "{eu} it's"
+    folder.mkdir()
+    table, place, taken = world(folder, PLAIN)
+    for count in (10, 150):
+        report = check_sample(taken, MemoryStore("us", place), count=count, seed="s", scratch=table.scratch)
+        assert (report.asked, report.same) == (count, count)
+
+
 def test_changed_and_gone_objects_are_counted(tmp_path: Path) -> None:
     """A living source changes: a few differences are told, and refuse nothing."""
     table, place, taken = world(tmp_path, PLAIN)
