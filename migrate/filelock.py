@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_POLL_SECONDS = 0.1
+_TRIES_A_MINUTE = 600
 
 
 @contextmanager
@@ -19,6 +24,19 @@ def locked(path: Path, when_taken: Callable[[], None]) -> Iterator[None]:
         while not _is_ours(file.fileno()):
             when_taken()
         yield
+
+
+def waiting(tell: Callable[[], None], go_on: Callable[[], None]) -> Callable[[], None]:
+    """A `when_taken` that waits: it tells so at first and once a minute, and goes on until `go_on` raises."""
+    tries = itertools.count()
+
+    def wait() -> None:
+        if next(tries) % _TRIES_A_MINUTE == 0:
+            tell()
+        go_on()
+        time.sleep(_POLL_SECONDS)
+
+    return wait
 
 
 def _is_ours(descriptor: int) -> bool:

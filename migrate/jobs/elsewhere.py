@@ -6,7 +6,6 @@ plan in any workspace.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from itertools import islice
 import structlog
 
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
-from migrate.filelock import locked
+from migrate.filelock import locked, waiting
 from migrate.inventory.aside import Stopping, never, side_by_side
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
@@ -29,8 +28,6 @@ from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 _SHOWN = 12
-_POLL_SECONDS = 0.1
-_WAITS_TOLD = 600  # a minute
 _NOTHING = "nothing of this plan was begun"
 
 
@@ -64,19 +61,17 @@ def beginning(plan: Plan, workspace: Workspace, stop: Stop, deadline: float | No
     when time is up.
     """
 
-    waits = itertools.count()
+    def tell() -> None:
+        structlog.get_logger().info("waiting", step="another run begins its plan in this workspace")
 
-    def wait() -> None:
-        if next(waits) % _WAITS_TOLD == 0:
-            structlog.get_logger().info("waiting", step="another run begins its plan in this workspace")
+    def go_on() -> None:
         if is_over(stop, deadline):
             raise ended_early(stop, "another run began its plan in this workspace", _NOTHING)
-        stop.wait(_POLL_SECONDS)
 
     with writing():
         lock = workspace.ensure(workspace.scratch) / "beginning.lock"
         lock.touch(0o600)
-    with locked(lock, wait):
+    with locked(lock, waiting(tell, go_on)):
         _refuse_stranding(plan, workspace, stop, deadline)
         yield
         with writing():

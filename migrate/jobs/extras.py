@@ -10,9 +10,7 @@ Users for whom nothing is to be copied are in no batch. Their prefixes are liste
 
 from __future__ import annotations
 
-import itertools
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from migrate.errors import InterruptedRun, LaterError
-from migrate.filelock import locked
+from migrate.filelock import locked, waiting
 from migrate.inventory.aside import side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.take import take_inventory
@@ -41,8 +39,6 @@ _CHUNK = 1_000
 _USERS_AT_ONCE = 500
 USERS_WITHOUT_COPIES = "users without copies"  # the step's name in the progress
 OTHER_VERIFICATION = "waiting for another verification"  # the same
-_POLL_SECONDS = 0.1
-_WAITS_TOLD = 600  # a minute
 _ANY_AGE = 10 * 365 * 86_400  # a listing that takes long is still this pass's own
 
 
@@ -69,16 +65,13 @@ def find_loose_extras(
     rules = compile_rules(plan.spec.layout.rules)
     if not has_loose_rules(rules):
         return 0
-    waits = itertools.count()
 
-    def wait() -> None:
-        if next(waits) % _WAITS_TOLD == 0:
-            on_listing(OTHER_VERIFICATION, 0)
+    def go_on() -> None:
         if is_stopping():
             raise InterruptedRun("stopped while another verification listed", remedy="`migrate verify` goes on.")
-        time.sleep(_POLL_SECONDS)
 
     count = 0
+    wait = waiting(lambda: on_listing(OTHER_VERIFICATION, 0), go_on)
     with locked(_lock(plan, workspace, verification), wait):
         if not ledger.is_open(verification.id):
             return 0
@@ -164,10 +157,9 @@ def forget_listings(plan: Plan, workspace: Workspace, verification: Pass) -> Non
 
     Who reads in it meanwhile keeps it: that command finds the pass ended, too, and removes it then.
     """
-    scratch = _scratch(plan, workspace, verification)
-    if not scratch.exists():
+    scratch, lock = _scratch(plan, workspace, verification), _lock(plan, workspace, verification)
+    if not lock.exists():  # nothing was listed
         return
-    lock = _lock(plan, workspace, verification)
     with suppress(LaterError), locked(lock, _give_up):
         shutil.rmtree(scratch, ignore_errors=True)
         lock.unlink()

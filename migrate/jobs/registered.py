@@ -1,4 +1,4 @@
-"""A plan's row in the ledger, and what it counts: whether both say the same. Loads nothing that works."""
+"""A plan's row in the ledger, what it counts, and who holds its batches: what is asked without loading anything that works."""
 
 from __future__ import annotations
 
