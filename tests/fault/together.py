@@ -62,9 +62,9 @@ def all_at_once(world: SmallWorld, *commands: Sequence[str]) -> list[Ended]:
     return [finish(process) for process in processes]
 
 
-def is_in_a_transaction(world: SmallWorld, begin: str = "BEGIN IMMEDIATE") -> bool:
-    """Whether whoever is frozen holds the ledger: SQLite's write lock (by BEGIN EXCLUSIVE a reader's too), or an open
-    transaction on PostgreSQL."""
+def is_in_a_transaction(world: SmallWorld) -> bool:
+    """Whether whoever is frozen holds the ledger: a lock on SQLite (a reader's, too, which nobody can commit beside), or an
+    open transaction on PostgreSQL."""
     if world.ledger is not None:
         with psycopg.connect(world.ledger) as connection:
             open_ones = (
@@ -76,7 +76,7 @@ def is_in_a_transaction(world: SmallWorld, begin: str = "BEGIN IMMEDIATE") -> bo
         sqlite3.connect(world.root / ".migrate" / "ledger.sqlite", timeout=0, isolation_level=None)
     ) as connection:
         try:
-            connection.execute(begin)
+            connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             return True
         return False
@@ -110,9 +110,9 @@ def _step_out_of_folders(world: SmallWorld, process: subprocess.Popen[bytes]) ->
     locks = list(world.root.glob("stores/*/.migrate-store/lock"))
     if not any(map(_is_held, locks)):
         return
-    before = is_in_a_transaction(world, "BEGIN EXCLUSIVE")  # as it stands at the point, so it is to stand
+    before = is_in_a_transaction(world)  # as it stands at the point, so it is to stand
     for _ in range(1000):
-        if not any(map(_is_held, locks)) and is_in_a_transaction(world, "BEGIN EXCLUSIVE") is before:
+        if not any(map(_is_held, locks)) and is_in_a_transaction(world) is before:
             return
         process.send_signal(signal.SIGCONT)
         time.sleep(0.001)
