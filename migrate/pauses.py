@@ -21,7 +21,7 @@ class PausePoint(StrEnum):
 
     # planning
     SEGMENT_SEALED = "segment-sealed"  # a segment of a listing is on disk, its state does not count it yet
-    COPIES_WRITTEN = "copies-written"  # the plan's first file is on disk, the others are not
+    OBJECTS_WRITTEN = "objects-written"  # the plan's first file is on disk, the others are not
     PLAN_WRITTEN = "plan-written"  # all of the folder is on disk, without its name
     PLAN_NAMED = "plan-named"  # the folder has its name, which need not be durable
 

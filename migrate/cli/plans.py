@@ -135,7 +135,7 @@ def _show_findings(context: Context, plan: Plan, kind: str) -> None:
         return
     show_listed(context.output, rows)
     if len(rows) == LISTED_MAX:
-        files = "copies-*.parquet" if kind in FLAGS else "findings.parquet"
+        files = "objects-*.parquet" if kind in FLAGS else "findings.parquet"
         context.output.note(f"these are the first {LISTED_MAX:,}; all are in {plan.folder / files}")
 
 

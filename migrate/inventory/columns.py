@@ -67,6 +67,11 @@ def text_sql(column: tuple[str, str]) -> str | None:
     return None
 
 
+def etag_sql(text: str) -> str:
+    """An ETag without the quotes that HTTP puts around it; most are written without, and are not looked through twice."""
+    return f"CASE WHEN contains({text}, '\"') THEN trim({text}, '\"') ELSE {text} END"
+
+
 def integer_sql(column: tuple[str, str]) -> str | None:
     """The column as BIGINT, NULL where it is no whole number; None where its type never holds one."""
     name, kind = column

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 
-from migrate.inventory.columns import Table, integer_sql, open_table, text_sql, time_sql, typed_column
+from migrate.inventory.columns import Table, etag_sql, integer_sql, open_table, text_sql, time_sql, typed_column
 from migrate.inventory.files import INVENTORY_COLUMNS, OBJECT_BYTES_MAX, seal
 from migrate.inventory.source import Fetcher, Opener, find_place
 from migrate.inventory.tables import Check, check_rows, check_unique, fingerprint, open_tables, reading
@@ -91,7 +91,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, table: Table, staged: Path, la
     )
     connection.execute(
         f'COPY (SELECT 0 AS "file", {table.row} AS "row", {key} AS key, CAST({version} AS VARCHAR) AS version_id, '
-        f"{size} AS size, trim({etag}, '\"') AS etag, {changed} AS last_modified, "
+        f"{size} AS size, {etag_sql(etag)} AS etag, {changed} AS last_modified, "
         f"CAST({storage} AS VARCHAR) AS storage_class, CAST(NULL AS VARCHAR) AS encryption, CAST(NULL AS VARCHAR) AS lock "
-        f"FROM {table.relation}) TO {literal(str(staged))} (FORMAT parquet)"
+        f"FROM {table.relation}) TO {literal(str(staged))} (FORMAT parquet, COMPRESSION uncompressed)"
     )

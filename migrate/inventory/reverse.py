@@ -20,7 +20,7 @@ from migrate.errors import InputError
 from migrate.inventory.aside import Stopping, aside, never, side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.paging import pages_after, plain_head
-from migrate.inventory.sample import first_by_digest
+from migrate.inventory.sample import picked_sql
 from migrate.inventory.tables import open_tables, parquet_sql, reading
 from migrate.model import ObjectInfo
 from migrate.stores.base import Store
@@ -57,12 +57,14 @@ def check_complete(
 
 
 def _starts(inventory: InventoryFile, seed: str, scratch: Path) -> list[str]:
-    """Where the pages begin: before all keys, after the last one, and after some by the SHA-256 of seed and key."""
+    """Where the pages begin: before all keys, after the last one, and after some by a hash of seed and key."""
     with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
-        picked = first_by_digest(connection, inventory, seed, _PICKED, "key")
-        last = connection.execute(f"SELECT max(key) FROM {parquet_sql(inventory.path)}").fetchall()
+        found = connection.execute(
+            f"SELECT {picked_sql('key', seed, _PICKED)}, max(key) FROM {parquet_sql(inventory.path)}"
+        ).fetchone()
+    picked, last = found or (None, None)
     # after a text that XML cannot hold, any number of pages could have to be skipped (`paging`)
-    return sorted({"", *(plain_head(key) for (key,) in [*picked, *last] if key is not None)})
+    return sorted({"", *(plain_head(key) for key in [*(picked or ()), last] if key is not None)})
 
 
 def _settled_keys(store: Store, start: str, as_of: datetime) -> list[str]:

@@ -31,6 +31,7 @@ from migrate.inventory.columns import (
     Table,
     boolean_sql,
     csv_table,
+    etag_sql,
     integer_sql,
     parquet_table,
     text_sql,
@@ -286,7 +287,7 @@ def _stage(
         f"{text('VersionId')} AS version_id, "
         f"{truth('IsLatest', 'true')} AS is_latest, {truth('IsDeleteMarker', 'false')} AS is_delete_marker, "
         f"{typed_column(table, 'Size', integer_sql, 'a whole number', label)} AS size, "
-        f"trim({text('ETag')}, '\"') AS etag, "
+        f"{etag_sql(text('ETag'))} AS etag, "
         f"{typed_column(table, 'LastModifiedDate', time_sql, 'a time', label)} AS last_modified, "
         f"{_CLASS.format(text('StorageClass'), text('IntelligentTieringAccessTier'))} AS storage_class, "
         f"{_ENCRYPTION.format(text('EncryptionStatus'))} AS encryption, "

@@ -8,9 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-import duckdb
 
 from migrate.errors import InputError, NotFoundError
 from migrate.inventory.aside import Stopping, aside, ask, never, side_by_side
@@ -20,7 +17,6 @@ from migrate.sql import literal
 from migrate.stores.base import Store
 
 _THREADS = 8
-_CANDIDATES = 20_000
 _IS_ODD = "regexp_matches(key, '[^A-Za-z0-9/._-]')"
 
 
@@ -70,38 +66,27 @@ def check_sample(
 
 def _choose(inventory: InventoryFile, count: int, seed: str, scratch: Path) -> list[tuple[str, int, str, bool]]:
     """Key, size, ETag, and whether the key is odd; either kind fills up the other."""
+    row = "{'key': key, 'size': size, 'etag': etag}"
     with open_tables(scratch) as connection, reading(f"the inventory of {inventory.store}"):
-        odd, plain = (
-            first_by_digest(connection, inventory, seed, count, f"key, size, etag, {kind}", where=f"{_IS_ODD} = {kind}")
-            for kind in ("true", "false")
-        )
+        picked = connection.execute(
+            f"SELECT {picked_sql(row, seed, count)} FILTER ({_IS_ODD}), {picked_sql(row, seed, count)} FILTER (NOT {_IS_ODD}) "
+            f"FROM {parquet_sql(inventory.path)}"
+        ).fetchone()
+    odd, plain = (
+        [(row["key"], row["size"], row["etag"], is_odd) for row in rows or ()]
+        for rows, is_odd in zip(picked or (None, None), (True, False), strict=True)
+    )
     half = max(count // 2, count - len(plain))
     return odd[:half] + plain[: count - len(odd[:half])]
 
 
-def first_by_digest(
-    connection: duckdb.DuckDBPyConnection,
-    inventory: InventoryFile,
-    seed: str,
-    count: int,
-    columns: str,
-    *,
-    where: str = "true",
-) -> list[Any]:
-    """The first rows by the SHA-256 of seed and key, among some that DuckDB's own hash picks, or all where these are too few.
+def picked_sql(row: str, seed: str, count: int) -> str:
+    """An SQL aggregate: `row` for `count` of the keys, by DuckDB's own hash of key and seed.
 
     SHA-256 over each key of a large inventory takes longer than to read it; and nothing is decided here that another release of
     DuckDB may not decide in another way.
     """
-
-    def first(among: str) -> list[Any]:
-        return connection.execute(
-            f"SELECT {columns} FROM {parquet_sql(inventory.path)} WHERE {among} AND {where} "
-            f"ORDER BY sha256(concat({literal(seed)}, chr(0), key)), key LIMIT {count}"
-        ).fetchall()
-
-    found = first(f"hash(key) % {inventory.rows // _CANDIDATES + 1} = 0")
-    return found if len(found) == count else first("true")
+    return f"arg_min({row}, hash(key, {literal(seed)}), {count})"
 
 
 def _look(store: Store, key: str, size: int, etag: str) -> _Seen:

@@ -1,4 +1,4 @@
-"""Writes a plan folder: one file of copies after the other, each sorted and digested in memory, then the small tables, then
+"""Writes a plan folder: one file of objects after the other, cut from what is sorted, then the small tables, then
 `plan.json`, and only when all of it is on disk the folder gets its name.
 """
 
@@ -7,23 +7,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from migrate.errors import InputError, IntegrityError
 from migrate.inventory.files import Progress
+from migrate.layout import CompiledRule, target_key_sql
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
-from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, table_digest
+from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, table_digest
 from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.stores.keys import odd_pattern
 
-FILE_ROWS = 1_000_000
+FILE_COPIES = 1_000_000
+FILE_USERS = 1_000_000
 _DIGEST_ROWS = 200_000
 _KEY_BYTES = 1024  # S3: an object key is at most 1,024 bytes of UTF-8
 _OBJECT_BYTES = 5 * 2**40  # S3: what multipart uploads of other servers than AWS reach at most
@@ -40,39 +45,59 @@ _BLOCKING = (
 # GLACIER_IR is read at once; the last two are tiers of INTELLIGENT_TIERING (S3 API reference, HeadObject, x-amz-archive-status)
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS")
 
+BatchDigest = tuple[int, int, int, bytes]  # number, copies, bytes, digest
 
-def write_copies(
+
+def write_objects(
     session: Session,
     spec: Spec,
+    rules: tuple[CompiledRule, ...],
     capabilities: Mapping[str, Capabilities],
     big: Path,
     folder: Path,
     on_progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Write the files of copies; their names, rows and batches. Fills `findings` and the table `batch_digests`."""
+    """Write the files of objects; their names, rows and batches. Fills `findings` and makes the table `batch_digests`.
+
+    All are sorted at once, and the files are cut from what was sorted. One is digested while the next is written.
+    """
     session.table(
         "target_stores",
         "name VARCHAR, key_bytes INTEGER",
         [(name, _KEY_BYTES - _prefix_bytes(store.url)) for name, store in sorted(spec.by_role(Role.TARGET).items())],
     )
+    path = session.folder / "sorted.parquet"
+    session.query("SET preserve_insertion_order = true")
+    session.run("sorted", big=pattern(big), path=literal(str(path)))
+    session.query(
+        f"CREATE TEMP VIEW ordered AS SELECT *, {target_key_sql(rules)} AS target_key "
+        f"FROM read_parquet({pattern(path)}, hive_partitioning = false, file_row_number = true)"
+    )
     bent = _bent(spec, capabilities)
-    session.query("CREATE TEMP TABLE target_copies (store VARCHAR, copies BIGINT)")
-    session.query("CREATE TEMP TABLE batch_digests (number INTEGER, copies BIGINT, size_bytes BIGINT, digest BLOB)")
-    parts = session.folder / "parts"
-    session.run("parted", big=pattern(big), path=literal(str(parts)))
-    spans = session.query("SELECT file, min(number), max(number), sum(copies) FROM batches GROUP BY file ORDER BY file")
-    session.query("SET preserve_insertion_order = true")  # the row ids of a file's objects are their places
+    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
+    spans = session.query(
+        "SELECT min(number), max(number), CAST(sum(objects) AS BIGINT) FROM batches GROUP BY file ORDER BY file"
+    )
     files: list[dict[str, Any]] = []
-    done = 0
-    for number, first, last, rows in spans:
-        name = f"copies-{len(files) + 1:04d}.parquet"
-        _write_file(session, parts / f"file={number}", folder / name, bent)
-        pause_at(PausePoint.COPIES_WRITTEN)
-        _digest_file(session, folder / name, first, last)
-        shutil.rmtree(parts / f"file={number}")
-        files.append({"name": name, "rows": int(rows), "first_batch": first, "last_batch": last})
-        done += int(rows)
-        on_progress("copies", done)
+    digests: list[Future[list[BatchDigest]]] = []
+    copies: Counter[str] = Counter()
+    with ThreadPoolExecutor(1) as digesting:
+        for first, last, rows in spans:
+            name = f"objects-{len(files) + 1:04d}.parquet"
+            copies.update(_write_file(session, folder / name, first, last))
+            pause_at(PausePoint.OBJECTS_WRITTEN)
+            steps = _steps(session, first, last)
+            digests.append(digesting.submit(_digest_file, session.connection.cursor(), folder / name, steps))
+            files.append({"name": name, "rows": rows, "first_batch": first, "last_batch": last})
+            on_progress("copies", copies.total())
+        found = [digest for file in digests for digest in file.result()]
+    session.query(
+        "CREATE TEMP TABLE batch_digests AS SELECT unnest(CAST(? AS INTEGER[])) AS number, "
+        "unnest(CAST(? AS BIGINT[])) AS copies, unnest(CAST(? AS BIGINT[])) AS size_bytes, unnest(CAST(? AS BLOB[])) AS digest",
+        [list(column) for column in zip(*found, strict=True)] or [[]] * 4,
+    )
+    session.table("target_copies", "store VARCHAR, copies BIGINT", copies.items())
+    path.unlink()
     _check_batches(session)
     return files
 
@@ -96,48 +121,64 @@ def _bent(spec: Spec, capabilities: Mapping[str, Capabilities]) -> str:
     return f"({' OR '.join(found) or 'FALSE'})"
 
 
-def _write_file(session: Session, part: Path, path: Path, bent: str) -> None:
-    session.run("objects", part=pattern(part))
-    disordered, twice = session.run("order")[0]
-    if disordered:
-        raise IntegrityError(f"{disordered} objects of the plan are not in their order")
-    if twice:
-        raise InputError(
-            "an inventory lists a key twice",
-            remedy="Take a new inventory; one of current versions alone, if there are versions.",
-        )
-    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
-    session.run("copies")
-    write_table(session, "file_copies", COPIES, path)
-    session.query(
-        "INSERT INTO target_copies SELECT target_store, count(*) "
-        f"FROM read_parquet({pattern(path)}, hive_partitioning = false) GROUP BY target_store"
+def _write_file(session: Session, path: Path, first: int, last: int) -> dict[str, int]:
+    """Write the batches `first` to `last`; how many copies go to each target store."""
+    session.run("objects", first=first, last=last)
+    _write(session, f"SELECT {OBJECTS.typed} FROM file_objects", path)  # they come in their order
+    rows = session.query(
+        "SELECT store, count(*) FROM (SELECT unnest([home_store, backup_store]) AS store "
+        f"FROM read_parquet({pattern(path)}, hive_partitioning = false)) WHERE store IS NOT NULL GROUP BY store"
+    )
+    return dict(rows)
+
+
+def _steps(session: Session, first: int, last: int) -> list[tuple[int, int]]:
+    """The batches `first` to `last` in groups, whose rows' texts fit in memory: the first and last number of each."""
+    return session.query(
+        "SELECT min(number), max(number) FROM (SELECT number, sum(objects) OVER (ORDER BY number) // ? AS step FROM batches) "
+        "WHERE number BETWEEN ? AND ? GROUP BY step ORDER BY step",
+        [_DIGEST_ROWS, first, last],
     )
 
 
-def _digest_file(session: Session, path: Path, first: int, last: int) -> None:
-    """The digests of the batches `first` to `last`, from what was written, some at a time: their rows' texts fit in memory.
+def _digest_file(
+    connection: duckdb.DuckDBPyConnection, path: Path, steps: Sequence[tuple[int, int]]
+) -> list[BatchDigest]:
+    """The digests of a file's batches, from what was written. InputError where an object stands twice in a batch,
+    IntegrityError where the ordinals of one are not in line.
 
     The hashing is Python's: OpenSSL's SHA-256 is several times as fast as DuckDB's.
     """
-    rows = session.query(
-        "SELECT number, sum(copies) OVER (ORDER BY number) // ? FROM batches WHERE number BETWEEN ? AND ? ORDER BY number",
-        [_DIGEST_ROWS, first, last],
-    )
-    for step in sorted({row[1] for row in rows}):
-        numbers = [row[0] for row in rows if row[1] == step]
-        digests = [
-            (batch, copies, size_bytes, hashlib.sha256(form.encode()).digest())
-            for batch, copies, size_bytes, form in session.query(
-                f"SELECT batch, count(*), sum(size), string_agg({COPIES.canonical}, '' ORDER BY ordinal) "
-                f"FROM read_parquet({pattern(path)}, hive_partitioning = false) WHERE batch BETWEEN ? AND ? GROUP BY batch",
-                [numbers[0], numbers[-1]],
+    found: list[BatchDigest] = []
+    for first, last in steps:
+        rows = connection.execute(
+            f"""
+            SELECT
+                batch,
+                CAST(sum(n) AS BIGINT),
+                CAST(sum(n * size) AS BIGINT),
+                count(DISTINCT hash(store, key)) < count(*),
+                count(DISTINCT ordinal) < count(*) OR min(ordinal) <> 0 OR max(ordinal + n) <> sum(n),
+                string_agg({OBJECTS.canonical}, '' ORDER BY ordinal)
+            FROM (
+                SELECT *, 1 + CAST(backup_store IS NOT NULL AS INTEGER) AS n
+                FROM read_parquet({pattern(path)}, hive_partitioning = false)
+                WHERE batch BETWEEN ? AND ?
             )
-        ]
-        session.query(
-            "INSERT INTO batch_digests SELECT unnest(?), unnest(?), unnest(?), unnest(CAST(? AS BLOB[]))",
-            [list(column) for column in zip(*digests, strict=True)],
-        )
+            GROUP BY batch
+            """,
+            [first, last],
+        ).fetchall()
+        for batch, copies, size_bytes, is_twice, is_out_of_line, form in rows:
+            if is_twice:
+                raise InputError(
+                    "an inventory lists a key twice",
+                    remedy="Take a new inventory; one of current versions alone, if there are versions.",
+                )
+            if is_out_of_line:
+                raise IntegrityError(f"the copies of batch {batch} are not numbered one after the other")
+            found.append((batch, copies, size_bytes, hashlib.sha256(form.encode()).digest()))
+    return found
 
 
 def _check_batches(session: Session) -> None:
@@ -153,10 +194,14 @@ def _check_batches(session: Session) -> None:
         raise IntegrityError(f"{planned} copies are planned for the users, their batches have {batched}")
 
 
-def write_table(session: Session, relation: str, table: Table, path: Path) -> None:
-    """Write a table in its order, private and on disk."""
+def write_table(session: Session, relation: str, table: Table, path: Path, *, order: str = "") -> None:
+    """Write a table in its order, private and on disk. `order` is another way to say it, where a column has it."""
+    _write(session, f"SELECT {table.typed} FROM {relation} ORDER BY {order or table.order}", path)
+
+
+def _write(session: Session, rows: str, path: Path) -> None:
     session.query(
-        f"COPY (SELECT {table.typed} FROM {relation} ORDER BY {table.order}) TO {literal(str(path))} "
+        f"COPY ({rows}) TO {literal(str(path))} "
         "(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 20480)"
     )
     make_durable(path)
@@ -175,11 +220,11 @@ def write_small_tables(session: Session, folder: Path) -> tuple[dict[str, list[d
         write_table(session, relation, table, folder / name)
         files[kind] = [{"name": name, "rows": session.query(f"SELECT count(*) FROM {relation}")[0][0]}]
     digests = {
-        kind: table_digest(session.connection, relation, table)
-        for kind, relation, table in (
-            ("users", "plan_users", USERS),
-            ("batches", "plan_batches", BATCHES),
-            ("findings", "findings", FINDINGS),
+        kind: table_digest(session.connection, relation, table, order=order)
+        for kind, relation, table, order in (
+            ("users", "plan_users", USERS, "number"),
+            ("batches", "plan_batches", BATCHES, ""),
+            ("findings", "findings", FINDINGS, ""),
         )
     }
     return files, digests
@@ -187,16 +232,12 @@ def write_small_tables(session: Session, folder: Path) -> tuple[dict[str, list[d
 
 def _write_users(session: Session, folder: Path) -> list[dict[str, Any]]:
     total = session.query("SELECT count(*) FROM plan_users")[0][0]
-    session.query(
-        f"CREATE TEMP TABLE user_files AS SELECT *, (row_number() OVER (ORDER BY {USERS.order}) - 1) // {FILE_ROWS} AS file "
-        "FROM plan_users"
-    )
-    files = []
-    for number in range(max(1, -(-total // FILE_ROWS))):
-        name = f"users-{number + 1:04d}.parquet"
-        write_table(session, f"(SELECT * FROM user_files WHERE file = {number})", USERS, folder / name)
-        files.append({"name": name, "rows": min(FILE_ROWS, total - number * FILE_ROWS)})
-    session.query("DROP TABLE user_files")
+    files: list[dict[str, Any]] = []
+    for start in range(0, max(1, total), FILE_USERS):
+        name = f"users-{len(files) + 1:04d}.parquet"
+        relation = f"(SELECT * FROM plan_users WHERE number BETWEEN {start + 1} AND {start + FILE_USERS})"
+        write_table(session, relation, USERS, folder / name, order="number")
+        files.append({"name": name, "rows": min(FILE_USERS, total - start)})
     return files
 
 

@@ -31,7 +31,7 @@ def cover_countries(session: Session, spec: Spec) -> None:
     )
     _refuse_if_any(
         session,
-        "SELECT u.country, count(*) FROM users AS u ANTI JOIN country_rules AS r ON u.country = r.country "
+        "SELECT u.country, count(*) FROM judged AS u ANTI JOIN country_rules AS r ON u.country = r.country "
         "WHERE u.state = 'planned' GROUP BY u.country ORDER BY u.country",
         "no placement rule names these countries",
         "Add them to a rule under placement.rules in the spec.",
@@ -95,7 +95,7 @@ def _close_sites(session: Session, spec: Spec) -> dict[str, Closing]:
 
 
 def make_batches(session: Session, spec: Spec, *, file_copies: int) -> Path:
-    """Make the tables `movers` (users with their waves), `batches` and `seats`; the file of the objects of split users."""
+    """Make the tables `movers` (users with their waves), `batches`, `seats`, `places`; the file of split users' objects."""
     users = session.query("SELECT count(*) FROM placed")[0][0]
     halves = {"half_copies": spec.batches.copies_max // 2, "half_bytes": max(1, spec.batches.bytes_max // 2)}
     session.run(
@@ -110,6 +110,7 @@ def make_batches(session: Session, spec: Spec, *, file_copies: int) -> Path:
     session.run("big", path=literal(str(big)), **halves)
     session.run("batches", big=pattern(big), file_copies=max(1, file_copies - spec.batches.copies_max), **halves)
     session.run("seats", **halves)
+    session.run("places")
     return big
 
 

@@ -46,7 +46,7 @@ class Limits:
 
     memory_bytes: int = MEMORY_BYTES
     threads: int = THREADS
-    file_copies: int = assemble.FILE_ROWS
+    file_copies: int = assemble.FILE_COPIES
 
 
 def build_plan(
@@ -175,7 +175,7 @@ def _steps(
         "CREATE TEMP TABLE findings "
         "(kind VARCHAR, store VARCHAR, user_id VARCHAR, key VARCHAR, detail VARCHAR, count BIGINT)"
     )
-    copies = assemble.write_copies(session, spec, inputs.capabilities, big, folder, on_progress)
+    objects = assemble.write_objects(session, spec, rules, inputs.capabilities, big, folder, on_progress)
     document.gather_findings(session, spec, inputs.capabilities, inputs.inventories, census)
     files, digests = assemble.write_small_tables(session, folder)
     return {
@@ -195,7 +195,7 @@ def _steps(
         "forecast": document.forecast_of(session, spec),
         "findings": document.findings_of(session),
         "blockers": assemble.blockers(session),
-        "files": {"copies": copies, **files},
+        "files": {"objects": objects, **files},
         "digests": digests,
     }
 

@@ -21,11 +21,8 @@ from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.units import SIZE_MAX
 
-# An ETag that speaks of the content alone: an MD5 or a composite of MD5s, with no customer's or KMS key behind it.
-_COMPARABLE = (
-    "CASE WHEN (encryption IS NULL OR encryption = 'AES256') AND regexp_full_match(etag, '[0-9a-f]{32}(-[0-9]+)?') "
-    "THEN etag END"
-)
+_SHARE_ROWS = 4_000_000  # of a backup: what a join holds of them fits in the memory of a session
+_SHARES_MAX = 8  # each reads all keys again
 
 
 @dataclass(slots=True)
@@ -64,14 +61,14 @@ class Census:
 
 
 def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[str, int]:
-    """Make the table `users`; how many there are by state. RefusedError where a country still needs a decision."""
+    """Make the table `judged`; how many users there are by state. RefusedError where a country still needs a decision."""
     session.table(
         "policy",
         "code VARCHAR, country VARCHAR, verdict VARCHAR, rule VARCHAR",
         residency.scope_table(spec.scope.decisions),
     )
     session.run(
-        "users",
+        "judged",
         directory=pattern(directory.path),
         folded=residency.FOLD_SQL,
         unknown_verdict=residency.UNKNOWN.verdict.value,
@@ -81,7 +78,7 @@ def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[
         else f"coalesce(d.status IN {texts(spec.scope.statuses)}, FALSE)",
     )
     undecided = session.query(
-        "SELECT country, count(*) FROM users WHERE state = 'undecided' GROUP BY country ORDER BY country"
+        "SELECT country, count(*) FROM judged WHERE state = 'undecided' GROUP BY country ORDER BY country"
     )
     if undecided:
         found = ", ".join(f"{country} ({count})" for country, count in undecided)
@@ -89,7 +86,7 @@ def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[
             f"users live where the policy {spec.scope.policy} needs a written decision: {found}",
             remedy='Say "in", "out" or "review" for each in the spec, under scope.decisions.',
         )
-    counts = dict(session.query("SELECT state, count(*) FROM users GROUP BY state"))
+    counts = dict(session.query("SELECT state, count(*) FROM judged GROUP BY state"))
     if sum(counts.values()) != directory.rows:
         raise IntegrityError(f"the directory has {directory.rows} users, planning judged {sum(counts.values())}")
     return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")}
@@ -98,16 +95,18 @@ def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[
 def take_census(
     session: Session, spec: Spec, rules: tuple[CompiledRule, ...], inventories: Mapping[str, InventoryFile]
 ) -> Census:
-    """Make the views `census` and `planned`. IntegrityError where a sum is off."""
-    paths: list[Path] = []
+    """Make the table `users`, and the views `census` and `planned`. IntegrityError where a sum is off. Needs `judged`."""
+    session.run("users")
+    session.run("comparable")
+    folder = session.folder / "census"
+    folder.mkdir()
     for source in sorted(spec.by_role(Role.SOURCE)):
-        path = session.folder / f"census-{len(paths)}.parquet"
-        _census_of(session, spec, rules, source, inventories, path)
-        paths.append(path)
-    listed = ", ".join(pattern(path) for path in paths)
-    session.query(f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet([{listed}], hive_partitioning = false)")
+        _census_of(session, spec, rules, source, inventories, folder)
+    session.query(
+        f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet({pattern(folder)}, hive_partitioning = false)"
+    )
     _check_bytes(session)
-    _fetch_backup_only(session, spec, inventories)
+    _fetch_backup_only(session, spec, rules, inventories)
     counts = session.run("counts")
     stores = _count(spec, counts)
     for name, census in stores.items():
@@ -137,44 +136,45 @@ def _census_of(
     rules: tuple[CompiledRule, ...],
     source: str,
     inventories: Mapping[str, InventoryFile],
-    path: Path,
+    folder: Path,
 ) -> None:
+    """Write the census of a source and its backups to the folder, a share of the keys at a time."""
     backups = backups_of(spec, source)
-    listed = text("listed", primary=pattern(inventories[source].path), comparable=_COMPARABLE)
-    for place, backup in enumerate(backups):
-        listed = text(
-            "backed",
-            listed=listed,
-            backup=pattern(inventories[backup].path),
-            bit=1 << place,
-            comparable=_COMPARABLE,
-        )
     first_backup = " ".join(f"WHEN seen & {1 << place} > 0 THEN {literal(name)}" for place, name in enumerate(backups))
     decided = {
         decision: [number for number, rule in enumerate(rules) if _decision(spec, rule) == decision]
         for decision in ("copy", "exclude")
     }
-    session.run(
-        "census",
-        listed=listed,
-        rule=layout.rule_sql(rules, source),
-        user=layout.user_sql(rules),
-        target_key=layout.target_key_sql(rules),
-        shared_rules=numbers(number for number, rule in enumerate(rules) if rule.shared),
-        copied_rules=numbers(decided["copy"]),
-        excluded_rules=numbers(decided["exclude"]),
-        source=source,
-        first_backup=f"CASE {first_backup} END" if backups else "NULL",
-        backups=len(backups),
-        path=literal(str(path)),
-    )
+    held = max((inventories[backup].rows for backup in backups), default=0)
+    shares = min(_SHARES_MAX, -(-held // _SHARE_ROWS) or 1)
+    for number in range(shares):
+        share = f"hash(key) % {shares} = {number}" if shares > 1 else "TRUE"
+        listed = text("listed", primary=pattern(inventories[source].path), share=share)
+        for place, backup in enumerate(backups):
+            path = pattern(inventories[backup].path)
+            listed = text("backed", listed=listed, backup=path, bit=1 << place, share=share)
+        session.run(
+            "census",
+            listed=listed,
+            rule=layout.rule_sql(rules, source),
+            user=layout.user_sql(rules),
+            shared_rules=numbers(number for number, rule in enumerate(rules) if rule.shared),
+            copied_rules=numbers(decided["copy"]),
+            excluded_rules=numbers(decided["exclude"]),
+            source=source,
+            first_backup=f"CASE {first_backup} END" if backups else "NULL",
+            backups=len(backups),
+            path=literal(str(folder / f"{source}-{number}.parquet")),
+        )
 
 
 def _decision(spec: Spec, rule: CompiledRule) -> str:
     return "block" if rule.category is None else spec.reconcile.backup_only.get(rule.category, "block")
 
 
-def _fetch_backup_only(session: Session, spec: Spec, inventories: Mapping[str, InventoryFile]) -> None:
+def _fetch_backup_only(
+    session: Session, spec: Spec, rules: tuple[CompiledRule, ...], inventories: Mapping[str, InventoryFile]
+) -> None:
     """The view `planned`: what is copied from the sources, and from the backups what only they hold."""
     parts = ["SELECT * FROM census WHERE disposition = 'planned' AND in_primary"]
     if "copy" in spec.reconcile.backup_only.values():
@@ -182,7 +182,8 @@ def _fetch_backup_only(session: Session, spec: Spec, inventories: Mapping[str, I
             path = session.folder / f"fetched-{place}.parquet"
             session.run("fetched", backup=pattern(inventories[backup].path), origin=backup, path=literal(str(path)))
             parts.append(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
-    session.query("CREATE TEMP VIEW planned AS " + " UNION ALL ".join(parts))
+    key = layout.target_key_sql(rules)
+    session.query(f"CREATE TEMP VIEW planned AS SELECT *, {key} AS target_key FROM ({' UNION ALL '.join(parts)})")
 
 
 def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:

@@ -1,10 +1,9 @@
 """The canonical form of a plan's tables, as SQL, and the digests over it. One expression serves the build and every reader.
 
-A row is its fields one after the other, in the order of the table's columns. A field is a netstring: its length in bytes, in
-decimal, `:`, and the bytes; `-` stands for NULL. Text is UTF-8, a number is decimal, a time is a decimal count of microseconds
-since 1970 in UTC, a digest is lower-case hex. So nothing depends on Parquet's bytes, a time zone or a locale.
+A row is its fields one after the other, in the order of the table's columns, each with its length before it (`sql.canonical`). So
+nothing depends on Parquet's bytes, a time zone or a locale.
 
-- A batch's digest is SHA-256 over its rows by ordinal.
+- A batch's digest is SHA-256 over its objects by ordinal, which is that of an object's first copy: the next one's is one more.
 - The digest of a whole table is SHA-256 over the digests of its blocks of `BLOCK_ROWS` rows: memory stays bounded.
 - The plan's digest is SHA-256 over the canonical JSON of what `plan.json` says, without the keys in `OUTSIDE`, and with the
   spec cut down to what decides who, what and where (`spec.deciding`). It is taken from what is written there and from nothing
@@ -24,6 +23,7 @@ import duckdb
 from migrate.errors import InterruptedRun
 from migrate.inventory.aside import Stopping, never
 from migrate.spec import deciding
+from migrate.sql import canonical
 
 BLOCK_ROWS = 10_000
 OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec"})
@@ -48,19 +48,10 @@ class Table:
     @property
     def canonical(self) -> str:
         """The SQL expression for a row's canonical form."""
-        return f"concat({', '.join(_field(name, kind) for name, kind in self.columns)})"
+        return canonical(self.columns)
 
 
-def _field(name: str, kind: str) -> str:
-    text = {
-        "VARCHAR": name,
-        "TIMESTAMP": f"CAST(epoch_us({name}) AS VARCHAR)",
-        "BLOB": f"lower(hex({name}))",
-    }.get(kind, f"CAST({name} AS VARCHAR)")
-    return f"coalesce(strlen({text}) || ':' || {text}, '-')"
-
-
-COPIES = Table(
+OBJECTS = Table(
     (
         ("batch", "INTEGER"),
         ("ordinal", "INTEGER"),
@@ -74,8 +65,8 @@ COPIES = Table(
         ("category", "VARCHAR"),
         ("rule", "VARCHAR"),
         ("flag", "VARCHAR"),
-        ("target_role", "VARCHAR"),
-        ("target_store", "VARCHAR"),
+        ("home_store", "VARCHAR"),
+        ("backup_store", "VARCHAR"),
         ("target_key", "VARCHAR"),
     ),
     "batch, ordinal",
@@ -126,12 +117,15 @@ FINDINGS = Table(
 )
 
 
-def table_digest(connection: duckdb.DuckDBPyConnection, relation: str, table: Table) -> str:
-    """The digest, in hex, of all rows of `relation` (a table, view or table function) in the table's order."""
+def table_digest(connection: duckdb.DuckDBPyConnection, relation: str, table: Table, *, order: str = "") -> str:
+    """The digest, in hex, of all rows of `relation` (a table, view or table function) in the table's order.
+
+    `order` is another way to say it, where a column has it.
+    """
     rows = connection.execute(
         f"""
         WITH numbered AS (
-            SELECT row_number() OVER (ORDER BY {table.order}) - 1 AS place, {table.canonical} AS form FROM {relation}
+            SELECT row_number() OVER (ORDER BY {order or table.order}) - 1 AS place, {table.canonical} AS form FROM {relation}
         )
         SELECT sha256(string_agg(form, '' ORDER BY place)) FROM numbered GROUP BY place // {BLOCK_ROWS}
         ORDER BY place // {BLOCK_ROWS}

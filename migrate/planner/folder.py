@@ -24,19 +24,25 @@ from migrate.errors import IntegrityError, MigrateError, SpecError, UsageError, 
 from migrate.inventory.aside import Stopping, never
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
-from migrate.planner.digest import BATCHES, COPIES, FINDINGS, USERS, Table, plan_digest, stream_digest
+from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, plan_digest, stream_digest
 from migrate.planner.summary import summarise
 from migrate.spec import Spec, UnknownKeyError, spec_from_data
 from migrate.sql import literal
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 DOCUMENT = "plan.json"
 PREFIX_DIGITS = 16
 _NAMED = 5  # older plans that an error names
 _FETCH_ROWS = 10_000
 _CHECKED_ROWS = 50_000
+# A row for each copy: the home's has the object's ordinal, the backup's the next one.
+_COPIES = (
+    "SELECT o.* EXCLUDE (ordinal, home_store, backup_store), o.ordinal + r.rank AS ordinal, r.role AS target_role, "
+    "CASE r.rank WHEN 0 THEN o.home_store ELSE o.backup_store END AS target_store"
+)
+_ROLES = "(VALUES (0, 'home'), (1, 'backup')) AS r(rank, role) WHERE r.rank = 0 OR o.backup_store IS NOT NULL"
 _CAPABILITIES = {field.name for field in fields(Capabilities)}
 
 
@@ -113,8 +119,8 @@ class Plan:
             for digests in self._digests(connection, numbers):
                 first, last = min(digests), max(digests)
                 forms = connection.execute(
-                    f"SELECT batch, string_agg({COPIES.canonical}, '' ORDER BY ordinal) "
-                    f"FROM {self.relation('copies', first=first, last=last)} "
+                    f"SELECT batch, string_agg({OBJECTS.canonical}, '' ORDER BY ordinal) "
+                    f"FROM {self.relation('objects', first=first, last=last)} "
                     "WHERE batch BETWEEN ? AND ? AND batch IN (SELECT unnest(?)) GROUP BY batch",
                     [first, last, list(digests)],
                 ).fetchall()
@@ -151,24 +157,28 @@ class Plan:
                 for row in rows:
                     yield UserInfo(*row)
 
-    def copies_file(self, number: int) -> Path:
+    def objects_file(self, number: int) -> Path:
         """The file that holds batch `number`. UsageError where the plan has no such batch."""
-        files = self.document["files"]["copies"]
+        files = self.document["files"]["objects"]
         place = bisect_right(files, number, key=lambda file: int(file["first_batch"])) - 1
         if place < 0 or number > files[place]["last_batch"]:
             raise UsageError(f"plan {self.digest[:PREFIX_DIGITS]} has no batch {number}")
         return self.folder / str(files[place]["name"])
 
     def relation(self, kind: str, *, first: int = 0, last: int | None = None) -> str:
-        """The SQL table function that reads the files of a kind (users, copies, batches, findings); of the copies, those with
-        the batches `first` to `last`."""
+        """The SQL that reads the files of a kind (users, objects, batches, findings), or `copies`, a row for each copy of the
+        objects; of objects and copies, those in the files with the batches `first` to `last`."""
+        if kind == "copies":
+            return f"({_COPIES} FROM {self.relation('objects', first=first, last=last)} AS o, {_ROLES})"
         names = [
             file["name"]
             for file in self.document["files"][kind]
-            if kind != "copies" or (file["last_batch"] >= first and (last is None or file["first_batch"] <= last))
+            if kind != "objects" or (file["last_batch"] >= first and (last is None or file["first_batch"] <= last))
         ]
         if not names:
-            return f"(SELECT {', '.join(f'CAST(NULL AS {sql}) AS {name}' for name, sql in COPIES.columns)} WHERE FALSE)"
+            return (
+                f"(SELECT {', '.join(f'CAST(NULL AS {sql}) AS {name}' for name, sql in OBJECTS.columns)} WHERE FALSE)"
+            )
         return (
             "read_parquet(["
             + ", ".join(literal(parquet_glob(self.folder / name)) for name in names)
@@ -224,7 +234,7 @@ class PlanReader:
         IntegrityError where `batch`, which may come from a ledger, is not the plan's own, or where their digest is not the
         batch's: plan and ledger would have to be edited as one, and the plan's table of batches with them.
         """
-        path = self._plan.copies_file(batch.number)
+        path = self._plan.objects_file(batch.number)
         if batch != self.batch(batch.number):
             raise IntegrityError(
                 f"the ledger's batch {batch.number} is not the plan's",
@@ -232,8 +242,8 @@ class PlanReader:
             )
         try:
             rows = self._connection.execute(
-                f"SELECT {COPIES.names}, {COPIES.canonical} FROM read_parquet(?, hive_partitioning = false) "
-                f"WHERE batch = ? ORDER BY {COPIES.order}",
+                f"SELECT {OBJECTS.names}, {OBJECTS.canonical} FROM read_parquet(?, hive_partitioning = false) "
+                f"WHERE batch = ? ORDER BY {OBJECTS.order}",
                 [parquet_glob(path), batch.number],
             ).fetchall()
         except duckdb.Error as error:
@@ -243,7 +253,7 @@ class PlanReader:
             digest.update(row[-1].encode())
         if digest.digest() != batch.digest:
             raise IntegrityError(f"batch {batch.number} in {path} is not what its digest covers", remedy=_REBUILD)
-        return [_object(list(group)) for _, group in groupby(rows, key=lambda row: (row[2], row[3], row[4]))]
+        return [_object(row) for row in rows]
 
     def batch(self, number: int) -> BatchInfo | None:
         """What the plan says of a batch; None where it has none of this number."""
@@ -261,10 +271,12 @@ class PlanReader:
         self._connection.close()
 
 
-def _object(rows: list[tuple[Any, ...]]) -> PlannedObject:
-    _, _, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, _, _, target_key, _ = rows[
-        0
-    ]
+def _object(row: tuple[Any, ...]) -> PlannedObject:
+    (
+        _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, target_key, _,
+    ) = row  # fmt: skip
+    targets = ((TargetRole.HOME, home), (TargetRole.BACKUP, backup))
+    there = [(role, target) for role, target in targets if target is not None]
     return PlannedObject(
         user_id=user_id,
         store=store,
@@ -277,7 +289,9 @@ def _object(rows: list[tuple[Any, ...]]) -> PlannedObject:
         rule=rule,
         target_key=target_key,
         flag=flag,
-        copies=tuple(PlannedCopy(ordinal=row[1], role=TargetRole(row[12]), store=row[13]) for row in rows),
+        copies=tuple(
+            PlannedCopy(ordinal=ordinal + place, role=role, store=target) for place, (role, target) in enumerate(there)
+        ),
     )
 
 

@@ -42,7 +42,6 @@ class Session:
                 "threads": threads,
                 "temp_directory": str(spill),
                 "preserve_insertion_order": False,
-                "partitioned_write_flush_threshold": 100_000,
             },
         )
         self._connection.execute("SET TimeZone = 'UTC'")

@@ -80,7 +80,7 @@ def test_plannings_that_overlap_build_one_plan(tmp_path: Path) -> None:
     """The second ends with 75 and touches nothing of the first, which goes on to its plan."""
     world = many_batches(tmp_path, large=False)
     spec = str(world.root / "plans" / "small.toml")
-    with frozen_at(world, _P.COPIES_WRITTEN, "plan", spec) as first:
+    with frozen_at(world, _P.OBJECTS_WRITTEN, "plan", spec) as first:
         second = world.migrate("plan", spec)
         assert second.code == 75
         assert "another planning is under way in this workspace" in second.err

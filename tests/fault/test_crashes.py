@@ -159,7 +159,7 @@ Scenario = Callable[[SmallWorld, PausePoint], None]
 _P = PausePoint
 SCENARIOS: dict[PausePoint, Scenario] = {
     _P.SEGMENT_SEALED: while_planning,
-    _P.COPIES_WRITTEN: while_planning,
+    _P.OBJECTS_WRITTEN: while_planning,
     _P.PLAN_WRITTEN: while_planning,
     _P.PLAN_NAMED: while_planning,
     _P.LEDGER_MADE: while_planning,

@@ -84,14 +84,14 @@ def edit_table(pattern: str, select: str) -> Callable[[SmallWorld], None]:
 
 
 def flip_a_bit(world: SmallWorld) -> None:
-    path = min(plan_of(world).glob("copies*"))
+    path = min(plan_of(world).glob("objects*"))
     body = bytearray(path.read_bytes())
     body[len(body) // 2] ^= 1
     path.write_bytes(body)
 
 
 def lose_copies(world: SmallWorld) -> None:
-    min(plan_of(world).glob("copies*")).unlink()
+    min(plan_of(world).glob("objects*")).unlink()
 
 
 def take_from_another_plan(pattern: str) -> Callable[[SmallWorld], None]:
@@ -161,21 +161,22 @@ EDITS: dict[str, Callable[[SmallWorld], None]] = {
     "digest-of-batches": edit_document(lambda found: found["digests"].update(batches="0" * 64)),
     "digest": edit_document(lambda found: found.update(digest="0" * 64)),
     "another-store": edit_table(
-        "copies*",
-        f"SELECT * REPLACE (if(target_store = 'hamar', 'us', target_store) AS target_store) FROM old {BY_ORDER}",
+        "objects*",
+        "SELECT * REPLACE (if(home_store = 'hamar', 'us', home_store) AS home_store, "
+        f"if(backup_store = 'hamar', 'us', backup_store) AS backup_store) FROM old {BY_ORDER}",
     ),
-    "another-key": edit_table("copies*", f"SELECT * REPLACE (target_key || '.x' AS target_key) FROM old {BY_ORDER}"),
-    "another-user": edit_table("copies*", f"SELECT * REPLACE ('u000' AS user_id) FROM old {BY_ORDER}"),
-    "another-source": edit_table("copies*", f"SELECT * REPLACE ('singapore' AS store) FROM old {BY_ORDER}"),
+    "another-key": edit_table("objects*", f"SELECT * REPLACE (target_key || '.x' AS target_key) FROM old {BY_ORDER}"),
+    "another-user": edit_table("objects*", f"SELECT * REPLACE ('u000' AS user_id) FROM old {BY_ORDER}"),
+    "another-source": edit_table("objects*", f"SELECT * REPLACE ('singapore' AS store) FROM old {BY_ORDER}"),
     "rows-of-batches-exchanged": edit_table(
-        "copies*",
+        "objects*",
         "WITH last AS (SELECT max(batch) AS last FROM old) "
         "SELECT old.* REPLACE (if(batch >= last - 1, 2 * last - 1 - batch, batch) AS batch) FROM old, last",
     ),
-    "copies-in-another-order": edit_table("copies*", "SELECT * REPLACE (-ordinal AS ordinal) FROM old"),
+    "copies-in-another-order": edit_table("objects*", "SELECT * REPLACE (-ordinal AS ordinal) FROM old"),
     "a-bit-of-the-copies": flip_a_bit,
     "copies-lost": lose_copies,
-    "copies-of-another-plan": take_from_another_plan("copies*"),
+    "copies-of-another-plan": take_from_another_plan("objects*"),
     "batches-of-another-plan": take_from_another_plan("batches*"),
     "all-of-another-plan": take_from_another_plan("*"),
     "folder-is-a-link": link_to_another_plan,
@@ -223,7 +224,7 @@ def test_an_untouched_plan_copies_all(templates: dict[str, SmallWorld], tmp_path
     """The twin: the copied world, written anew as the edits write it, runs to its end."""
     world = copy_of(templates, "begun", tmp_path)
     edit_document(lambda found: None)(world)
-    edit_table("copies*", f"FROM old {BY_ORDER}")(world)
+    edit_table("objects*", f"FROM old {BY_ORDER}")(world)
     edit_table("batches*", "FROM old ORDER BY number")(world)
     answer = world.migrate("run", "--wave", "all")
     assert answer.code == 0, answer.err
@@ -238,7 +239,7 @@ def test_an_untouched_plan_copies_all(templates: dict[str, SmallWorld], tmp_path
         ("users*", "SELECT * REPLACE (0 AS objects) FROM old WHERE user_id <> 'u001'", ("explain", "u002")),
         ("findings*", "SELECT * FROM old LIMIT 0", ("show", "--list", "unbacked")),
         ("findings*", "SELECT * REPLACE ('u000' AS user_id) FROM old", ("explain", "u002")),
-        ("copies*", f"SELECT * REPLACE ('allowable' AS category) FROM old {BY_ORDER}", ("explain", "u002")),
+        ("objects*", f"SELECT * REPLACE ('allowable' AS category) FROM old {BY_ORDER}", ("explain", "u002")),
     ],
 )
 def test_who_reads_an_edited_table_is_told(pattern: str, select: str, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -331,15 +332,15 @@ def test_plan_and_ledger_that_were_edited_as_one_are_found(templates: dict[str, 
     world = copy_of(templates, "begun", tmp_path)
     before = world.at_targets()
     EDITS["another-store"](world)
-    from migrate.planner.digest import COPIES
+    from migrate.planner.digest import OBJECTS
 
     digests = {}
-    for path in sorted(plan_of(world).glob("copies*")):
+    for path in sorted(plan_of(world).glob("objects*")):
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             digests.update(
                 connection.execute(
-                    f"SELECT batch, sha256(string_agg({COPIES.canonical}, '' ORDER BY ordinal)) "
+                    f"SELECT batch, sha256(string_agg({OBJECTS.canonical}, '' ORDER BY ordinal)) "
                     f"FROM read_parquet('{path}', hive_partitioning = false) GROUP BY batch"
                 ).fetchall()
             )

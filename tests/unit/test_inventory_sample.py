@@ -50,17 +50,14 @@ def test_sample_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert len(set(asked[0])) == 10
 
 
-def test_a_sample_among_some_of_the_keys_is_as_large_as_one_among_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a large inventory some keys are ranked; where these are too few, all are. A folder's name is no part of a query."""
-    monkeypatch.setattr("migrate.inventory.sample._CANDIDATES", 50)
+def test_a_folders_name_is_no_part_of_a_query(tmp_path: Path) -> None:
+    """Braces and quotes in the workspace's path; and a sample of more keys than there are takes all."""
     folder = tmp_path / "{eu} it's"
     folder.mkdir()
     table, place, taken = world(folder, PLAIN)
-    for count in (10, 150):
+    for count in (10, 500):
         report = check_sample(taken, MemoryStore("us", place), count=count, seed="s", scratch=table.scratch)
-        assert (report.asked, report.same) == (count, count)
+        assert (report.asked, report.same) == (min(count, len(PLAIN)),) * 2
 
 
 def test_changed_and_gone_objects_are_counted(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def edit(plan: Plan, kind: str, replacement: str) -> None:
     Path(f"{path}.new").replace(path)
 
 
-@pytest.mark.parametrize("kind", ["users", "copies", "batches"])
+@pytest.mark.parametrize("kind", ["users", "objects", "batches"])
 def test_a_diff_of_a_plan_that_was_edited_tells_nothing(tmp_path: Path, kind: str) -> None:
     """What differs is digested before it is told (invariant 6), whichever of the two plans it is in."""
     before, after = build(tmp_path / "a", PEOPLE, ITEMS), build(tmp_path / "b", PEOPLE, ITEMS[1:])
@@ -186,7 +186,7 @@ def test_a_diff_of_a_plan_that_was_edited_tells_nothing(tmp_path: Path, kind: st
     edit(
         after,
         kind,
-        {"users": "wave + 1 AS wave", "copies": "size + 1 AS size", "batches": "size_bytes + 1 AS size_bytes"}[kind],
+        {"users": "wave + 1 AS wave", "objects": "size + 1 AS size", "batches": "size_bytes + 1 AS size_bytes"}[kind],
     )
     for one, other in ((before, after), (after, before)):
         with pytest.raises(IntegrityError):

@@ -20,7 +20,7 @@ import pytest
 from planning import NOW, Item, Person, World, make_world, spec_with
 
 from migrate.errors import ExitCode, IntegrityError, UsageError, VersionError
-from migrate.planner.digest import BLOCK_ROWS, COPIES, USERS, join_digests, plan_digest, stream_digest, table_digest
+from migrate.planner.digest import BLOCK_ROWS, OBJECTS, USERS, join_digests, plan_digest, stream_digest, table_digest
 from migrate.planner.folder import Plan, PlanReader, find_plan, plan_folders
 
 PEOPLE = [
@@ -61,7 +61,7 @@ def rewrite(path: Path, change: str) -> None:
 def test_a_plan_is_read_back_whole(world: World) -> None:
     """Batches, users and copies add up to the totals (invariant 3), and the copies of an object stand together."""
     plan = world.plan(spec_with(), file_copies=40)
-    assert len(plan.document["files"]["copies"]) > 2
+    assert len(plan.document["files"]["objects"]) > 2
     reader = PlanReader(plan)
     ordinals = 0
     seen = set()
@@ -157,7 +157,7 @@ def test_a_dry_run_keeps_nothing_and_says_the_same(world: World) -> None:
 def netstring(value: object) -> bytes:
     """A field in the documented form, by hand."""
     if value is None:
-        return b"-"
+        return b":"
     raw = str(value).encode()
     return b"%d:%s" % (len(raw), raw)
 
@@ -169,11 +169,11 @@ def canonical(rows: Iterable[tuple[object, ...]]) -> bytes:
 def test_digests_have_the_documented_form(world: World) -> None:
     """A batch's digest, the users' and the batches' can be computed without SQL, from the columns in their order."""
     plan = world.plan(spec_with())
-    names = COPIES.names.replace("last_modified", "epoch_us(last_modified)")
-    copies = plan.folder / "copies-0001.parquet"
+    names = OBJECTS.names.replace("last_modified", "epoch_us(last_modified)")
+    objects = plan.folder / "objects-0001.parquet"
     for batch in plan.batches():
         rows = duckdb.execute(
-            f"SELECT {names} FROM '{copies}' WHERE batch = {batch.number} ORDER BY ordinal"
+            f"SELECT {names} FROM '{objects}' WHERE batch = {batch.number} ORDER BY ordinal"
         ).fetchall()
         assert hashlib.sha256(canonical(rows)).digest() == batch.digest
     users = [tuple(getattr(user, name) for name, _ in USERS.columns) for user in plan.users()]
@@ -192,7 +192,7 @@ def test_a_table_is_digested_in_blocks() -> None:
     for name, kind in USERS.columns[2:]:
         connection.execute(f"ALTER TABLE u ADD COLUMN {name} {kind}")
     order = sorted((str(n) for n in range(BLOCK_ROWS + 5)), key=lambda user: hashlib.sha256(user.encode()).digest())
-    forms = [netstring(user) + b"-" * (len(USERS.columns) - 1) for user in order]
+    forms = [netstring(user) + b":" * (len(USERS.columns) - 1) for user in order]
     blocks = [hashlib.sha256(b"".join(forms[start : start + BLOCK_ROWS])).digest() for start in (0, BLOCK_ROWS)]
     wanted = hashlib.sha256(b"".join(blocks)).hexdigest()
     assert table_digest(connection, "u", USERS) == wanted
@@ -307,7 +307,7 @@ def test_a_changed_copy_is_found(world: World) -> None:
     """A copies row with another target key fails its batch's digest when it is read."""
     plan = world.plan(spec_with())
     rewrite(
-        plan.folder / "copies-0001.parquet",
+        plan.folder / "objects-0001.parquet",
         "CASE WHEN batch = 2 THEN target_key || 'x' ELSE target_key END AS target_key",
     )
     reader = PlanReader(Plan.open(plan.folder))
@@ -330,7 +330,7 @@ def test_swapped_batches_are_found(world: World) -> None:
     """The batch table of another plan, with consistent copies, is not this plan's."""
     plan = world.plan(spec_with())
     other = world.plan(spec_with(batches={"copies_max": 12, "bytes_max": 1000}))
-    for name in ("batches.parquet", "copies-0001.parquet"):
+    for name in ("batches.parquet", "objects-0001.parquet"):
         shutil.copy(other.folder / name, plan.folder / name)
     with pytest.raises(IntegrityError):
         Plan.open(plan.folder)
@@ -348,7 +348,7 @@ def test_a_renamed_plan_and_a_lost_file_are_found(world: World) -> None:
         Plan.open(back)
 
 
-@pytest.mark.parametrize("version", [1, 3, 0, "2"])
+@pytest.mark.parametrize("version", [2, 4, 0, "3"])
 def test_another_format_is_refused_with_what_helps(world: World, version: object) -> None:
     """Invariant 12."""
     plan = world.plan(spec_with())
@@ -409,9 +409,9 @@ def test_the_same_plan_with_other_limits_takes_them_on(world: World) -> None:
     assert (found.run.workers, found.time_zone, found.privacy.pseudonym_key) == (7, "Europe/Oslo", "env:OTHER")
     read_all(first)
     read_all(Plan.open(first.folder))
-    assert {row["name"]: row["rows"] for row in again.document["files"]["copies"]} == {
+    assert {row["name"]: row["rows"] for row in again.document["files"]["objects"]} == {
         path.name: duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall()[0][0]
-        for path in first.folder.glob("copies-*.parquet")
+        for path in first.folder.glob("objects-*.parquet")
     }
     assert stat.S_IMODE((first.folder / "plan.json").stat().st_mode) == 0o600
     assert [path.name for path in world.workspace.plans.iterdir()] == [first.digest[:16]]

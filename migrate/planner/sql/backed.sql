@@ -1,5 +1,5 @@
--- What is listed so far, beside one backup. Equal size and ETags of different kinds prove nothing: incomparable.
--- `comparable` is the ETag where it speaks of the content alone. It tells plain MD5s from composites by the part count.
+-- What is listed so far, beside one backup. Equal size and ETags of different kinds (a plain MD5, a composite of so many parts)
+-- prove nothing: incomparable.
 SELECT
     coalesce(a.key, b.key) AS key,
     a.version_id,
@@ -12,10 +12,16 @@ SELECT
     coalesce(a.in_primary, FALSE) AS in_primary,
     coalesce(a.seen, 0) + CASE WHEN b.key IS NULL THEN 0 ELSE $bit END AS seen,
     coalesce(a.diverged, 0) + CASE
-        WHEN a.in_primary AND (
-            a.size <> b.size
-            OR (a.comparable <> b.comparable AND split_part(a.comparable, '-', 2) = split_part(b.comparable, '-', 2))
-        )
+        WHEN
+            a.in_primary
+            AND (
+                a.size <> b.size
+                OR (
+                    a.etag <> b.etag
+                    AND comparable(a.etag, a.encryption) <> comparable(b.etag, b.encryption)
+                    AND split_part(a.etag, '-', 2) = split_part(b.etag, '-', 2)
+                )
+            )
         THEN $bit
         ELSE 0
     END AS diverged,
@@ -23,10 +29,19 @@ SELECT
         WHEN
             a.in_primary
             AND a.size = b.size
-            AND coalesce(split_part(a.comparable, '-', 2) <> split_part(b.comparable, '-', 2), TRUE)
+            AND CASE
+                WHEN a.etag = b.etag THEN comparable(a.etag, a.encryption) IS NULL OR NOT has_no_key(b.encryption)
+                ELSE coalesce(
+                    split_part(comparable(a.etag, a.encryption), '-', 2)
+                    <> split_part(comparable(b.etag, b.encryption), '-', 2),
+                    TRUE
+                )
+            END
         THEN $bit
         ELSE 0
-    END AS incomparable,
-    a.comparable
+    END AS incomparable
 FROM ($listed) AS a
-FULL JOIN (SELECT key, size, etag, $comparable AS comparable FROM read_parquet($backup, hive_partitioning = false)) AS b ON a.key = b.key
+FULL JOIN (
+    SELECT key, size, etag, encryption FROM read_parquet($backup, hive_partitioning = false) WHERE $share
+) AS b
+    ON a.key = b.key

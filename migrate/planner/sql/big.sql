@@ -29,4 +29,4 @@ COPY (
         END AS large_before
     FROM items
     WINDOW until AS (PARTITION BY turn ORDER BY target_key)
-) TO $path (FORMAT parquet, COMPRESSION snappy)
+) TO $path (FORMAT parquet, COMPRESSION uncompressed)

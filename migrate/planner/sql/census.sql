@@ -2,7 +2,7 @@
 COPY (
     WITH listed AS ($listed),
     ruled AS (SELECT *, $rule AS rule FROM listed),
-    named AS (SELECT *, $user AS user_id, $target_key AS target_key FROM ruled),
+    named AS (SELECT *, $user AS user_id FROM ruled),
     classed AS (
         SELECT
             n.*,
@@ -30,7 +30,6 @@ COPY (
         encryption,
         lock,
         rule,
-        target_key,
         turn,
         CASE WHEN class = 'orphan' THEN user_id END AS orphan_user,
         class,
@@ -52,4 +51,4 @@ COPY (
         diverged,
         incomparable
     FROM classed
-) TO $path (FORMAT parquet, COMPRESSION snappy)
+) TO $path (FORMAT parquet, COMPRESSION uncompressed)

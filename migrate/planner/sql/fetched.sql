@@ -11,4 +11,4 @@ COPY (
     )
     FROM read_parquet($backup, hive_partitioning = false) AS b
     JOIN (SELECT * FROM census WHERE NOT in_primary AND disposition = 'planned' AND origin = '$origin') AS c ON b.key = c.key
-) TO $path (FORMAT parquet, COMPRESSION snappy)
+) TO $path (FORMAT parquet, COMPRESSION uncompressed)

@@ -11,6 +11,6 @@ SELECT
     TRUE AS in_primary,
     CAST(0 AS INTEGER) AS seen,
     CAST(0 AS INTEGER) AS diverged,
-    CAST(0 AS INTEGER) AS incomparable,
-    $comparable AS comparable
+    CAST(0 AS INTEGER) AS incomparable
 FROM read_parquet($primary, hive_partitioning = false)
+WHERE $share

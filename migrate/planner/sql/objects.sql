@@ -1,14 +1,24 @@
--- The objects of one file of the plan in their order: by batch, users by turn, objects by target key. The row id is the place.
-CREATE OR REPLACE TEMP TABLE file_objects AS
+-- The objects of the batches $first to $last, with where each goes. An object's place in the order gives its ordinal in the batch.
+CREATE OR REPLACE TEMP VIEW file_objects AS
 SELECT
-    p.*,
-    m.user_id,
-    m.home,
-    m.backup,
-    m.fold,
+    o.batch,
+    p.first_ordinal + (o.file_row_number - p.first_row) * p.fold AS ordinal,
+    p.user_id,
+    o.origin AS store,
+    o.key,
+    o.version_id,
+    o.etag,
+    o.size,
+    o.last_modified,
     r.category,
-    r.name AS rule_name
-FROM read_parquet($part, hive_partitioning = false) AS p
-JOIN movers AS m ON p.turn = m.turn
-JOIN layout_rules AS r ON p.rule = r.number
-ORDER BY p.batch, p.turn, p.target_key, p.source, p.key
+    r.name AS rule,
+    o.flag,
+    h.store AS home_store,
+    b.store AS backup_store,
+    o.target_key
+FROM ordered AS o
+JOIN places AS p ON o.batch = p.batch AND o.turn = p.turn
+JOIN layout_rules AS r ON o.rule = r.number
+JOIN routes AS h ON h.role = 'home' AND o.source = h.source AND p.home = h.site
+LEFT JOIN routes AS b ON b.role = 'backup' AND o.source = b.source AND p.backup = b.site
+WHERE o.batch BETWEEN $first AND $last AND p.batch BETWEEN $first AND $last

@@ -1,12 +1,8 @@
 -- The plan's users: every user of the directory with what was decided, also who stays. Files are in order of the SHA-256 of ids.
 CREATE TEMP TABLE plan_users AS
-WITH places AS (
-    SELECT turn, number FROM seats
-    UNION ALL
-    SELECT first_turn, number FROM batches WHERE big
-),
-spans AS (SELECT turn, min(number) AS first_batch, max(number) AS last_batch FROM places GROUP BY turn)
+WITH spans AS (SELECT turn, min(batch) AS first_batch, max(batch) AS last_batch FROM places GROUP BY turn)
 SELECT
+    u.number,
     u.user_id,
     u.country,
     u.country_given,

@@ -3,7 +3,7 @@ INSERT INTO findings
 WITH reasons AS (
     SELECT
         o.origin,
-        o.user_id,
+        p.user_id,
         o.key,
         list_filter(
             [
@@ -11,13 +11,14 @@ WITH reasons AS (
                 CASE WHEN r.role = 'home' AND encryption = 'SSE-C' THEN {'kind': 'customer_key', 'detail': encryption} END,
                 CASE WHEN r.role = 'home' AND lock IS NOT NULL THEN {'kind': 'object_lock', 'detail': lock} END,
                 CASE WHEN r.role = 'home' AND size > $object_max THEN {'kind': 'too_large', 'detail': NULL} END,
-                CASE WHEN strlen(target_key) > t.key_bytes THEN {'kind': 'key_too_long', 'detail': r.store} END,
+                CASE WHEN strlen(o.target_key) > t.key_bytes THEN {'kind': 'key_too_long', 'detail': r.store} END,
                 CASE WHEN $bent THEN {'kind': 'odd_key', 'detail': r.store} END
             ],
             lambda reason: reason IS NOT NULL
         ) AS found
-    FROM file_objects AS o
-    JOIN routes AS r ON o.source = r.source AND ((r.role = 'home' AND r.site = o.home) OR (r.role = 'backup' AND r.site = o.backup))
+    FROM ordered AS o
+    JOIN places AS p ON o.batch = p.batch AND o.turn = p.turn
+    JOIN routes AS r ON o.source = r.source AND ((r.role = 'home' AND r.site = p.home) OR (r.role = 'backup' AND r.site = p.backup))
     JOIN target_stores AS t ON r.store = t.name
     WHERE
         o.storage_class IN $archived
