@@ -96,6 +96,7 @@ class Purpose(StrEnum):
     COPY = "copy"
     VERIFY = "verify"
     DOCTOR = "doctor"
+    SWEEP = "sweep"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -71,8 +72,11 @@ class PartInfo:
 
 @dataclass(frozen=True, slots=True)
 class UploadInfo:
+    """An upload that was begun and not ended. `started` is None where the store does not say when."""
+
     key: str
     upload_id: str
+    started: datetime | None = None
 
 
 class Download(Protocol):

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from migrate.errors import CorruptBodyError, NotFoundError, PermanentStoreError
 from migrate.model import Attributes
@@ -142,7 +143,7 @@ class Uploads:
             with suppress(FileNotFoundError), self._tree.folder((*_FOLDER, name.encode())) as upload:
                 head = self._head(upload)
                 if head is not None and head.key.startswith(prefix):
-                    found.append(UploadInfo(head.key, name))
+                    found.append(UploadInfo(head.key, name, _started(upload)))
         return sorted(found, key=lambda upload: (upload.key, upload.upload_id))
 
     # inside
@@ -199,3 +200,8 @@ class Uploads:
 
     def _gone(self, operation: str, key: str) -> NotFoundError:
         return NotFoundError(self._store, operation, "the upload is gone", key=key)
+
+
+def _started(upload: int) -> datetime:
+    """When an upload was begun: its head is written once."""
+    return datetime.fromtimestamp(os.stat(_HEAD, dir_fd=upload, follow_symlinks=False).st_mtime, UTC)

@@ -151,7 +151,7 @@ class MemoryStore:
         self.place.fault("list_uploads", prefix)
         with self.place.lock:
             found = [
-                UploadInfo(upload.key, upload_id)
+                UploadInfo(upload.key, upload_id, upload.started)
                 for upload_id, upload in self.place.uploads.items()
                 if upload.key.startswith(prefix)
             ]
@@ -208,7 +208,7 @@ class MemoryStore:
 
         def effect() -> None:
             with self.place.lock:
-                self.place.uploads[upload_id] = HeldUpload(key, attributes)
+                self.place.uploads[upload_id] = HeldUpload(key, attributes, self.place.now())
 
         self.place.deliver("create_upload", key, effect)
         self.place.after("create_upload", key)

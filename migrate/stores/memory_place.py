@@ -62,6 +62,7 @@ class HeldUpload:
 
     key: str
     attributes: Attributes
+    started: datetime
     parts: dict[int, tuple[PartInfo, bytes]] = field(default_factory=dict)
 
 

@@ -151,7 +151,11 @@ def parse_uploads(content: bytes, prefix: str, *, encoded: bool) -> Page[UploadI
     document = _Document(content, "ListMultipartUploadsResult")
     decode = unquote_key if encoded else document.decode
     found = [
-        UploadInfo(_under(prefix, decode(document.needed(element, "Key"))), document.needed(element, "UploadId"))
+        UploadInfo(
+            _under(prefix, decode(document.needed(element, "Key"))),
+            document.needed(element, "UploadId"),
+            _time_or_none(document.text(element, "Initiated")),
+        )
         for element in document.all("Upload")
     ]
     markers = document.markers(("key-marker", "NextKeyMarker"), ("upload-id-marker", "NextUploadIdMarker"))
@@ -214,6 +218,14 @@ def parts_document(parts: Sequence[PartInfo]) -> bytes:
     )
     space = "http://s3.amazonaws.com/doc/2006-03-01/"
     return f'<CompleteMultipartUpload xmlns="{space}">{inner}</CompleteMultipartUpload>'.encode()
+
+
+def _time_or_none(text: str) -> datetime | None:
+    """A time that nothing depends on but its being shown: one that cannot be read is none."""
+    try:
+        return parse_time(text)
+    except ValueError:
+        return None
 
 
 def parse_time(text: str) -> datetime:
