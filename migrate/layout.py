@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migrate.model import Category
 from migrate.spec import LayoutRule
@@ -111,9 +111,20 @@ def _fill(pieces: Sequence[str], values: dict[str, str]) -> str:
 def literal_prefix(rule: CompiledRule, user_id: str) -> str | None:
     """What all of the user's target keys under the rule begin with, up to the `/` after the id; None where a listing by
     prefix cannot find just these."""
-    if len(rule.target) < 3 or rule.target[1] != "user" or not rule.target[2].startswith("/"):
+    pieces = rule.target
+    if len(pieces) < 3 or pieces[1] != "user" or not pieces[2].startswith("/"):
         return None
-    return f"{rule.target[0]}{user_id}/"
+    return f"{pieces[0]}{user_id}/"
+
+
+def at_source(rules: Sequence[CompiledRule], source: str) -> tuple[CompiledRule, ...]:
+    """The rules as a source store's listing, or its backup's, is read by them: the target keys are the keys there."""
+    return tuple(replace(rule, target=rule.pieces) for rule in rules if rule.applies_to(source))
+
+
+def at_targets(rules: Sequence[CompiledRule]) -> tuple[CompiledRule, ...]:
+    """The rules as a target's listing is read by them, for every store: a key does not tell which source it came from."""
+    return tuple(replace(rule, pieces=rule.target, stores=None) for rule in rules)
 
 
 def has_loose_rules(rules: Sequence[CompiledRule]) -> bool:

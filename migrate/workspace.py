@@ -42,6 +42,11 @@ class Workspace:
         return self.private / "scratch"
 
     @property
+    def sweeps(self) -> Path:
+        """What sweeps have found, one Parquet file each."""
+        return self.private / "sweeps"
+
+    @property
     def ledger_url(self) -> str:
         return f"sqlite:///{self.private / 'ledger.sqlite'}"
 

@@ -162,16 +162,18 @@ def list_live(
     on_progress: Progress,
     threads: int = THREADS,
     segment_rows: int = SEGMENT_ROWS,
+    beside: bool = True,
 ) -> Listed:
     """List `store` into `folder`, going on where an earlier attempt was cut off, or with what it has listed.
 
-    `place` identifies where the store is. InterruptedRun when stopped, the store's error when it fails: call again to go on.
+    `place` identifies where the store is. With `beside`, versions that are not current and open uploads are counted, too.
+    InterruptedRun when stopped, the store's error when it fails: call again to go on.
     """
     with locked(folder.with_name(folder.name + ".lock"), _refuse), open_tables(scratch) as connection:
         heading = _open(folder, place, timedelta(seconds=max_age_seconds), now())
         listing = _Listing(store, folder, heading, connection, segment_rows, is_stopping, on_progress, threads)
         if heading.ended is None:
-            listing.run()
+            listing.run(beside=beside)
             listing.finish(now())
         return listing.result()
 
@@ -226,14 +228,14 @@ class _Listing:
         self._count_lock = threading.Lock()
         self._seen = sum(state.rows for state in self._states())
 
-    def run(self) -> None:
+    def run(self, *, beside: bool) -> None:
         """List all that is not listed yet. A store that fits in one segment is never cut."""
         if not self._heading.split:
             self._side_by_side([lambda halted: self._chain(0, halted, segments_max=1)])
             state = self._state(0)
             if not state.finished:
                 self._split(state.last_key)
-        jobs: list[Callable[[Stopping], object]] = [self._count_versions, self._count_uploads]
+        jobs: list[Callable[[Stopping], object]] = [self._count_versions, self._count_uploads] if beside else []
         jobs += [partial(self._chain, number) for number, state in enumerate(self._states()) if not state.finished]
         self._side_by_side(jobs)
 

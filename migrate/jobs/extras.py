@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from migrate.filelock import locked, waiting
 from migrate.inventory.aside import side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.take import take_inventory
-from migrate.layout import CompiledRule, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
+from migrate.layout import CompiledRule, at_targets, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
 from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
 from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
@@ -193,8 +192,7 @@ def _extras(
     waves = (
         "" if verification.waves is None else f"AND u.wave IN ({', '.join(str(wave) for wave in verification.waves)})"
     )
-    # the rules as they read target keys; for every store, since a key does not tell which source it came from
-    anywhere = [replace(rule, pieces=rule.target, stores=None) for rule in rules]
+    anywhere = at_targets(rules)
     query = f"""
         WITH listed AS (
             SELECT key, size, {rule_sql(anywhere, store)} AS rule
