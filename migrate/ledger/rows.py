@@ -398,3 +398,23 @@ class UserRow:
     @property
     def settled(self) -> int:
         return self.good + self.quarantined + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedUser:
+    """Where a user belongs, by the row of their plan."""
+
+    user_id: str
+    home: str | None
+    backup: str | None
+    state: UserState
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvent:
+    """Something that happened to a user, by a run of this ledger. `what` is a word, `detail` words for people."""
+
+    at: datetime
+    what: str
+    run_id: int
+    detail: str

@@ -1,0 +1,118 @@
+"""What the ledger knows of users one by one: who belongs where, what is wrong of one, and what happened to one. Reads only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, Table, and_, func, literal_column, or_, select, union
+
+from migrate.ledger import columns, schema
+from migrate.ledger.core import Core
+from migrate.ledger.passes import pass_row
+from migrate.ledger.rows import EXTRA, SEAL_LOST, CheckState, PlacedUser, SealKind, UserEvent, UserRow
+from migrate.model import Outcome, Verdict
+from migrate.states import UserState
+
+_FAILED = (Outcome.QUARANTINED, Outcome.DRIFTED, Outcome.WITHDRAWN)
+_NO_MATCH = tuple(verdict for verdict in Verdict if verdict is not Verdict.MATCH)
+
+
+class OfUsers(Core):
+    """A user is one row, of one plan at a time."""
+
+    def placed_users(
+        self, after: str | None, limit: int, *, states: Collection[UserState] | None = None
+    ) -> list[PlacedUser]:
+        """The next users of all plans after the id `after` (None: from the first one on), in the database's own order of ids."""
+        users = schema.users
+        query = select(users.c.user_id, users.c.home, users.c.backup, users.c.state).order_by(users.c.user_id)
+        if after is not None:
+            query = query.where(users.c.user_id > after)
+        if states is not None:
+            query = query.where(users.c.state.in_([state.value for state in states]))
+        with self._read() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        return [PlacedUser(row.user_id, row.home, row.backup, UserState(row.state)) for row in rows]
+
+    def known_of(self, user: UserRow, ordinals: Collection[int] | None) -> dict[str, int]:
+        """What is known to be wrong of a user, or could not be checked, by kind and number; what nothing has answered yet.
+
+        `ordinals` are the user's copies in the one batch that is shared with others; None where nobody shares the batches.
+        """
+        copies, verdicts, findings = schema.copies, schema.verdicts, schema.findings
+        found: Counter[str] = Counter()
+        with self._read() as connection:
+            if user.first_batch is not None and user.last_batch is not None:
+                failed = select(copies.c.ordinal, copies.c.outcome).where(
+                    copies.c.plan_id == user.plan_id,
+                    copies.c.number.between(user.first_batch, user.last_batch),
+                    copies.c.outcome.in_([columns.OUTCOME_CODES[outcome] for outcome in _FAILED]),
+                )
+                for ordinal, code in connection.execute(failed):
+                    if ordinals is None or ordinal in ordinals:
+                        found[columns.OUTCOMES[code].value] += 1
+                # a copy may be known to be wrong by several passes; the literal text lets the index be used
+                wrong = (
+                    select(verdicts.c.number, verdicts.c.ordinal, verdicts.c.verdict)
+                    .where(
+                        literal_column("verdicts.verdict <> 'MATCH'"),
+                        verdicts.c.plan_id == user.plan_id,
+                        verdicts.c.reopened == literal_column("false"),
+                        verdicts.c.verdict.in_([verdict.value for verdict in _NO_MATCH]),
+                        verdicts.c.number.between(user.first_batch, user.last_batch),
+                    )
+                    .distinct()
+                )
+                for _, ordinal, verdict in connection.execute(wrong):
+                    if ordinals is None or ordinal in ordinals:
+                        found[verdict] += 1
+            of_user = and_(findings.c.kind == EXTRA, findings.c.user_id == user.user_id)
+            # between NULL and NULL is nothing
+            of_batch = and_(findings.c.kind == SEAL_LOST, findings.c.number.between(user.first_batch, user.last_batch))
+            unanswered = select(findings.c.kind, func.count()).where(
+                findings.c.plan_id == user.plan_id,
+                findings.c.answered == literal_column("false"),
+                findings.c.kind.in_([EXTRA, SEAL_LOST]),
+                or_(of_user, of_batch),
+            )
+            for kind, number in connection.execute(unanswered.group_by(findings.c.kind)):
+                found[kind.upper()] += number
+        return dict(found)
+
+    def history_of(self, user: UserRow) -> list[UserEvent]:
+        """What happened to a user, the oldest first: the plan came into the ledger, runs made receipts in the user's batches,
+        verifications looked at them. A run's time is its end, where it has ended."""
+        plans, runs, passes = schema.plans, schema.runs, schema.passes
+        copies, seals, checks = schema.copies, schema.seals, schema.checks
+
+        def theirs(table: Table, kind: ColumnElement[bool]) -> ColumnElement[bool]:
+            batches = table.c.number.between(user.first_batch, user.last_batch)
+            return and_(table.c.plan_id == user.plan_id, batches, kind)
+
+        with self._read() as connection:
+            plan = connection.execute(select(plans).where(plans.c.id == user.plan_id)).one()
+            events = [UserEvent(plan.registered_at, "registered", plan.run_id, f"in plan {plan.digest[:12]}")]
+            if user.first_batch is not None:
+                receipts = [columns.OUTCOME_CODES[outcome] for outcome in Outcome if outcome.has_receipt]
+                by = union(
+                    select(seals.c.run_id).where(theirs(seals, seals.c.kind == SealKind.RECEIPTS.value)),
+                    select(copies.c.run_id).where(theirs(copies, copies.c.outcome.in_(receipts))),
+                )
+                events += [
+                    UserEvent(
+                        row.ended_at or row.started_at, "copied", row.id, f"by a {row.verb}, in the user's batches"
+                    )
+                    for row in connection.execute(select(runs).where(runs.c.id.in_(by)))
+                ]
+                looked = select(checks.c.pass_id).where(theirs(checks, checks.c.state == CheckState.DONE.value))
+                events += [
+                    UserEvent(
+                        found.ended_at or found.worked_at,
+                        "checked",
+                        found.run_id,
+                        f"verification {found.id}, {found.level}",
+                    )
+                    for found in map(pass_row, connection.execute(select(passes).where(passes.c.id.in_(looked))))
+                ]
+        return sorted(events, key=lambda event: event.at)
