@@ -183,6 +183,13 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     assert "MISSING" in failures
     assert seen(f"operator{EVIL}") in run("status")
     assert seen(USER) in run("status", f"--user={USER}")
+    for user in COUNTRIES:
+        assert seen(user) in run("where", "--", user)
+    with opened(tmp_path, "dublin-1") as dublin:
+        put(dublin, f"users/stranger{EVIL}/{KEYS[0]}", b"one")
+    strays = run("sweep", "--list", "stray", code=3)
+    assert seen(f"users/stranger{EVIL}/{KEYS[0]}") in strays
+    assert seen(FOLDER) not in run("sweep", code=3)
     spec_of(tmp_path).write_text(SPEC.replace("file:stores/hamar", f"file:stores/{_TOML}/"))
     first = _digests(run)[0]
     run("plan", spec, code=None)
@@ -195,7 +202,8 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "status", "ledger",
+        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "status", "where", "sweep",
+        "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
 
@@ -214,6 +222,10 @@ def _digests(run: Watched) -> list[str]:
         ("show", "--list", EVIL),
         ("explain", EVIL),
         ("status", f"--user={EVIL}"),
+        ("where", EVIL),
+        ("where", "x", "--plan", EVIL),
+        ("sweep", EVIL),
+        ("sweep", "--list", EVIL),
         ("diff", EVIL, EVIL),
         ("run", "--wave", EVIL),
         ("run", "--accept", EVIL),
