@@ -17,7 +17,10 @@ from servers import S3Server
 from smallworld import Answer, SmallWorld, build, listed, planned
 from test_run_verify import finish
 
+from migrate.errors import DeniedError
 from migrate.model import Attributes
+from migrate.stores.file import FileStore
+from migrate.stores.s3_read import S3Reader
 
 IMAGE = Attributes(content_type="image/jpeg")
 TARGETS = ("dublin-1", "dublin-2", "hamar")
@@ -194,6 +197,19 @@ def test_a_store_that_failed_is_not_clean_and_the_next_sweep_goes_on(world: Smal
     assert numbers(swept(world, code=3)) == {"outside_home": 1, "stray": 1, "residue": 8}  # 6, and both that came late
 
 
+def test_uploads_that_may_not_be_listed_are_not_none(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """69, while the store's objects are judged all the same (Invariant 4)."""
+
+    def denied(self: FileStore, prefix: str = "") -> Any:
+        raise DeniedError(self.name, "list_uploads")
+
+    world.put("hamar", "users/nobody/x", b"x", IMAGE, {})
+    monkeypatch.setattr(FileStore, "list_uploads", denied)
+    document = swept(world, code=69)
+    assert numbers(document) == {"stray": 1}
+    assert all(store["problems"] and store["objects"] for store in document["stores"])
+
+
 def test_a_sweep_that_failed_everywhere_calls_nobody_clean(world: SmallWorld) -> None:
     """The words are those of a failure, though nothing was found."""
     for name in ("us", "hamar"):
@@ -308,3 +324,11 @@ def test_versions_behind_what_was_deleted_are_residues_on_a_real_server(
     client.create_multipart_upload(Bucket=buckets["hamar"], Key="data/users/u001/left behind")
     assert numbers(swept(world, code=3)) == {"upload": 1}
     assert len(client.list_multipart_uploads(Bucket=buckets["hamar"])["Uploads"]) == 1
+
+    def denied(self: S3Reader, prefix: str = "") -> Any:
+        raise DeniedError(self.name, "list versions")
+
+    monkeypatch.setattr(S3Reader, "list_versions", denied)  # where doctor has seen that they can be listed
+    document = swept(world, code=69)
+    assert {store["versions"] for store in document["stores"]} == {None}
+    assert all(store["objects"] for store in document["stores"])
