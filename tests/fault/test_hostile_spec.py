@@ -220,7 +220,9 @@ def test_of_patterns_that_overlap_the_first_decides(run: Run, tmp_path: Path) ->
         "owned": 3, "out-of-scope": 0, "shared": 1, "orphan": 0, "unclassified": 0,
     }  # fmt: skip
     plan = Plan.open(Path(done.answer["folder"]))
-    found = duckdb.execute(f"SELECT rule, count(DISTINCT key) FROM {plan.relation('objects')} GROUP BY ALL ORDER BY ALL")
+    found = duckdb.execute(
+        f"SELECT rule, count(DISTINCT key) FROM {plan.relation('objects')} GROUP BY ALL ORDER BY ALL"
+    )
     assert found.fetchall() == [("all", 2), ("first", 1)]
 
 
