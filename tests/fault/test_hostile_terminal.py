@@ -182,6 +182,8 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     assert seen(f"extra{EVIL}") in failures
     assert "MISSING" in failures
     assert seen(f"operator{EVIL}") in run("status")
+    assert seen(USER) in run("hold", f"--user={USER}", "--reason", EVIL)
+    assert seen(EVIL) in run("hold")
     assert seen(USER) in run("status", f"--user={USER}")
     spec_of(tmp_path).write_text(SPEC.replace("file:stores/hamar", f"file:stores/{_TOML}/"))
     first = _digests(run)[0]
@@ -195,7 +197,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "status", "ledger",
+        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "hold", "status", "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
 
@@ -215,6 +217,7 @@ def _digests(run: Watched) -> list[str]:
         ("explain", EVIL),
         ("status", f"--user={EVIL}"),
         ("diff", EVIL, EVIL),
+        ("hold", f"--user={EVIL}"),
         ("run", "--wave", EVIL),
         ("run", "--accept", EVIL),
         ("run", "--for", EVIL),
