@@ -149,7 +149,7 @@ class Moving(Core):
         users, after = schema.users, ""
         query = _moves().where(users.c.plan_id == plan_id, users.c.state.in_([state.value for state in states]))
         if set(states) <= set(schema.UNDER_WAY):
-            query = query.where(literal_column(f"users.{schema.UNDER_WAY_SQL}"))  # as the index has it
+            query = query.where(literal_column(f"({schema.UNDER_WAY_SQL})"))  # as the index has it
         while True:
             page = query.where(users.c.user_id > after).order_by(users.c.user_id).limit(_PAGE)
             with self._read() as connection:

@@ -285,7 +285,7 @@ def upgrade() -> None:
         sa.Column("last_batch", sa.Integer(), nullable=True),
         sa.CheckConstraint("state <> 'quarantined' OR quarantined > 0", name=op.f("ck_users_quarantined")),
         sa.CheckConstraint(
-            "state NOT IN ('verified', 'ready') OR matched = copies", name=op.f("ck_users_verified_is_whole")
+            "(state <> 'verified' AND state <> 'ready') OR matched = copies", name=op.f("ck_users_verified_is_whole")
         ),
         sa.CheckConstraint(
             "state = 'planned' OR state = 'copying' OR state = 'copied' OR state = 'verified' OR "
@@ -562,8 +562,8 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0")
     op.execute(
-        "CREATE INDEX ix_users_moving ON users (plan_id, user_id, state) WHERE state IN ('frozen', 'cut_over', "
-        "'observing', 'rolled_back')"
+        "CREATE INDEX ix_users_moving ON users (plan_id, user_id, state) WHERE state = 'frozen' OR state = 'cut_over' "
+        "OR state = 'observing' OR state = 'rolled_back'"
     )
     op.execute(
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
