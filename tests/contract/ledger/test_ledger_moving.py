@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from ledgers import NOW, PLAN, SIZE, World, batch_infos, plan_entry, user_info
 from sqlalchemy import text
 
-from migrate.errors import ExitCode, LedgerError, MigrateError, MoveRefusedError, RefusedError
+from migrate.errors import ExitCode, LedgerError, MoveRefusedError, RefusedError
 from migrate.ledger import EXTRA, EventKind, FrozenTimes, Ledger, Move, NewFinding
-from migrate.ledger import moving as moving_module
+from migrate.ledger.moving import freeze_token
 from migrate.model import BatchInfo, Verdict
 from migrate.states import USER_MOVES, UserState
 
@@ -83,8 +85,8 @@ def test_each_attempt_has_its_token_and_the_history_keeps_them_apart(verified: W
 def test_a_token_is_the_digest_of_plan_user_and_attempt(verified: World) -> None:
     """In canonical form, so that no two of them are written alike; of the digest, which is no other plan's in any ledger."""
     expected = hashlib.sha256(f"64:{PLAN}4:anna1:1".encode()).hexdigest()
-    assert verified.freeze("anna") == expected == moving_module.freeze_token(PLAN, "anna", 1)
-    assert moving_module.freeze_token(PLAN, "anna1", 1) != moving_module.freeze_token(PLAN, "anna", 11)
+    assert verified.freeze("anna") == expected == freeze_token(PLAN, "anna", 1)
+    assert freeze_token(PLAN, "anna1", 1) != freeze_token(PLAN, "anna", 11)
 
 
 STEPS: dict[str, tuple[UserState, Callable[[World, str, str], object]]] = {
@@ -165,29 +167,39 @@ def test_a_user_of_another_plan_is_not_frozen(verified: World) -> None:
     verified.freeze("anna")
 
 
+ROUNDS = 10
+
+
+def begin_again_and_again(url: str, plan_id: int, run_id: int, gate: Any, answers: Any) -> None:
+    """In a process of its own: begin the same user's freeze as another one does; who wins thaws the user for the next round."""
+    ledger = Ledger.open(url)
+    for _ in range(ROUNDS):
+        gate.wait(timeout=60)
+        try:
+            token = ledger.begin_freeze("anna", plan_id, run_id, from_site="us", to_site="hamar", now=NOW)
+        except MoveRefusedError:
+            token = None
+        answers.put(token)
+        gate.wait(timeout=60)
+        if token is not None:
+            ledger.thaw("anna", token, run_id, NOW)
+    ledger.close()
+
+
 def test_of_two_processes_that_begin_a_freeze_one_wins(verified: World, ledger_url: str) -> None:
-    """Both have seen the user verified; one token, one attempt, one line of history. Again and again."""
-    ledgers = [Ledger.open(ledger_url) for _ in range(2)]
-    for round_number in range(1, 6):
-        gate = threading.Barrier(2)
-
-        def begin(ledger: Ledger, gate: threading.Barrier = gate) -> str | MigrateError:
-            gate.wait(timeout=60)
-            try:
-                return verified.freeze("anna", ledger)
-            except MoveRefusedError as error:
-                return error
-
-        with ThreadPoolExecutor(2) as pool:
-            found = list(pool.map(begin, ledgers))
-        (token,) = [answer for answer in found if isinstance(answer, str)]
-        move = verified.ledger.move_of("anna")
-        assert move is not None
-        assert (move.token, move.attempt) == (token, round_number)
-        verified.ledger.thaw("anna", token, verified.run_id, NOW)
-    assert len(moved(verified, "anna")) == 10
-    for ledger in ledgers:
-        ledger.close()
+    """Round by round, both at the same moment: one token, one attempt, one line of history."""
+    spawn = multiprocessing.get_context("spawn")
+    gate, answers = spawn.Barrier(2), spawn.Queue()
+    of_both = (ledger_url, verified.plan_id, verified.run_id, gate, answers)
+    processes = [spawn.Process(target=begin_again_and_again, args=of_both) for _ in range(2)]
+    for process in processes:
+        process.start()
+    tokens = [answers.get(timeout=120) for _ in range(2 * ROUNDS)]
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    assert sorted(filter(None, tokens)) == sorted(freeze_token(PLAN, "anna", place + 1) for place in range(ROUNDS))
+    assert moved(verified, "anna") == [(U.VERIFIED, U.FROZEN), (U.FROZEN, U.VERIFIED)] * ROUNDS
 
 
 @pytest.fixture
