@@ -114,6 +114,10 @@ class LaterError(MigrateError):
     exit_code = ExitCode.LATER
 
 
+class OnHoldError(LaterError):
+    """The user is on hold: nothing of theirs is cut over or purged before the hold is released."""
+
+
 class WaveWaitsError(MigrateError):
     """The next wave may not start. `exit_code` says what has to come first: LATER a verification, DIFFERENT an answer to what one
     found, INCOMPLETE somebody who looks at what is quarantined or drifted."""
@@ -143,6 +147,12 @@ class LedgerError(MigrateError):
 
 class StaleLeaseError(LedgerError):
     """The fencing token of a write is no longer the batch's (design, invariant 5). The worker drops the batch."""
+
+    exit_code = ExitCode.LATER
+
+
+class MoveRefusedError(LedgerError):
+    """The user is not where the move begins: in another state, moved by another process, or frozen under another token."""
 
     exit_code = ExitCode.LATER
 

@@ -38,22 +38,27 @@ BATCH_MOVES: dict[BatchState, frozenset[BatchState]] = {
     _B.DONE: frozenset({_B.PENDING}),  # a repair puts copies back to pending, and their batch with them
 }
 
+# No move leads to `held`: that is what the directory said when the plan was built. A hold that is set later is no state.
 USER_MOVES: dict[UserState, frozenset[UserState]] = {
-    _U.PLANNED: frozenset({_U.COPYING, _U.HELD, _U.REVIEW, _U.FORGOTTEN}),
-    _U.COPYING: frozenset({_U.COPIED, _U.QUARANTINED, _U.HELD, _U.FORGOTTEN}),
-    _U.COPIED: frozenset({_U.VERIFIED, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
-    _U.VERIFIED: frozenset({_U.READY, _U.COPIED, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
-    _U.READY: frozenset({_U.FROZEN, _U.COPYING, _U.HELD, _U.FORGOTTEN}),
-    _U.FROZEN: frozenset({_U.CUT_OVER, _U.READY, _U.COPYING}),
-    _U.CUT_OVER: frozenset({_U.OBSERVING, _U.ROLLED_BACK}),
-    _U.OBSERVING: frozenset({_U.PURGED, _U.ROLLED_BACK, _U.HELD}),
+    _U.PLANNED: frozenset({_U.COPYING, _U.REVIEW, _U.FORGOTTEN}),
+    _U.COPYING: frozenset({_U.COPIED, _U.QUARANTINED, _U.FORGOTTEN}),
+    _U.COPIED: frozenset({_U.VERIFIED, _U.COPYING, _U.FORGOTTEN}),
+    _U.VERIFIED: frozenset({_U.READY, _U.FROZEN, _U.COPIED, _U.COPYING, _U.FORGOTTEN}),
+    _U.READY: frozenset({_U.FROZEN, _U.COPIED, _U.COPYING, _U.FORGOTTEN}),
+    # a thaw goes to `verified`, or as far back as what was found meanwhile leads
+    _U.FROZEN: frozenset({_U.CUT_OVER, _U.VERIFIED, _U.COPIED, _U.COPYING, _U.QUARANTINED, _U.FORGOTTEN}),
+    _U.CUT_OVER: frozenset({_U.OBSERVING, _U.ROLLED_BACK, _U.FORGOTTEN}),
+    _U.OBSERVING: frozenset({_U.PURGED, _U.ROLLED_BACK, _U.FORGOTTEN}),
     _U.PURGED: frozenset(),
-    _U.QUARANTINED: frozenset({_U.COPYING, _U.HELD, _U.FORGOTTEN}),
-    _U.HELD: frozenset({_U.PLANNED, _U.COPYING, _U.OBSERVING, _U.FORGOTTEN}),
+    _U.QUARANTINED: frozenset({_U.COPYING, _U.FORGOTTEN}),
+    _U.HELD: frozenset({_U.PLANNED, _U.FORGOTTEN}),
     _U.REVIEW: frozenset({_U.PLANNED, _U.FORGOTTEN}),
     _U.ROLLED_BACK: frozenset({_U.COPYING, _U.FORGOTTEN}),
     _U.FORGOTTEN: frozenset(),
 }
+
+# Of whom a full pass has matched every copy: what a newer pass has matched so far says nothing against that.
+PROVEN = (_U.VERIFIED, _U.READY, _U.FROZEN, _U.CUT_OVER, _U.OBSERVING)
 
 
 def check_batch_move(old: BatchState, new: BatchState) -> None:

@@ -42,6 +42,9 @@ COMMANDS: dict[str, Entry] = {
     "diff": Entry("migrate.cli.plans", "Compare two plans.", "diff"),
     "run": Entry("migrate.cli.run", "Copy what a plan says; stop and resume at any moment.", "run"),
     "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
+    "hold": Entry(
+        "migrate.cli.hold", "Put users on hold: whatever is verified, nothing is cut over or purged.", "hold"
+    ),
     "status": Entry("migrate.cli.status", "Show where a plan or a user stands.", "status"),
     "where": Entry("migrate.cli.where", "Say where a user's data is, store by store.", "where"),
     "sweep": Entry("migrate.cli.sweep", "Look through all stores for what lies where it should not.", "sweep"),

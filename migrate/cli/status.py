@@ -13,7 +13,7 @@ from migrate.cli.records import existing_ledger
 from migrate.cli.standing import show_standing
 from migrate.errors import UsageError
 from migrate.jobs.registered import check_sums, demand_not_begun, lease_watch, registered
-from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, Ledger, UserRow
+from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, EventKind, Ledger, UserRow
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.privacy import pseudonyms_of
 from migrate.report.standing import pass_document, wave_document, wave_words
@@ -23,6 +23,7 @@ from migrate.units import format_size, number_of
 
 _SHOWN = 50
 _RUNS = 5
+_TOLD = {EventKind.HOLD: "put on hold", EventKind.RELEASE: "released"}
 _FINDINGS = {EXTRA: "no copy stands for it", SEAL_LOST: "the sealed file is missing or was changed"}
 
 
@@ -78,6 +79,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
     progress = ledger.progress(plan_id)
     check_sums(progress, plan.document["totals"])
     passes = ledger.passes(plan_id, 1)
+    on_hold = ledger.holds_in(plan_id)
     runs = [run for run in ledger.runs(10 * _RUNS) if run.plan == plan.digest][:_RUNS]
     verification = pass_document(passes[0], ledger.pass_progress(passes[0].id)) if passes else None
     leases = ledger.leases(plan_id)
@@ -91,6 +93,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
                 "standing": wave_document(progress),
                 "leased_batches": leased,
                 "left_batches": left,  # of these, by runs that were killed
+                "on_hold": on_hold,
                 "verification": verification,
                 "runs": [asdict(run) for run in runs],
             }
@@ -104,6 +107,8 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
         for state, number in wave.users.items():
             states[state] = states.get(state, 0) + number
     output.line("users: " + ", ".join(f"{number:,} {state.value}" for state, number in sorted(states.items())))
+    if on_hold:
+        output.line(f"on hold: {number_of(on_hold, 'user')}; `migrate hold` lists all holds")
     if leased > left:
         output.line(f"at work: {number_of(leased - left, 'batch is', 'batches are')} leased")
     if left:
@@ -156,8 +161,11 @@ def _show_user(context: Context, plan: Plan, ledger: Ledger, plan_id: int, user_
         )
     names = pseudonyms_of(plan.spec.privacy.pseudonym_key, context.environment, context.workspace.root)
     pseudonym = None if names is None else names.user(row.user_id)
+    found, history = ledger.hold_of(user_id), ledger.history(user_id)
     if context.as_json:
-        context.output.document(asdict(row) | {"pseudonym": pseudonym})
+        hold = None if found is None else asdict(found)
+        told = [asdict(event) for event in history]
+        context.output.document(asdict(row) | {"pseudonym": pseudonym, "hold": hold, "history": told})
         return
     output = context.output
     output.line(f"user {row.user_id} ({row.country}): {row.state.value}", style="bold")
@@ -170,6 +178,12 @@ def _show_user(context: Context, plan: Plan, ledger: Ledger, plan_id: int, user_
         f" + {row.other:,} drifted or withdrawn + {left:,} in batches not done; {format_size(row.size_bytes)}"
     )
     output.line(f"  {row.matched:,} MATCH in the last full verification")
+    if found is not None:
+        output.line(f"  on hold since {spec_time(found.since, plan.spec)} by {found.operator}: {found.reason}")
+    for event in history:
+        run = "" if event.run_id is None else f" in run {event.run_id}"
+        note = f": {event.note}" if event.note else ""
+        output.line(f"  {spec_time(event.at, plan.spec)}: {event.to_state or _TOLD[event.kind]}{run}{note}")
 
 
 def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, limit: int) -> None:

@@ -16,7 +16,7 @@ from migrate.ledger import schema
 from migrate.ledger.engine import Database
 from migrate.ledger.rows import Lease
 from migrate.model import BatchInfo
-from migrate.states import USER_MOVES, BatchState, UserState, check_batch_move
+from migrate.states import PROVEN, USER_MOVES, BatchState, UserState, check_batch_move
 
 T = TypeVar("T")
 CHUNK = 5000  # rows that are bound at a time
@@ -106,6 +106,12 @@ def among(column: Column[str], values: Iterable[str]) -> ColumnElement[bool]:
 def may_become(new: UserState, *, of: Iterable[UserState] = UserState) -> list[str]:
     """The states, among `of`, from which a user may move to `new`."""
     return [old.value for old in of if new in USER_MOVES[old]]
+
+
+def is_proven() -> ColumnElement[bool]:
+    """Users of whom a full pass has matched every copy, and against whom nothing was found since."""
+    users = schema.users
+    return and_(among(users.c.state, [state.value for state in PROVEN]), users.c.matched == users.c.copies)
 
 
 def batch_info(row: Row[Any] | Mapping[str, Any]) -> BatchInfo:

@@ -16,12 +16,14 @@ from sqlalchemy.engine import Connection
 
 from migrate.errors import IntegrityError
 from migrate.ledger import schema
-from migrate.ledger.core import chunks, in_batch
+from migrate.ledger.core import chunks, in_batch, is_proven, may_become
 from migrate.ledger.engine import upsert
 from migrate.ledger.rows import AGAINST_RECEIPT, EXTRA, SEAL_LOST, CheckState, Lease, Pass
 from migrate.model import Level, Verdict
 from migrate.states import UserState
 
+# From here a difference leads back to `copied`. Who is frozen, or has moved already, stays where the platform has the user.
+FALL_BACK = may_become(UserState.COPIED, of=[UserState.VERIFIED, UserState.READY])
 WRONG = [Verdict.MISMATCH.value, Verdict.MISSING.value]
 
 
@@ -120,12 +122,11 @@ def _with_whole_users(connection: Connection, plan_id: int, numbers: Collection[
 def _forget_matches(connection: Connection, plan_id: int, pass_id: int, numbers: Sequence[int]) -> None:
     """Users of these batches have matched nothing in the pass. Who is verified stays so: nothing was found against them."""
     users = schema.users
-    verified = users.c.state == UserState.VERIFIED.value
     connection.execute(
         update(users)
         # the first batch of each is among them
         .where(users.c.plan_id == plan_id, users.c.first_batch.in_(numbers), users.c.matched_pass == pass_id)
-        .values(matched=case((verified, users.c.matched), else_=0), matched_pass=None)
+        .values(matched=case((is_proven(), users.c.matched), else_=0), matched_pass=None)
     )
 
 

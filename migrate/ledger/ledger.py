@@ -16,8 +16,11 @@ from migrate.errors import NoLedgerError, UsageError, VersionError
 from migrate.ledger import schema
 from migrate.ledger.copying import Copying
 from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
+from migrate.ledger.history import History
+from migrate.ledger.holds import Holds
 from migrate.ledger.leases import Leases
 from migrate.ledger.lock import Lock
+from migrate.ledger.moving import Moving
 from migrate.ledger.of_users import OfUsers
 from migrate.ledger.passes import Passes
 from migrate.ledger.plans import Plans
@@ -29,7 +32,9 @@ from migrate.ledger.verifying import Verifying
 from migrate.pauses import PausePoint, pause_at
 
 
-class Ledger(Runs, Plans, Leases, Copying, Seals, Passes, Verifying, Repairing, Reading, OfUsers, Lock):
+class Ledger(
+    Runs, Plans, Leases, Copying, Seals, Passes, Verifying, Repairing, Holds, Moving, History, Reading, OfUsers, Lock
+):
     """A ledger on SQLite or PostgreSQL. Safe to share between threads; a new process opens its own."""
 
     def __init__(self, database: Database, url: str) -> None:

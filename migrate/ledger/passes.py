@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import LaterError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, may_become
+from migrate.ledger.core import Core
 from migrate.ledger.engine import upsert
-from migrate.ledger.known import check_again, put_findings
+from migrate.ledger.known import FALL_BACK, check_again, put_findings
 from migrate.ledger.leases import free_leases
 from migrate.ledger.rows import EXTRA, SEAL_LOST, CheckState, EmptyUser, NewFinding, Pass
 from migrate.model import Level, Verdict
@@ -140,10 +140,10 @@ class Passes(Core):
             put_findings(connection, finding_rows(found.plan_id, found.id, findings, run_id, now))
             held = select(table.c.user_id).where(of_them, table.c.kind == EXTRA, table.c.answered.is_(False))
             them = [users.c.plan_id == found.plan_id, users.c.user_id.in_(looked_at), users.c.copies == 0]
-            back = and_(users.c.user_id.in_(held), users.c.state == UserState.VERIFIED.value)
+            back = and_(users.c.user_id.in_(held), users.c.state.in_(FALL_BACK))
             moves: list[Any] = [(back, UserState.COPIED.value)]
             if found.level.rank >= wanted_level(connection, found).rank:
-                on = and_(users.c.user_id.not_in(held), users.c.state.in_(may_become(UserState.VERIFIED)))
+                on = and_(users.c.user_id.not_in(held), users.c.state == UserState.COPIED.value)
                 moves.append((on, UserState.VERIFIED.value))
             connection.execute(
                 update(users).where(*them).values(state=case(*moves, else_=users.c.state), matched_pass=found.id)

@@ -42,6 +42,14 @@ class CheckState(StrEnum):
     DONE = "done"
 
 
+class EventKind(StrEnum):
+    """What a row of a user's history tells of: a hold set, a hold released, or a move from one state to another."""
+
+    HOLD = "hold"
+    RELEASE = "release"
+    MOVE = "move"
+
+
 @dataclass(frozen=True, slots=True)
 class PlanEntry:
     """A built plan as it is registered. The totals must be the sums over its batches and users."""
@@ -418,3 +426,63 @@ class UserEvent:
     what: str
     run_id: int
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Whose data stays where it is until the hold is released; since when, why, and who set it last."""
+
+    user_id: str
+    since: datetime
+    reason: str
+    operator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of a user's history. A MOVE has both states, a HOLD or RELEASE neither; `note` is its reason."""
+
+    id: int
+    user_id: str
+    at: datetime
+    run_id: int | None
+    plan_id: int | None
+    kind: EventKind
+    from_state: UserState | None
+    to_state: UserState | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The last attempt at a user's cutover, and the state that the user is in.
+
+    `from_site` is the home before, as the router read it. `attempt` counts from 1, each under a token of its own. It ends with
+    `unfrozen_at`, where it was broken off, or with `flipped_at` and `frozen_ms`: how long the user's writers were kept off.
+    """
+
+    user_id: str
+    state: UserState
+    plan_id: int
+    run_id: int
+    from_site: str
+    to_site: str
+    token: str
+    attempt: int
+    frozen_at: datetime
+    unfrozen_at: datetime | None
+    flipped_at: datetime | None
+    frozen_ms: int | None
+    observe_until: datetime | None
+    rolled_back_at: datetime | None
+    purged_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenTimes:
+    """How long writers were kept off, in milliseconds, over `users` users who were flipped; percentiles by nearest rank."""
+
+    users: int
+    p50_ms: int
+    p99_ms: int
+    max_ms: int

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from migrate.ledger import counts
 from migrate.ledger.columns import EVIDENCE_CODES, OUTCOME_CODES, KeyBytes, Micros, one_of
-from migrate.ledger.rows import CheckState, SealKind
+from migrate.ledger.rows import CheckState, EventKind, SealKind
 from migrate.model import Level, Purpose, Verdict
 from migrate.states import BatchState, UserState
 
@@ -182,7 +182,7 @@ users = Table(
     CheckConstraint("good + quarantined + other <= copies", name="sum"),
     CheckConstraint("matched >= 0 AND matched <= good", name="matched"),
     CheckConstraint("state NOT IN ('copied', 'verified') OR good = copies", name="copied_is_whole"),
-    CheckConstraint("state <> 'verified' OR matched = copies", name="verified_is_whole"),
+    CheckConstraint("(state <> 'verified' AND state <> 'ready') OR matched = copies", name="verified_is_whole"),
     CheckConstraint("state <> 'quarantined' OR quarantined > 0", name="quarantined"),
     CheckConstraint(
         "(copies = 0 AND first_batch IS NULL AND last_batch IS NULL)"
@@ -425,6 +425,87 @@ findings = Table(
     Index("ix_findings_batch", "plan_id", "number"),
 )
 
+# A hold is no state: it stands beside whatever becomes of the user, and may come before any plan.
+holds = Table(
+    "holds",
+    metadata,
+    Column("user_id", Text, nullable=False),
+    Column("since", Micros, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    PrimaryKeyConstraint("user_id"),
+    CheckConstraint("length(reason) > 0", name="reason"),
+    sqlite_with_rowid=False,
+)
+
+moves = Table(
+    "moves",
+    metadata,
+    # The last attempt of each user whose cutover began; what became of earlier ones is in `events`.
+    Column("user_id", Text, ForeignKey("users.user_id"), nullable=False),
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("from_site", Text, nullable=False),
+    Column("to_site", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("frozen_at", Micros, nullable=False),
+    Column("unfrozen_at", Micros),  # without a flip
+    Column("flipped_at", Micros),
+    Column("frozen_ms", BigInteger),  # how long the writers of who was flipped were kept off
+    Column("observe_until", Micros),
+    Column("rolled_back_at", Micros),
+    Column("purged_at", Micros),
+    PrimaryKeyConstraint("user_id"),
+    CheckConstraint("length(token) = 64", name="token"),
+    CheckConstraint("attempt >= 1", name="attempt"),
+    CheckConstraint("frozen_ms >= 0", name="frozen_ms"),
+    CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name="flipped"),
+    CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name="ended_once"),
+    CheckConstraint(
+        "flipped_at IS NOT NULL OR (observe_until IS NULL AND rolled_back_at IS NULL)", name="flipped_first"
+    ),
+    CheckConstraint(
+        "purged_at IS NULL OR (observe_until IS NOT NULL AND rolled_back_at IS NULL)", name="observed_first"
+    ),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("at", Micros, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id")),
+    Column("plan_id", Integer, ForeignKey("plans.id")),
+    Column("kind", Text, nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text),
+    Column("note", Text),
+    one_of("kind", EventKind),
+    one_of("from_state", UserState),
+    one_of("to_state", UserState),
+    CheckConstraint(
+        "(kind = 'move') = (from_state IS NOT NULL) AND (kind = 'move') = (to_state IS NOT NULL)",
+        name="move_has_states",
+    ),
+    Index("ix_events_user", "user_id", "id"),
+)
+_NEVER = "'events are added, and never changed'"
+_KEEP = (
+    "CREATE FUNCTION keep_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    f" RAISE EXCEPTION {_NEVER} USING ERRCODE = 'integrity_constraint_violation'; END $$"
+)
+_STAY = "BEFORE UPDATE OR DELETE OR TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION keep_events()"
+for _dialect, _statement in (
+    ("sqlite", f"CREATE TRIGGER events_change BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, {_NEVER}); END"),
+    ("sqlite", f"CREATE TRIGGER events_go BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, {_NEVER}); END"),
+    ("postgresql", _KEEP),
+    ("postgresql", f"CREATE TRIGGER events_stay {_STAY}"),
+):
+    event.listen(events, "after_create", DDL(_statement).execute_if(dialect=_dialect))  # type: ignore[no-untyped-call]
+
 # The embedded routes, and the columns that `migrate.routing` asks of any table of routes.
 routes = Table(
     "routes",
@@ -439,6 +520,11 @@ routes = Table(
     CheckConstraint("writers >= 0", name="writers"),
     sqlite_with_rowid=False,
 )
+
+# Where a cutover has begun and is not done with: few users, so that a run finds at once what another one left. The text is the
+# condition of an index, and of the queries that use it; no IN, for the reason at `one_of`.
+UNDER_WAY = (UserState.FROZEN, UserState.CUT_OVER, UserState.OBSERVING, UserState.ROLLED_BACK)
+UNDER_WAY_SQL = " OR ".join(f"state = '{state.value}'" for state in UNDER_WAY)
 
 user_counts = counts.counters_of(users, counts.USERS)
 batch_counts = counts.counters_of(batches, counts.BATCHES)
@@ -455,6 +541,7 @@ for _table, _statement in (
         "CREATE INDEX ix_verdicts_known ON verdicts (plan_id, reopened, verdict, number, ordinal) WHERE verdict <> 'MATCH'",
     ),
     (users, "CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0"),
+    (users, f"CREATE INDEX ix_users_moving ON users (plan_id, user_id, state) WHERE {UNDER_WAY_SQL}"),
     (
         passes,
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL",

@@ -13,9 +13,9 @@ from sqlalchemy.sql.elements import BindParameter
 
 from migrate.errors import IntegrityError, LedgerError
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, may_become
+from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, is_proven
 from migrate.ledger.engine import upsert
-from migrate.ledger.known import answer, answer_findings, is_seen_at, is_wrong, put_findings, void_matches
+from migrate.ledger.known import FALL_BACK, answer, answer_findings, is_seen_at, is_wrong, put_findings, void_matches
 from migrate.ledger.passes import finding_rows, pass_row, wanted_level
 from migrate.ledger.rows import (
     EXTRA,
@@ -236,12 +236,12 @@ def _move_users(connection: Connection, lease: Lease, found: Pass, users: Mappin
     wrong = {user_id for user_id, check in users.items() if check.wrong}
     void_matches(connection, lease.plan_id, wrong, spare=found.id)
     unknown = {user_id for user_id, check in users.items() if check.unknown}
-    verified = table.c.state == UserState.VERIFIED.value
+    falls_back = among(table.c.state, FALL_BACK)
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
         .values(
-            state=case((verified, UserState.COPIED.value), else_=table.c.state),
+            state=case((falls_back, UserState.COPIED.value), else_=table.c.state),
             matched=0,
             matched_pass=None,
         )
@@ -259,14 +259,13 @@ def _add_matches(connection: Connection, lease: Lease, users: Mapping[str, UserC
     in_pass = case((table.c.matched_pass == lease.pass_id, table.c.matched + match), else_=match)
     whole = in_pass == table.c.copies
     # One who is verified already stays so; what the new pass has matched so far must not look like less.
-    verified = table.c.state == UserState.VERIFIED.value
-    goes_on = and_(whole, among(table.c.state, may_become(UserState.VERIFIED)))
+    goes_on = and_(whole, table.c.state == UserState.COPIED.value)
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
         .values(
-            matched=case((and_(verified, ~whole), table.c.matched), else_=in_pass),
-            matched_pass=case((and_(verified, ~whole), table.c.matched_pass), else_=lease.pass_id),
+            matched=case((and_(is_proven(), ~whole), table.c.matched), else_=in_pass),
+            matched_pass=case((and_(is_proven(), ~whole), table.c.matched_pass), else_=lease.pass_id),
             state=case((goes_on, UserState.VERIFIED.value), else_=table.c.state),
         )
     )

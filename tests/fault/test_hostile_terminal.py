@@ -182,6 +182,8 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     assert seen(f"extra{EVIL}") in failures
     assert "MISSING" in failures
     assert seen(f"operator{EVIL}") in run("status")
+    assert seen(USER) in run("hold", f"--user={USER}", "--reason", EVIL)
+    assert seen(EVIL) in run("hold")
     assert seen(USER) in run("status", f"--user={USER}")
     for user in COUNTRIES:
         assert seen(user) in run("where", "--", user)
@@ -202,7 +204,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "status", "where", "sweep",
+        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "hold", "status", "where", "sweep",
         "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
@@ -227,6 +229,7 @@ def _digests(run: Watched) -> list[str]:
         ("sweep", EVIL),
         ("sweep", "--list", EVIL),
         ("diff", EVIL, EVIL),
+        ("hold", f"--user={EVIL}"),
         ("run", "--wave", EVIL),
         ("run", "--accept", EVIL),
         ("run", "--for", EVIL),

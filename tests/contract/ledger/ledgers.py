@@ -259,6 +259,27 @@ class World:
         while (lease := self.lease_check(found)) is not None:
             self.check(lease)
 
+    def verify_all(self) -> None:
+        """Copy all, and verify everybody who moves."""
+        self.copy_all()
+        found = self.start_pass()
+        self.check_all(found)
+        self.look_at_empty(found)
+        assert self.ledger.end_pass(found.id, NOW)
+
+    def freeze(self, user_id: str, ledger: Ledger | None = None) -> str:
+        """Begin a user's freeze; the token."""
+        by = ledger or self.ledger
+        return by.begin_freeze(user_id, self.plan_id, self.run_id, from_site="us", to_site="hamar", now=NOW)
+
+    def cut_over(self, user_id: str, frozen_ms: int = 40) -> None:
+        """Freeze a user, and flip."""
+        self.ledger.flipped(user_id, self.freeze(user_id), self.run_id, at=NOW, frozen_ms=frozen_ms)
+
+    def hold(self, user_id: str, ledger: Ledger | None = None) -> bool:
+        """Put a user on hold."""
+        return (ledger or self.ledger).hold(user_id, "a claim", operator="op", run_id=self.run_id, now=NOW)
+
     def state(self, user_id: str) -> str:
         user = self.ledger.user(user_id)
         assert user is not None

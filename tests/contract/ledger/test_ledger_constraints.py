@@ -66,7 +66,10 @@ BREAKS: dict[str, list[str]] = {
         "UPDATE users SET state = 'copied' WHERE user_id = 'dag'",
         "UPDATE users SET state = 'verified' WHERE user_id = 'dag'",
     ],
-    "ck_users_verified_is_whole": ["UPDATE users SET state = 'verified', matched = 0 WHERE user_id = 'anna'"],
+    "ck_users_verified_is_whole": [
+        "UPDATE users SET state = 'verified', matched = 0 WHERE user_id = 'anna'",
+        "UPDATE users SET state = 'ready' WHERE user_id = 'dag'",
+    ],
     "ck_users_quarantined": ["UPDATE users SET state = 'quarantined' WHERE user_id = 'dag'"],
     "ck_users_batches": [
         "UPDATE users SET first_batch = NULL WHERE user_id = 'dag'",
@@ -163,6 +166,37 @@ BREAKS: dict[str, list[str]] = {
         "UPDATE seals SET pass_id = NULL WHERE kind = 'verdicts'",
         "UPDATE seals SET pass_id = 1 WHERE kind = 'receipts'",
     ],
+    "pk_holds": ["INSERT INTO holds SELECT * FROM holds"],
+    "ck_holds_reason": ["UPDATE holds SET reason = ''"],
+    "pk_moves": ["INSERT INTO moves SELECT * FROM moves"],
+    "fk_moves_user_id": ["UPDATE moves SET user_id = 'nobody'", "DELETE FROM users WHERE user_id = 'empty'"],
+    "fk_moves_plan_id": ["UPDATE moves SET plan_id = 99"],
+    "fk_moves_run_id": ["UPDATE moves SET run_id = 99"],
+    "ck_moves_token": ["UPDATE moves SET token = 'ab'"],
+    "ck_moves_attempt": ["UPDATE moves SET attempt = 0"],
+    "ck_moves_frozen_ms": ["UPDATE moves SET flipped_at = 1, frozen_ms = -1"],
+    "ck_moves_flipped": ["UPDATE moves SET flipped_at = 1", "UPDATE moves SET frozen_ms = 1"],
+    "ck_moves_ended_once": ["UPDATE moves SET unfrozen_at = 1, flipped_at = 1, frozen_ms = 1"],
+    "ck_moves_flipped_first": ["UPDATE moves SET observe_until = 1", "UPDATE moves SET rolled_back_at = 1"],
+    "ck_moves_observed_first": [
+        "UPDATE moves SET flipped_at = 1, frozen_ms = 1, purged_at = 1",
+        "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, rolled_back_at = 1, purged_at = 1",
+    ],
+    "pk_events": ["INSERT INTO events SELECT * FROM events"],
+    "fk_events_run_id": ["INSERT INTO events (user_id, at, kind, run_id) VALUES ('anna', 1, 'hold', 99)"],
+    "fk_events_plan_id": ["INSERT INTO events (user_id, at, kind, plan_id) VALUES ('anna', 1, 'hold', 99)"],
+    "ck_events_kind_known": ["INSERT INTO events (user_id, at, kind) VALUES ('anna', 1, 'x')"],
+    "ck_events_from_state_known": [
+        "INSERT INTO events (user_id, at, kind, from_state, to_state) VALUES ('anna', 1, 'move', 'x', 'frozen')"
+    ],
+    "ck_events_to_state_known": [
+        "INSERT INTO events (user_id, at, kind, from_state, to_state) VALUES ('anna', 1, 'move', 'frozen', 'x')"
+    ],
+    "ck_events_move_has_states": [
+        "INSERT INTO events (user_id, at, kind) VALUES ('anna', 1, 'move')",
+        "INSERT INTO events (user_id, at, kind, to_state) VALUES ('anna', 1, 'hold', 'frozen')",
+        "INSERT INTO events (user_id, at, kind, from_state) VALUES ('anna', 1, 'move', 'frozen')",
+    ],
     "pk_routes": ["INSERT INTO routes SELECT * FROM routes"],
     "ck_routes_frozen": ["UPDATE routes SET frozen_by = 't'", "UPDATE routes SET frozen_until = 1"],
     "ck_routes_writers": ["UPDATE routes SET writers = -1"],
@@ -204,6 +238,9 @@ def full_world(world: World) -> World:
     world.ledger.record_verdicts(check, results, world.run_id, NOW)
     world.finish_check(check, results, NewFinding(EXTRA, "hamar", "key", "anna", 1, 0))
     world.execute("INSERT INTO routes (user_id, home) VALUES ('anna', 'us')")
+    world.ledger.hold("anna", "a claim", operator="op", run_id=world.run_id, now=NOW)
+    world.look_at_empty(found)
+    world.freeze("empty")
     return world
 
 
@@ -235,6 +272,16 @@ def test_every_constraint_is_tried(full_world: World) -> None:
             found |= {constraint["name"] for constraint in inspector.get_check_constraints(table)}
             found |= {index["name"] for index in inspector.get_indexes(table) if index["unique"]}
     assert {name for name in found if name is not None} == set(BREAKS)
+
+
+@pytest.mark.parametrize("change", ["UPDATE events SET note = 'another'", "DELETE FROM events"])
+def test_a_users_history_is_never_changed(full_world: World, change: str) -> None:
+    """Rows of `events` are added: whoever would change or remove one is refused by the database."""
+    before = full_world.ledger.history("anna")
+    assert [event.note for event in before] == ["a claim"]
+    with pytest.raises(LedgerError, match="events are added"):
+        full_world.execute(change)
+    assert full_world.ledger.history("anna") == before
 
 
 def test_missing_values_are_refused(full_world: World) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import event, text
 
 from migrate.ledger import Ledger, Pass
 from migrate.model import Purpose
+from migrate.states import UserState
 
 
 def plans_of(world: World, ask: Callable[[], object], verb: str = "SELECT") -> list[str]:
@@ -102,6 +103,16 @@ def test_who_has_quarantined_copies_is_found_by_an_index(world: World, waves: li
 
     demand_index(plans_of(world, retry, verb), "ix_users_quarantined")
     assert world.state("anna") == "copying"
+
+
+@pytest.mark.parametrize("states", [[UserState.FROZEN], [UserState.OBSERVING, UserState.CUT_OVER]])
+def test_whose_cutover_is_under_way_is_found_by_an_index(world: World, states: list[UserState]) -> None:
+    """A run that goes on looks at nobody else of the plan, and sorts nothing."""
+    world.verify_all()
+    world.freeze("anna")
+    found = plans_of(world, lambda: list(world.ledger.moving(world.plan_id, states)))
+    for plan in found:
+        demand_index([plan], "ix_users_moving")
 
 
 def test_waves_are_taken_in_order_and_gaps_are_left_out(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The first ledger: runs, plans, users, batches, leases, receipts, seals, passes, verdicts, findings."""
+"""The first ledger: runs, plans, users, batches, leases, receipts, seals, passes, verdicts, findings, holds, moves, events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -284,7 +284,9 @@ def upgrade() -> None:
         sa.Column("first_batch", sa.Integer(), nullable=True),
         sa.Column("last_batch", sa.Integer(), nullable=True),
         sa.CheckConstraint("state <> 'quarantined' OR quarantined > 0", name=op.f("ck_users_quarantined")),
-        sa.CheckConstraint("state <> 'verified' OR matched = copies", name=op.f("ck_users_verified_is_whole")),
+        sa.CheckConstraint(
+            "(state <> 'verified' AND state <> 'ready') OR matched = copies", name=op.f("ck_users_verified_is_whole")
+        ),
         sa.CheckConstraint(
             "state = 'planned' OR state = 'copying' OR state = 'copied' OR state = 'verified' OR "
             "state = 'ready' OR state = 'frozen' OR state = 'cut_over' OR state = 'observing' OR "
@@ -422,6 +424,87 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "holds",
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("operator", sa.Text(), nullable=False),
+        sa.CheckConstraint("length(reason) > 0", name=op.f("ck_holds_reason")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_holds")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "moves",
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("plan_id", sa.Integer(), nullable=False),
+        sa.Column("run_id", sa.Integer(), nullable=False),
+        sa.Column("from_site", sa.Text(), nullable=False),
+        sa.Column("to_site", sa.Text(), nullable=False),
+        sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("frozen_at", sa.BigInteger(), nullable=False),
+        sa.Column("unfrozen_at", sa.BigInteger(), nullable=True),
+        sa.Column("flipped_at", sa.BigInteger(), nullable=True),
+        sa.Column("frozen_ms", sa.BigInteger(), nullable=True),
+        sa.Column("observe_until", sa.BigInteger(), nullable=True),
+        sa.Column("rolled_back_at", sa.BigInteger(), nullable=True),
+        sa.Column("purged_at", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint("length(token) = 64", name=op.f("ck_moves_token")),
+        sa.CheckConstraint("attempt >= 1", name=op.f("ck_moves_attempt")),
+        sa.CheckConstraint("frozen_ms >= 0", name=op.f("ck_moves_frozen_ms")),
+        sa.CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name=op.f("ck_moves_flipped")),
+        sa.CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name=op.f("ck_moves_ended_once")),
+        sa.CheckConstraint(
+            "flipped_at IS NOT NULL OR (observe_until IS NULL AND rolled_back_at IS NULL)",
+            name=op.f("ck_moves_flipped_first"),
+        ),
+        sa.CheckConstraint(
+            "purged_at IS NULL OR (observe_until IS NOT NULL AND rolled_back_at IS NULL)",
+            name=op.f("ck_moves_observed_first"),
+        ),
+        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_moves_plan_id")),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_moves_run_id")),
+        sa.ForeignKeyConstraint(["user_id"], ["users.user_id"], name=op.f("fk_moves_user_id")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_moves")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "events",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("run_id", sa.Integer(), nullable=True),
+        sa.Column("plan_id", sa.Integer(), nullable=True),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("from_state", sa.Text(), nullable=True),
+        sa.Column("to_state", sa.Text(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "(kind = 'move') = (from_state IS NOT NULL) AND (kind = 'move') = (to_state IS NOT NULL)",
+            name=op.f("ck_events_move_has_states"),
+        ),
+        sa.CheckConstraint("kind = 'hold' OR kind = 'release' OR kind = 'move'", name=op.f("ck_events_kind_known")),
+        sa.CheckConstraint(
+            "from_state = 'planned' OR from_state = 'copying' OR from_state = 'copied' OR from_state = "
+            "'verified' OR from_state = 'ready' OR from_state = 'frozen' OR from_state = 'cut_over' OR "
+            "from_state = 'observing' OR from_state = 'purged' OR from_state = 'quarantined' OR "
+            "from_state = 'held' OR from_state = 'review' OR from_state = 'rolled_back' OR from_state = "
+            "'forgotten'",
+            name=op.f("ck_events_from_state_known"),
+        ),
+        sa.CheckConstraint(
+            "to_state = 'planned' OR to_state = 'copying' OR to_state = 'copied' OR to_state = "
+            "'verified' OR to_state = 'ready' OR to_state = 'frozen' OR to_state = 'cut_over' OR "
+            "to_state = 'observing' OR to_state = 'purged' OR to_state = 'quarantined' OR to_state = "
+            "'held' OR to_state = 'review' OR to_state = 'rolled_back' OR to_state = 'forgotten'",
+            name=op.f("ck_events_to_state_known"),
+        ),
+        sa.ForeignKeyConstraint(["plan_id"], ["plans.id"], name=op.f("fk_events_plan_id")),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_events_run_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
+    )
+    op.create_index("ix_events_user", "events", ["user_id", "id"], unique=False)
+    op.create_table(
         "user_counts",
         sa.Column("plan_id", sa.Integer(), nullable=False),
         sa.Column("wave", sa.Integer(), nullable=False),
@@ -479,9 +562,18 @@ def upgrade() -> None:
     )
     op.execute("CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0")
     op.execute(
+        "CREATE INDEX ix_users_moving ON users (plan_id, user_id, state) WHERE state = 'frozen' OR state = 'cut_over' "
+        "OR state = 'observing' OR state = 'rolled_back'"
+    )
+    op.execute(
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
     )
     if op.get_bind().dialect.name == "sqlite":
+        for name, verb in (("change", "UPDATE"), ("go", "DELETE")):
+            op.execute(
+                f"CREATE TRIGGER events_{name} BEFORE {verb} ON events BEGIN SELECT RAISE(ABORT, 'events are added, and "
+                "never changed'); END"
+            )
         op.execute(
             "CREATE TRIGGER users_come AFTER INSERT ON users BEGIN INSERT INTO user_counts (plan_id, wave, state, "
             "lane, users, good, quarantined, other) VALUES (NEW.plan_id, coalesce(NEW.wave, -1), NEW.state, 0, 1, "
@@ -600,6 +692,14 @@ def upgrade() -> None:
             "unknown = check_counts.unknown + excluded.unknown, extra = check_counts.extra + excluded.extra; END"
         )
     else:
+        op.execute(
+            "CREATE FUNCTION keep_events() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'events are "
+            "added, and never changed' USING ERRCODE = 'integrity_constraint_violation'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER events_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON events FOR EACH STATEMENT EXECUTE "
+            "FUNCTION keep_events()"
+        )
         op.execute(
             "CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE free integer := 0; "
             "BEGIN WHILE NOT pg_try_advisory_xact_lock(726234, free) LOOP free := free + 1; END LOOP; IF TG_OP = "

@@ -1,0 +1,277 @@
+"""A user's later life: the freeze, the flip to another home and what follows, or the way back; and being forgotten.
+
+Each method writes down one step that the caller takes or has taken with the platform (`migrate.routing`), and asks nobody else.
+It is refused unless the user is in the state where it begins (design, section 5), so of two processes one goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, and_, case, exists, func, literal_column, select, update
+from sqlalchemy.engine import Connection, Row
+
+from migrate.errors import LedgerError, MoveRefusedError
+from migrate.ledger import schema
+from migrate.ledger.core import Core, is_proven
+from migrate.ledger.engine import upsert
+from migrate.ledger.history import add_event
+from migrate.ledger.holds import demand_not_held
+from migrate.ledger.rows import EXTRA, EventKind, FrozenTimes, Move
+from migrate.states import USER_MOVES, UserState
+
+_PAGE = 1_000  # moves in one query
+
+
+class Moving(Core):
+    """Every step is one transaction: the user's state, the move's row and the line of history, or nothing.
+
+    MoveRefusedError where the user is not where the step begins; LedgerError for a user whom the ledger does not have.
+    """
+
+    def begin_freeze(
+        self, user_id: str, plan_id: int, run_id: int, *, from_site: str, to_site: str, now: datetime
+    ) -> str:
+        """verified or ready → frozen: the token under which the platform is to freeze the user. Each attempt has its own.
+
+        `from_site` is the home as the platform has it. OnHoldError for a user on hold, LedgerError for one of another plan.
+        """
+        plans, moves = schema.plans, schema.moves
+        with self._write() as connection:
+            row = _user(connection, user_id)
+            if row.plan_id != plan_id:
+                raise LedgerError("the user whose freeze is to begin is in another plan")
+            _step(connection, row, UserState.FROZEN, run_id, now)
+            demand_not_held(connection, user_id)
+            digest = connection.execute(select(plans.c.digest).where(plans.c.id == plan_id)).scalar_one()
+            tried = connection.execute(select(moves.c.attempt).where(moves.c.user_id == user_id)).scalar()
+            attempt = 1 + (tried or 0)
+            token = freeze_token(digest, user_id, attempt)
+            begun: dict[str, Any] = dict.fromkeys(moves.columns.keys())  # of an earlier attempt nothing is left
+            begun |= {"user_id": user_id, "plan_id": plan_id, "run_id": run_id, "from_site": from_site}
+            begun |= {"to_site": to_site, "token": token, "attempt": attempt, "frozen_at": now}
+            statement = upsert(connection, moves).values(begun)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=["user_id"],
+                    set_={name: statement.excluded[name] for name in begun if name != "user_id"},
+                )
+            )
+        return token
+
+    def thaw(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> UserState:
+        """frozen → verified: the freeze under this token has ended, and the home is what it was.
+
+        A user of whom something was found wrong or put back meanwhile goes back as far as that leads (invariant 9): the state.
+        """
+        users, findings = schema.users, schema.findings
+        is_extra = exists().where(
+            findings.c.plan_id == users.c.plan_id,
+            findings.c.answered.is_(False),
+            findings.c.kind == EXTRA,
+            findings.c.user_id == users.c.user_id,
+        )
+        state = case(
+            (users.c.quarantined > 0, UserState.QUARANTINED.value),
+            (users.c.good < users.c.copies, UserState.COPYING.value),
+            (and_(is_proven(), ~is_extra), UserState.VERIFIED.value),
+            else_=UserState.COPIED.value,
+        )
+        with self._write() as connection:
+            row = _user(connection, user_id)
+            back = connection.execute(
+                update(users)
+                .where(users.c.user_id == user_id, users.c.state == UserState.FROZEN.value)
+                .values(state=state)
+                .returning(users.c.state)
+            ).scalar()
+            if back is None:
+                raise MoveRefusedError("the user is not frozen, so is not thawed")
+            _note_move(connection, user_id, token=token, unfrozen_at=now)
+            new = UserState(back)
+            _tell(connection, row, UserState.FROZEN, new, run_id, now, note)
+        return new
+
+    def flipped(self, user_id: str, token: str, run_id: int, *, at: datetime, frozen_ms: int) -> None:
+        """frozen → cut_over: at `at` the platform made the new site the user's home, under this token.
+
+        `frozen_ms`: how long the user's writers were kept off. What is done is written down, also of a user on hold by now.
+        """
+        with self._write() as connection:
+            _step(connection, _user(connection, user_id), UserState.CUT_OVER, run_id, at)
+            _note_move(connection, user_id, token=token, flipped_at=at, frozen_ms=frozen_ms)
+
+    def observe(self, user_id: str, run_id: int, *, until: datetime, now: datetime) -> None:
+        """cut_over → observing: until `until` nothing is taken away."""
+        with self._write() as connection:
+            _step(connection, _user(connection, user_id), UserState.OBSERVING, run_id, now)
+            _note_move(connection, user_id, observe_until=until)
+
+    def rolled_back(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
+        """cut_over or observing → rolled_back: the home is again what it was. Also of a user on hold: nothing is taken away."""
+        with self._write() as connection:
+            _step(connection, _user(connection, user_id), UserState.ROLLED_BACK, run_id, now, note)
+            _note_move(connection, user_id, rolled_back_at=now)
+
+    def purged(self, user_id: str, run_id: int, now: datetime) -> None:
+        """observing → purged: nothing of the user is left at the sources. OnHoldError for a user on hold."""
+        with self._write() as connection:
+            _step(connection, _user(connection, user_id), UserState.PURGED, run_id, now)
+            demand_not_held(connection, user_id)
+            _note_move(connection, user_id, purged_at=now)
+
+    def forgotten(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> bool:
+        """Any state but purged → forgotten; False for one who is forgotten already. No other move of the user is possible then.
+
+        It waits for a move that is under way, and is not refused for it. A hold is the caller's to heed: nothing is erased here.
+        """
+        with self._write() as connection:
+            row = _user(connection, user_id, waits=True)
+            if row.state == UserState.FORGOTTEN.value:
+                return False
+            _step(connection, row, UserState.FORGOTTEN, run_id, now, note)
+        return True
+
+    def move_of(self, user_id: str) -> Move | None:
+        """The last attempt at a user's cutover; None where none has begun."""
+        with self._read() as connection:
+            row = connection.execute(_moves().where(schema.moves.c.user_id == user_id)).first()
+        return None if row is None else _move(row)
+
+    def moving(self, plan_id: int, states: Collection[UserState]) -> Iterator[Move]:
+        """The moves of a plan's users who are in one of these states, by user id, each user once.
+
+        Read page by page, so that they can be moved on meanwhile: whoever does so is not asked for again.
+        """
+        users, after = schema.users, ""
+        query = _moves().where(users.c.plan_id == plan_id, users.c.state.in_([state.value for state in states]))
+        if set(states) <= set(schema.UNDER_WAY):
+            query = query.where(literal_column(f"({schema.UNDER_WAY_SQL})"))  # as the index has it
+        while True:
+            page = query.where(users.c.user_id > after).order_by(users.c.user_id).limit(_PAGE)
+            with self._read() as connection:
+                rows = connection.execute(page).all()
+            if not rows:
+                return
+            after = rows[-1].user_id
+            yield from map(_move, rows)
+
+    def frozen_times(self, plan_id: int, wave: int | None = None) -> FrozenTimes | None:
+        """How long writers were kept off, over the users of the plan, or of one wave of it, who were flipped; None before the
+        first of them."""
+        moves, users = schema.moves, schema.users
+        found = [moves.c.plan_id == plan_id, moves.c.frozen_ms.is_not(None)]
+        if wave is not None:
+            found.append(users.c.wave == wave)
+        times = (
+            select(
+                moves.c.frozen_ms,
+                func.row_number().over(order_by=moves.c.frozen_ms).label("place"),
+                func.count().over().label("users"),
+            )
+            .join(users, users.c.user_id == moves.c.user_id)
+            .where(*found)
+            .subquery("times")
+        )
+
+        def percentile(percent: int) -> Any:
+            """The nearest rank: the shortest time that so many of a hundred do not go beyond."""
+            return func.min(case((times.c.place * 100 >= times.c.users * percent, times.c.frozen_ms)))
+
+        query = select(func.count(), percentile(50), percentile(99), func.max(times.c.frozen_ms)).select_from(times)
+        with self._read() as connection:
+            number, p50, p99, longest = connection.execute(query).one()
+        return FrozenTimes(number, p50, p99, longest) if number else None
+
+
+def freeze_token(digest: str, user_id: str, attempt: int) -> str:
+    """The token of one attempt to freeze a user: SHA-256 over the plan's digest, the user and the attempt, in canonical form.
+
+    Of the digest and not of the plan's number, which is another plan's in another ledger: the platform never sees a token twice.
+    """
+    fields = (text.encode() for text in (digest, user_id, str(attempt)))
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(field), field) for field in fields)).hexdigest()
+
+
+def _user(connection: Connection, user_id: str, *, waits: bool = False) -> Any:
+    """The user's id, plan and state. With `waits` the row is held to the end of the transaction, once nobody else does."""
+    users = schema.users
+    query = select(users.c.user_id, users.c.plan_id, users.c.state).where(users.c.user_id == user_id)
+    row: Any = connection.execute(query.with_for_update(key_share=True) if waits else query).first()
+    if row is None:
+        raise LedgerError("the ledger has no such user, so nobody is moved")
+    return row
+
+
+def _step(
+    connection: Connection, row: Row[Any], new: UserState, run_id: int, now: datetime, note: str | None = None
+) -> None:
+    """Move a user from the state that was read to `new`, and demand that they were still there."""
+    old, users = UserState(row.state), schema.users
+    if new not in USER_MOVES[old]:
+        raise MoveRefusedError(f"a user who is {old} cannot become {new}")
+    moved = connection.execute(
+        update(users).where(users.c.user_id == row.user_id, users.c.state == old.value).values(state=new.value)
+    ).rowcount
+    if moved != 1:
+        raise MoveRefusedError(f"the user is not {old} any more, so cannot become {new}")
+    _tell(connection, row, old, new, run_id, now, note)
+
+
+def _tell(
+    connection: Connection,
+    row: Row[Any],
+    old: UserState,
+    new: UserState,
+    run_id: int,
+    now: datetime,
+    note: str | None,
+) -> None:
+    add_event(
+        connection,
+        row.user_id,
+        EventKind.MOVE,
+        run_id=run_id,
+        plan_id=row.plan_id,
+        now=now,
+        note=note,
+        moved=(old, new),
+    )
+
+
+def _note_move(connection: Connection, user_id: str, *, token: str | None = None, **values: Any) -> None:
+    """Write into the row of the user's move, and demand that it is there, under this token if one is given."""
+    moves = schema.moves
+    wanted = [moves.c.user_id == user_id]
+    if token is not None:
+        wanted.append(moves.c.token == token)
+    if connection.execute(update(moves).where(*wanted).values(values)).rowcount != 1:
+        raise MoveRefusedError("the user's freeze is of another attempt, under another token")
+
+
+def _moves() -> Select[Any]:
+    users, moves = schema.users, schema.moves
+    return select(moves, users.c.state).join(users, users.c.user_id == moves.c.user_id)
+
+
+def _move(row: Row[Any]) -> Move:
+    return Move(
+        user_id=row.user_id,
+        state=UserState(row.state),
+        plan_id=row.plan_id,
+        run_id=row.run_id,
+        from_site=row.from_site,
+        to_site=row.to_site,
+        token=row.token,
+        attempt=row.attempt,
+        frozen_at=row.frozen_at,
+        unfrozen_at=row.unfrozen_at,
+        flipped_at=row.flipped_at,
+        frozen_ms=row.frozen_ms,
+        observe_until=row.observe_until,
+        rolled_back_at=row.rolled_back_at,
+        purged_at=row.purged_at,
+    )
