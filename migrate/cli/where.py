@@ -130,7 +130,8 @@ def _show(context: Context, answer: Whereabouts) -> None:
         [_cells(store, spec) for store in answer.stores],
     )
     for event in answer.history:
-        output.line(f"{spec_time(event.at, spec)}  {event.what}, run {event.run_id}: {event.detail}")
+        run = "" if event.run_id is None else f", run {event.run_id}"
+        output.line(f"{spec_time(event.at, spec)}  {event.what}{run}{': ' if event.detail else ''}{event.detail}")
     for store in answer.stores:
         if store.problem is not None:
             output.error(store.problem.what, remedy=store.problem.remedy, code=store.problem.exit_code)

@@ -180,8 +180,17 @@ def _known(user_id: str, plan: Plan, workspace: Workspace, ledger: Ledger | None
         row=row,
         row_plan=digest,
         known=_wrong(ledger, row, plan, digest, workspace),
-        history=tuple(ledger.history_of(row)),
+        history=tuple(_history(ledger, row)),
     )
+
+
+def _history(ledger: Ledger, row: UserRow) -> list[UserEvent]:
+    """What runs and verifications have done with the user's batches, and what was done about the user alone; oldest first."""
+    alone = [
+        UserEvent(event.at, event.to_state or event.kind, event.run_id, event.note or "")
+        for event in ledger.history(row.user_id)
+    ]
+    return sorted([*ledger.history_of(row), *alone], key=lambda event: event.at)
 
 
 def _digest(ledger: Ledger, row: UserRow) -> str:

@@ -424,7 +424,7 @@ class UserEvent:
 
     at: datetime
     what: str
-    run_id: int
+    run_id: int | None
     detail: str
 
 

@@ -71,9 +71,13 @@ def test_a_user_is_followed_from_the_plan_to_the_proof(world: SmallWorld) -> Non
     assert after["failures"] == {}
     oldest = min(info.last_modified for info in listed(world.store("us")) if info.key.startswith("users/u003/"))
     assert [store["since"] for store in after["stores"] if store["store"] == "us"] == [oldest.isoformat()]
+    assert world.migrate("hold", "--user", "u003", "--reason", "claim 4711").code == 0
+    last = where(world, "u003")["history"][-1]
+    assert (last["what"], last["detail"]) == ("hold", "claim 4711")
     shown = world.migrate("where", "u003")
     assert shown.code == 0
     assert "user u003: verified" in shown.out
+    assert "hold, run" in shown.out
 
 
 def test_what_is_wrong_of_a_user_is_told_and_of_a_neighbour_is_not(world: SmallWorld) -> None:
