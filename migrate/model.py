@@ -183,11 +183,13 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCopy:
-    """One copy of a planned object: `ordinal` is its place in the batch, from 0."""
+    """One copy of a planned object: `ordinal` is its place in the batch, from 0. `replaces` is the ETag of what an earlier plan
+    has left at the target, and this copy may take the place of."""
 
     ordinal: int
     role: TargetRole
     store: str
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ class PlannedObject:
     category: Category
     rule: str
     target_key: str
-    flag: str | None  # diverged, incomparable, unbacked, backup_only
+    flag: str | None  # diverged, incomparable, unbacked, backup_only, deleted
     copies: tuple[PlannedCopy, ...]
 
 

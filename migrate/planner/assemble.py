@@ -21,6 +21,7 @@ from migrate.layout import CompiledRule, target_key_sql
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, table_digest
+from migrate.planner.line import Line, take_replaced
 from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
 from migrate.sql import literal
@@ -55,6 +56,7 @@ def write_objects(
     capabilities: Mapping[str, Capabilities],
     big: Path,
     folder: Path,
+    line: Line | None,
     on_progress: Progress,
 ) -> list[dict[str, Any]]:
     """Write the files of objects; their names, rows and batches. Fills `findings` and makes the table `batch_digests`.
@@ -73,6 +75,7 @@ def write_objects(
         f"CREATE TEMP VIEW ordered AS SELECT *, {target_key_sql(rules)} AS target_key "
         f"FROM read_parquet({pattern(path)}, hive_partitioning = false, file_row_number = true)"
     )
+    take_replaced(session, line)
     bent = _bent(spec, capabilities)
     session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
     spans = session.query(

@@ -31,6 +31,7 @@ from migrate.planner.census import judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
+from migrate.planner.line import Line, take_settled
 from migrate.planner.listing import list_findings
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
@@ -61,6 +62,7 @@ def build_plan(
     dry_run: bool = False,
     listed: str | None = None,
     list_anew: bool = False,
+    line: Line | None = None,
 ) -> Plan | PlanSummary:
     """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept, with the findings of the
     kind `listed`.
@@ -73,7 +75,7 @@ def build_plan(
         if list_anew:
             _forget_listings(spec, workspace)
         directory = gather_directory(spec, workspace, door, now=now, on_progress=on_progress, is_stopping=is_stopping)
-        aside(lambda: _refuse_early(spec, workspace, directory), is_stopping)
+        aside(lambda: _refuse_early(spec, workspace, directory, line), is_stopping)
         inputs = gather_inputs(
             spec,
             workspace,
@@ -86,7 +88,7 @@ def build_plan(
         )
         built = aside(
             lambda: make_plan(
-                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed
+                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed, line=line
             ),
             is_stopping,
         )
@@ -100,11 +102,12 @@ def _forget_listings(spec: Spec, workspace: Workspace) -> None:
         forget_listing(live_folder(workspace.scratch, name))
 
 
-def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile) -> None:
+def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile, line: Line | None) -> None:
     """RefusedError for what the directory alone shows, before any store is listed, which may take hours."""
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
     try:
         with Session(scratch) as session:
+            take_settled(session, line)
             judge_users(session, spec, directory)
             cover_countries(session, spec)
     finally:
@@ -120,6 +123,7 @@ def make_plan(
     on_progress: Progress,
     dry_run: bool = False,
     listed: str | None = None,
+    line: Line | None = None,
     limits: Limits = Limits(),
 ) -> Plan | PlanSummary:
     """Plan, and keep the plan, or with `dry_run` only its summary, and in it the first findings of the kind `listed`. UsageError
@@ -133,7 +137,7 @@ def make_plan(
     building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
     try:
         with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
-            content = _steps(session, spec, workspace, inputs, building, on_progress, limits)
+            content = _steps(session, spec, workspace, inputs, building, on_progress, line, limits)
         content["built_at"] = now.isoformat()
         content["tool_version"] = __version__
         content["digest"] = plan_digest(content)
@@ -157,15 +161,17 @@ def _steps(
     inputs: PlanInputs,
     folder: Path,
     on_progress: Progress,
+    line: Line | None,
     limits: Limits,
 ) -> dict[str, Any]:
     rules = compile_rules(spec.layout.rules)
+    take_settled(session, line)
     users = judge_users(session, spec, inputs.directory)
     cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
-    census = take_census(session, spec, rules, inputs.inventories)
+    census = take_census(session, spec, rules, inputs.inventories, line)
     on_progress("census", sum(store.listed for store in census.stores.values()))
-    closings = place_users(session, spec)
+    closings = place_users(session, spec, {} if line is None else line.placed_bytes())
     on_progress("placement", users["planned"])
     big = make_batches(session, spec, file_copies=limits.file_copies)
     make_routes(session, spec, rules)
@@ -175,13 +181,13 @@ def _steps(
         "CREATE TEMP TABLE findings "
         "(kind VARCHAR, store VARCHAR, user_id VARCHAR, key VARCHAR, detail VARCHAR, count BIGINT)"
     )
-    objects = assemble.write_objects(session, spec, rules, inputs.capabilities, big, folder, on_progress)
+    objects = assemble.write_objects(session, spec, rules, inputs.capabilities, big, folder, line, on_progress)
     document.gather_findings(session, spec, inputs.capabilities, inputs.inventories, census)
     files, digests = assemble.write_small_tables(session, folder)
     return {
         "format": PLAN_FORMAT,
         "name": spec.name,
-        "parent": None,
+        "parent": None if line is None else line.plans[-1].digest,
         "spec": spec.model_dump(mode="json"),
         "capabilities": {
             name: asdict(inputs.capabilities[name]) for name in sorted(spec.stores) if name in inputs.capabilities

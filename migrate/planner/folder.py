@@ -273,10 +273,11 @@ class PlanReader:
 
 def _object(row: tuple[Any, ...]) -> PlannedObject:
     (
-        _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, target_key, _,
+        _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, home_replaces,
+        backup_replaces, target_key, _,
     ) = row  # fmt: skip
-    targets = ((TargetRole.HOME, home), (TargetRole.BACKUP, backup))
-    there = [(role, target) for role, target in targets if target is not None]
+    targets = ((TargetRole.HOME, home, home_replaces), (TargetRole.BACKUP, backup, backup_replaces))
+    there = [target for target in targets if target[1] is not None]
     return PlannedObject(
         user_id=user_id,
         store=store,
@@ -290,7 +291,8 @@ def _object(row: tuple[Any, ...]) -> PlannedObject:
         target_key=target_key,
         flag=flag,
         copies=tuple(
-            PlannedCopy(ordinal=ordinal + place, role=role, store=target) for place, (role, target) in enumerate(there)
+            PlannedCopy(ordinal=ordinal + place, role=role, store=target, replaces=replaces)
+            for place, (role, target, replaces) in enumerate(there)
         ),
     )
 

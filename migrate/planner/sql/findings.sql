@@ -11,7 +11,11 @@ SELECT
     c.origin,
     u.user_id,
     c.key,
-    CASE c.disposition WHEN 'planned' THEN 'copy' WHEN 'excluded' THEN 'exclude' ELSE 'block' END,
+    CASE
+        WHEN c.disposition IN ('planned', 'unchanged') THEN 'copy'
+        WHEN c.disposition = 'excluded' THEN 'exclude'
+        ELSE 'block'
+    END,
     1
 FROM census AS c
 JOIN users AS u ON c.turn = u.turn

@@ -29,7 +29,10 @@ COPY (
         encryption,
         lock,
         rule,
-        flag
+        flag,
+        line_plan,
+        line_batch,
+        line_ordinal
     FROM seated
     ORDER BY batch, turn, target_key, source, key
 ) TO $path (FORMAT parquet, COMPRESSION uncompressed)
