@@ -181,6 +181,9 @@ class ObjectInfo:
         return None
 
 
+DELETED = "deleted"
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedCopy:
     """One copy of a planned object: `ordinal` is its place in the batch, from 0. `replaces` is the ETag of what an earlier plan
@@ -208,6 +211,11 @@ class PlannedObject:
     target_key: str
     flag: str | None  # diverged, incomparable, unbacked, backup_only, deleted
     copies: tuple[PlannedCopy, ...]
+
+    @property
+    def is_deleted(self) -> bool:
+        """A tombstone: the source has deleted it, and its copies are to be removed."""
+        return self.flag == DELETED
 
 
 @dataclass(frozen=True, slots=True)
