@@ -182,6 +182,8 @@ class ObjectInfo:
 
 
 DELETED = "deleted"
+MOVED = "moved"  # a user of a delta whose home is elsewhere by now, so that the sources count no more
+LEAVING = "leaving"  # a user of a delta whom the line has placed, and who is out of scope now
 
 
 @dataclass(frozen=True, slots=True)

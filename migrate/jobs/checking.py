@@ -71,11 +71,11 @@ def plan_id_of(plan: Plan, workspace: Workspace, ledger: Ledger) -> int:
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
-        raise _no_copy_yet(plan)
+        raise no_copy_yet(plan)
     return plan_id
 
 
-def _no_copy_yet(plan: Plan) -> LaterError:
+def no_copy_yet(plan: Plan) -> LaterError:
     return LaterError(
         "the ledger knows of no copy of this plan yet",
         remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
@@ -103,7 +103,7 @@ def verify_plan(
         progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])
         if not is_begun(plan, workspace) and count(progress, Outcome.PENDING) == plan.document["totals"]["copies"]:
-            raise _no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun
+            raise no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun
         ledger.check_chain(plan_id)
         free_dead_leases(ledger)
         level, sample = request.level or plan.spec.verify.level, request.sample_ppm

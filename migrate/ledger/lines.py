@@ -17,7 +17,7 @@ from migrate.ledger.engine import insert_many
 from migrate.ledger.known import is_wrong
 from migrate.ledger.rows import FULL_SAMPLE_PPM, CopyRow, Seal, SealKind
 from migrate.ledger.seals import seal_of
-from migrate.model import Level
+from migrate.model import MOVED, Level
 from migrate.states import BatchState, UserState
 
 _PAGE = 10_000
@@ -86,8 +86,8 @@ class Lines(Core):
             return set(numbers)
 
     def demand_at_rest(self, plan_ids: Sequence[int]) -> None:
-        """LaterError while a batch of these plans is leased, or was begun and is not done: what of it stands at a target without a
-        receipt, nobody knows."""
+        """LaterError while a batch of these plans is leased, or was begun and is not done: what of it stands at a target
+        without a receipt, nobody knows."""
         with self._read() as connection:
             _demand_at_rest(connection, plan_ids)
 
@@ -146,7 +146,8 @@ def line_of(connection: Connection, parent: str) -> list[int]:
 def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
     batches = schema.batches
     begun = or_(
-        batches.c.state == BatchState.LEASED.value, and_(batches.c.state == BatchState.PENDING.value, batches.c.fence > 0)
+        batches.c.state == BatchState.LEASED.value,
+        and_(batches.c.state == BatchState.PENDING.value, batches.c.fence > 0),
     )
     if connection.execute(select(batches.c.number).where(batches.c.plan_id.in_(plan_ids), begun).limit(1)).first():
         raise LaterError(
@@ -163,9 +164,7 @@ def take_users(connection: Connection, line: Sequence[int], rows: Iterable[Seque
     """
     _demand_at_rest(connection, line)
     users = schema.users
-    coming = Table(
-        "coming_users", MetaData(), *(column._copy() for column in users.columns), prefixes=["TEMPORARY"]
-    )
+    coming = Table("coming_users", MetaData(), *(column._copy() for column in users.columns), prefixes=["TEMPORARY"])
     coming.create(connection)
     for chunk in rows:
         insert_many(connection, coming, list(chunk))
@@ -176,7 +175,8 @@ def take_users(connection: Connection, line: Sequence[int], rows: Iterable[Seque
     late = select(users.c.plan_id).where(same, users.c.state.in_(away), coming.c.copies > 0).limit(1)
     if connection.execute(late).first():
         raise LaterError(
-            "the home of some users of this delta has moved since it was built", remedy="Build a new one: `migrate delta`."
+            "the home of some users of this delta has moved since it was built",
+            remedy="Build a new one: `migrate delta`.",
         )
     stays = and_(
         coming.c.copies == 0,
@@ -184,7 +184,7 @@ def take_users(connection: Connection, line: Sequence[int], rows: Iterable[Seque
         users.c.state.in_([state.value for state in _PROVEN]),
     )
     state = case(
-        (users.c.state.in_(away), users.c.state),
+        (or_(users.c.state.in_(away), coming.c.state == MOVED), users.c.state),
         (stays, literal(UserState.VERIFIED.value)),
         else_=coming.c.state,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
+from migrate.ledger.lines import line_of, take_users
 from migrate.ledger.rows import PlanEntry, PlanRow
-from migrate.model import BatchInfo, Level, UserInfo
+from migrate.model import LEAVING, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState
 
@@ -48,7 +49,7 @@ class Plans(Core):
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
             try:
-                found_users = _insert_users(connection, plan_id, users)
+                found_users = _put_users(connection, plan_id, plan.parent, users)
             except _TakenError:
                 raise self.taken_elsewhere(plan.digest, accept) from None
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
@@ -203,24 +204,38 @@ class _TakenError(Exception):
     """A user's row is there already."""
 
 
-def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo]) -> tuple[int, int, int]:
+def _put_users(
+    connection: Connection, plan_id: int, parent: str | None, users: Iterable[UserInfo]
+) -> tuple[int, int, int]:
+    """Users, copies and bytes, once the users are in the table. Those of a delta come over from its line."""
     count = copies = size_bytes = 0
-    for chunk in chunks(users):
-        try:
-            insert_many(connection, schema.users, [_user_row(plan_id, user) for user in chunk])
-        except sa_exc.IntegrityError as error:
-            if not is_key_taken(error, schema.users):
-                raise
-            raise _TakenError from None  # not chained: the cause may hold the user's id
-        count += len(chunk)
-        copies += sum(user.copies for user in chunk)
-        size_bytes += sum(user.size_bytes for user in chunk)
+
+    def rows() -> Iterator[list[tuple[Any, ...]]]:
+        nonlocal count, copies, size_bytes
+        for chunk in chunks(users):
+            yield [_user_row(plan_id, user) for user in chunk]
+            count += len(chunk)
+            copies += sum(user.copies for user in chunk)
+            size_bytes += sum(user.size_bytes for user in chunk)
+
+    if parent is not None:
+        if not take_users(connection, line_of(connection, parent), rows()):
+            raise _TakenError
+        return count, copies, size_bytes
+    try:
+        for chunk in rows():
+            insert_many(connection, schema.users, chunk)
+    except sa_exc.IntegrityError as error:
+        if not is_key_taken(error, schema.users):
+            raise
+        raise _TakenError from None  # not chained: the cause may hold the user's id
     return count, copies, size_bytes
 
 
 def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
     """A row of `users`, in the order of its columns."""
-    state = user.state
+    # who leaves the scope has a batch as well, of copies that are removed
+    state = UserState.PLANNED.value if user.state == LEAVING else user.state
     if user.copies == 0 and state == UserState.PLANNED:
         state = UserState.COPIED.value  # nothing to copy: all of it is there
     where = (user.country, user.home, user.backup, user.wave)

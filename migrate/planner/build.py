@@ -27,7 +27,7 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.planner import assemble, document
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
 from migrate.planner.assign import cover_countries, make_batches, make_routes, may_collide, place_users
-from migrate.planner.census import judge_users, take_census
+from migrate.planner.census import count_users, judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
@@ -166,10 +166,11 @@ def _steps(
 ) -> dict[str, Any]:
     rules = compile_rules(spec.layout.rules)
     take_settled(session, line)
-    users = judge_users(session, spec, inputs.directory)
+    judge_users(session, spec, inputs.directory)
     cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
     census = take_census(session, spec, rules, inputs.inventories, line)
+    users = count_users(session)
     on_progress("census", sum(store.listed for store in census.stores.values()))
     closings = place_users(session, spec, {} if line is None else line.placed_bytes())
     on_progress("placement", users["planned"])

@@ -66,8 +66,8 @@ class Census:
     reconciliation: dict[str, dict[str, int]]
 
 
-def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[str, int]:
-    """Make the table `judged`; how many users there are by state. RefusedError where a country still needs a decision."""
+def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> None:
+    """Make the table `judged`. RefusedError where a country still needs a decision."""
     session.table(
         "policy",
         "code VARCHAR, country VARCHAR, verdict VARCHAR, rule VARCHAR",
@@ -92,10 +92,15 @@ def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[
             f"users live where the policy {spec.scope.policy} needs a written decision: {found}",
             remedy='Say "in", "out" or "review" for each in the spec, under scope.decisions.',
         )
-    counts = dict(session.query("SELECT state, count(*) FROM judged GROUP BY state"))
-    if sum(counts.values()) != directory.rows:
-        raise IntegrityError(f"the directory has {directory.rows} users, planning judged {sum(counts.values())}")
-    return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")}
+    judged = session.query("SELECT count(*) FROM judged")[0][0]
+    if judged != directory.rows:
+        raise IntegrityError(f"the directory has {directory.rows} users, planning judged {judged}")
+
+
+def count_users(session: Session) -> dict[str, int]:
+    """How many users there are by state: the states of any plan, and those of a delta that occur. Needs `users`."""
+    counts = dict(session.query("SELECT state, count(*) FROM users GROUP BY state ORDER BY state"))
+    return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")} | counts
 
 
 def take_census(

@@ -26,6 +26,8 @@ class Line:
     """The plans, oldest first, and what the ledger knows of their copies."""
 
     plans: Sequence[Plan]
+    away: Path
+    """A Parquet file of users (`user_id`) whose home is elsewhere by now: nothing is planned for them any more."""
     unsound: Path
     """A Parquet file of copies (`plan`, `batch`, `ordinal`) for which something is left to do: no receipt, no MATCH after it, or
     something that is known against them."""
@@ -45,10 +47,13 @@ def take_settled(session: Session, line: Line | None) -> None:
     """Make the table `settled`: where users have been placed. Empty without a line."""
     if line is None:
         session.query(
-            "CREATE TEMP TABLE settled (user_id VARCHAR, home VARCHAR, backup VARCHAR, placement_rule VARCHAR, wave INTEGER)"
+            "CREATE TEMP TABLE settled "
+            "(user_id VARCHAR, home VARCHAR, backup VARCHAR, placement_rule VARCHAR, wave INTEGER, is_away BOOLEAN)"
         )
         return
-    session.run("settled", users=_newest([plan.relation("users") for plan in line.plans], "user_id"))
+    session.run(
+        "settled", away=pattern(line.away), users=_newest([plan.relation("users") for plan in line.plans], "user_id")
+    )
 
 
 def take_line(session: Session, spec: Spec, line: Line) -> None:

@@ -17,16 +17,17 @@ ITEMS = [Item(f"users/{user}/photos/{n}") for user in ("anna", "bjorn", "carla",
 _COPY = (("plan", "INTEGER"), ("batch", "INTEGER"), ("ordinal", "INTEGER"))
 
 
-def line_of(root: Path, plans: Sequence[Plan], unsound: Iterable[CopyRef] = ()) -> Line:
+def line_of(root: Path, plans: Sequence[Plan], unsound: Iterable[CopyRef] = (), away: Sequence[str] = ()) -> Line:
     """A line all of whose copies have receipts, but for those that are unsound."""
-    path = root / "unsound.parquet"
+    path, away_path = root / "unsound.parquet", root / "away.parquet"
     lost = set(unsound)
     write_parquet(path, _COPY, sorted(lost))
+    write_parquet(away_path, (("user_id", "VARCHAR"),), [(user,) for user in away])
 
     def receipts(copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str]]:
         return [(*copy, f"etag-{'-'.join(map(str, copy))}") for copy in copies if copy not in lost]
 
-    return Line(plans, path, receipts)
+    return Line(plans, away_path, path, receipts)
 
 
 def objects_of(plan: Plan) -> dict[str, PlannedObject]:
@@ -153,6 +154,16 @@ def test_users_come_and_go_and_stay_where_they_are(tmp_path: Path) -> None:
     back = world_of(tmp_path, ITEMS, later).delta(spec_with(), line_of(tmp_path, [plan, delta]))
     assert {user.user_id: user.home for user in back.users()}["anna"] == before["anna"].home
     assert {item.flag for item in objects_of(back).values()} == {None}
+
+
+def test_whose_home_has_moved_is_planned_no_more(tmp_path: Path) -> None:
+    """What the sources show of them by now is old, and would take what was written in Europe away."""
+    plan = world_of(tmp_path, ITEMS).plan(spec_with())
+    now = [item for item in ITEMS if item.key != "users/anna/photos/0"] + [Item("users/anna/photos/9")]
+    delta = world_of(tmp_path, now).delta(spec_with(), line_of(tmp_path, [plan], away=["anna"]))
+    assert objects_of(delta) == {}
+    found = {user.user_id: user for user in delta.users()}["anna"]
+    assert (found.state, found.home) == ("moved", {user.user_id: user for user in plan.users()}["anna"].home)
 
 
 def test_a_chain_of_deltas_counts_the_newest_word(tmp_path: Path) -> None:

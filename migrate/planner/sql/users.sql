@@ -4,7 +4,13 @@
 CREATE TEMP TABLE users AS
 WITH numbered AS (
     SELECT
-        j.* REPLACE (CASE WHEN j.state = 'out' AND s.user_id IS NOT NULL THEN 'leaving' ELSE j.state END AS state),
+        j.* REPLACE (
+            CASE
+                WHEN s.is_away THEN 'moved'
+                WHEN j.state = 'out' AND s.user_id IS NOT NULL THEN 'leaving'
+                ELSE j.state
+            END AS state
+        ),
         row_number() OVER (ORDER BY sha256(j.user_id), j.user_id) AS number
     FROM judged AS j
     LEFT JOIN settled AS s ON j.user_id = s.user_id
