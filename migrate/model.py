@@ -181,7 +181,9 @@ class ObjectInfo:
         return None
 
 
-DELETED = "deleted"
+DELETED = "deleted"  # the flag of a tombstone: the source has deleted the object since it was copied
+LEFT = "left"  # the same: its user is out of scope by now
+TOMBSTONES = (DELETED, LEFT)
 MOVED = "moved"  # a user of a delta whose home is elsewhere by now, so that the sources count no more
 LEAVING = "leaving"  # a user of a delta whom the line has placed, and who is out of scope now
 
@@ -211,13 +213,13 @@ class PlannedObject:
     category: Category
     rule: str
     target_key: str
-    flag: str | None  # diverged, incomparable, unbacked, backup_only, deleted
+    flag: str | None  # diverged, incomparable, unbacked, backup_only, or that of a tombstone
     copies: tuple[PlannedCopy, ...]
 
     @property
-    def is_deleted(self) -> bool:
-        """A tombstone: the source has deleted it, and its copies are to be removed."""
-        return self.flag == DELETED
+    def is_tombstone(self) -> bool:
+        """Its copies are to be removed."""
+        return self.flag in TOMBSTONES
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.inventory.tables import writing
 from migrate.jobs.common import Actor, Limits, assignments, count, free_dead_leases, refuse_early
+from migrate.jobs.continuing import demand_newest
 from migrate.jobs.elsewhere import is_begun
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
-from migrate.jobs.registered import check_sums, demand_not_begun, registered
+from migrate.jobs.registered import check_sums, demand_not_begun, no_copy_yet, registered
 from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check
 from migrate.jobs.waves import waves_to_check
 from migrate.ledger import (
@@ -75,13 +76,6 @@ def plan_id_of(plan: Plan, workspace: Workspace, ledger: Ledger) -> int:
     return plan_id
 
 
-def no_copy_yet(plan: Plan) -> LaterError:
-    return LaterError(
-        "the ledger knows of no copy of this plan yet",
-        remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
-    )
-
-
 def verify_plan(
     plan: Plan,
     workspace: Workspace,
@@ -96,6 +90,7 @@ def verify_plan(
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     ledger.heed(stop.ledger_ends_at)
+    demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, workspace, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share, verb="verify"):

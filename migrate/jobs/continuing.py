@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
 import duckdb
+import structlog
 
 from migrate.errors import RefusedError, SealLostError
 from migrate.inventory.aside import Stopping, never
-from migrate.jobs.registered import registered
+from migrate.jobs.common import ended_early, is_over
+from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, SealKind
 from migrate.model import Outcome, Verdict
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
 from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
+from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 _CHUNK = 10_000
+LATE_SECONDS = 60.0
+"""After the end of a run, or after it was last seen where it was killed, until which a request of it may still land."""
+_LOOK_SECONDS = 0.5
 _REMEMBERED = 16  # batches: they are asked for in order
 
 
@@ -43,6 +51,25 @@ def demand_newest(plan: Plan, ledger: Ledger) -> None:
             f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
             remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
         )
+
+
+def wait_for_requests(
+    plan: Plan, ledger: Ledger, stop: Stop, deadline: float | None, now: Callable[[], datetime]
+) -> None:
+    """Before a delta begins: wait until no request of an older plan's runs can be under way, since no lease reaches the stores
+    (design, invariant 2). InterruptedRun when stopped, LaterError when time is up."""
+    older = [each.digest for each in parents_of(plan)]
+    said, begun = False, now()
+    while older and (last := ledger.last_run_of(older, begun)) is not None:
+        left = LATE_SECONDS - (now() - last).total_seconds()
+        if left <= 0:
+            return
+        if is_over(stop, deadline):
+            raise ended_early(stop, "the last run of the plan before was let come to rest", "nothing was begun")
+        if not said:
+            structlog.get_logger().info("waiting", step="the last requests of the plan before", seconds=round(left))
+            said = True
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 class LineReader:
@@ -150,8 +177,6 @@ class LineReader:
 def _id_of(plan: Plan, ledger: Ledger) -> int:
     found = registered(plan, ledger)
     if found is None:
-        from migrate.jobs.checking import no_copy_yet
-
         raise no_copy_yet(plan)
     return found
 

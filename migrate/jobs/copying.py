@@ -25,6 +25,7 @@ from migrate.jobs.common import (
     refuse_early,
     users_with_a_row,
 )
+from migrate.jobs.continuing import demand_newest, wait_for_requests
 from migrate.jobs.elsewhere import beginning, is_begun
 from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
@@ -192,6 +193,7 @@ def run_plan(
     `on_registering` is told how many users are registered, `on_standing` now and then where the waves stand by the ledger.
     """
     ledger.heed(stop.ledger_ends_at)
+    demand_newest(plan, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.COPY)
     named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
@@ -257,6 +259,7 @@ def _register(
         raise RefusedError(f"the plan is blocked: {named}", remedy=f"{how(blockers).capitalize()}: {ways}.")
     if plan_id is None or not is_begun(plan, workspace):
         doing, deadline = "the plan was registered", request.limits.deadline
+        wait_for_requests(plan, ledger, stop, deadline, now)
         with beginning(plan, workspace, stop, deadline):
             if registered(plan, ledger) is None:  # of two first runs on two ledgers the later one has waited
                 demand_not_begun(plan, workspace)

@@ -21,6 +21,7 @@ from migrate.jobs.common import ended_early, is_over, users_with_a_row
 from migrate.ledger import Ledger
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
+from migrate.planner.kept import parents_of
 from migrate.planner.summary import accept_words, summarise
 from migrate.units import number_of
 from migrate.worker.loop import Stop
@@ -93,7 +94,9 @@ def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -
     if ledger is None:
         return None
     users = islice(users_with_a_row(plan, is_sample=users_max is not None), users_max)
-    taken = ledger.plan_that_has((user.user_id for user in users), besides=plan.digest)
+    taken = ledger.plan_that_has(
+        (user.user_id for user in users), besides=[plan.digest, *(each.digest for each in parents_of(plan))]
+    )
     accept = accept_words(summarise(plan.document).blockers)
     return None if taken is None else ledger.taken_elsewhere(plan.digest, accept)
 

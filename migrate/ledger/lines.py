@@ -116,11 +116,11 @@ class Lines(Core):
             return Proof([copy_row(row) for row in rows], [seal_of(row) for row in sealed], frozenset(wrong))
 
     def last_run_of(self, digests: Sequence[str], now: datetime) -> datetime | None:
-        """When the last run of these plans ended; now, where one has not ended, or was killed. None where there was none."""
+        """When the last run of these plans ended; `now`, where one has not ended, or was killed. None where there was none."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
-                select(runs.c.ended_at).where(runs.c.plan.in_(digests), runs.c.verb == "run")
+                select(runs.c.ended_at).where(runs.c.plan_digest.in_(digests), runs.c.verb == "run")
             ).scalars()
             ended: list[datetime] = [now if at is None else at for at in found]
         return max(ended, default=None)

@@ -219,12 +219,15 @@ def wanted_level(connection: Connection, found: Pass) -> Level:
 
 
 def _without_copies(connection: Connection, found: Pass, after: str, limit: int) -> list[EmptyUser]:
-    users = schema.users
+    users, plans = schema.users, schema.plans
+    states = [UserState.COPIED.value, UserState.VERIFIED.value]
+    if connection.execute(select(plans.c.parent).where(plans.c.id == found.plan_id)).scalar() is not None:
+        states = [UserState.COPIED.value]  # who came to a delta verified, and has nothing to do there, was looked at
     query = select(users.c.user_id, users.c.home, users.c.backup).where(
         users.c.plan_id == found.plan_id,
         users.c.user_id > after,
         literal_column("users.copies = 0"),  # as the index has it
-        users.c.state.in_([UserState.COPIED.value, UserState.VERIFIED.value]),
+        users.c.state.in_(states),
         or_(users.c.matched_pass.is_(None), users.c.matched_pass != found.id),
     )
     if found.waves is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -67,17 +67,17 @@ class Plans(Core):
             found = connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar()
         return None if found is None else int(found)
 
-    def plan_that_has(self, user_ids: Iterable[str], *, besides: str) -> str | None:
-        """The digest of a plan, other than `besides`, that has one of these users; None where none has."""
+    def plan_that_has(self, user_ids: Iterable[str], *, besides: Collection[str]) -> str | None:
+        """The digest of a plan, other than those of `besides`, that has one of these users; None where none has."""
         users, plans = schema.users, schema.plans
         with self._read() as connection:
-            if connection.execute(select(plans.c.id).where(plans.c.digest != besides).limit(1)).first() is None:
+            if connection.execute(select(plans.c.id).where(plans.c.digest.not_in(besides)).limit(1)).first() is None:
                 return None
         for chunk in chunks(user_ids, _ASKED):
             query = (
                 select(plans.c.digest)
                 .join(users, users.c.plan_id == plans.c.id)
-                .where(users.c.user_id.in_(chunk), plans.c.digest != besides)
+                .where(users.c.user_id.in_(chunk), plans.c.digest.not_in(besides))
                 .limit(1)
             )
             with self._read() as connection:

@@ -31,7 +31,7 @@ from migrate.planner.census import count_users, judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
-from migrate.planner.line import Line, take_settled
+from migrate.planner.line import Line, demand_newer, take_settled
 from migrate.planner.listing import list_findings
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
@@ -132,6 +132,8 @@ def make_plan(
     RefusedError where policy or a collision forbids it, InputError where an inventory cannot be trusted, IntegrityError where a
     sum is off.
     """
+    if line is not None:
+        demand_newer(line, inputs)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
     home = scratch if dry_run else workspace.ensure(workspace.plans)
     building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))

@@ -22,10 +22,11 @@ from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.units import SIZE_MAX
 
-# What a delta takes away again: nothing of it is read, so nothing of it matters but whose it is.
+# What a delta takes away again. Nothing of it is read; the store that had it is asked whether it is gone.
 _TOMBSTONES = (
-    "SELECT * REPLACE (0 AS size, NULL AS storage_class, NULL AS encryption, NULL AS lock) "
-    "FROM census WHERE disposition = 'deleted'"
+    "SELECT * REPLACE (CASE WHEN seen = 0 THEN origin ELSE source END AS origin, 0 AS size, "
+    "NULL AS storage_class, NULL AS encryption, NULL AS lock) "
+    "FROM census WHERE disposition IN ('deleted', 'left')"
 )
 _SHARE_ROWS = 4_000_000  # of a backup: what a join holds of them fits in the memory of a session
 _SHARES_MAX = 8  # each reads all keys again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from migrate.errors import IntegrityError
-from migrate.model import DELETED
+from migrate.model import TOMBSTONES
 from migrate.planner.folder import PREFIX_DIGITS, Plan, open_reader
 from migrate.sql import literal
 
@@ -64,7 +64,7 @@ class KeptKeys:
         ).fetchall()
         for user_id, store, key, flag in rows:
             keys = found.setdefault(user_id, set())
-            if flag == DELETED:
+            if flag in TOMBSTONES:
                 keys.discard((store, key))
             else:
                 keys.add((store, key))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from migrate.errors import InputError
 from migrate.model import Role
 from migrate.planner.folder import Plan
+from migrate.planner.inputs import PlanInputs
 from migrate.planner.session import Session, pattern
 from migrate.spec import Spec
 from migrate.sql import literal
@@ -41,6 +44,21 @@ class Line:
             for row in plan.document["totals"]["by_site"]:
                 found[row["site"]] = found.get(row["site"], 0) + row["size_bytes"]
         return found
+
+
+def demand_newer(line: Line, inputs: PlanInputs) -> None:
+    """InputError where an input is older than the one that the line's newest plan was made from: what came to be between the two
+    would look deleted."""
+    before = {row["input"]: datetime.fromisoformat(row["as_of"]) for row in line.plans[-1].document["inputs"]}
+    taken = {"directory": inputs.directory.as_of} | {
+        name: inventory.as_of for name, inventory in inputs.inventories.items()
+    }
+    older = sorted(name for name, as_of in taken.items() if name in before and as_of < before[name])
+    if older:
+        raise InputError(
+            f"older than what plan {line.plans[-1].digest[:12]} was made from: {', '.join(older)}",
+            remedy="A delta needs newer inventories and a newer directory: deliver them, or list the store (kind live).",
+        )
 
 
 def take_settled(session: Session, line: Line | None) -> None:

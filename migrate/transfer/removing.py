@@ -1,7 +1,8 @@
 """A tombstone: what an earlier plan has copied of an object that the source has deleted since is removed at the targets.
 
-Only what carries the ETag of the line's receipt, or the one that a verification saw there, is taken away; anything else is left
-alone, and the copy quarantined as `occupied` (design, invariant 2).
+The source is asked first: a tombstone stands for a listing, and what is there all the same is not taken away. At the target only
+what carries the ETag of the line's receipt, or the one that a verification saw there, is taken away; anything else is left alone,
+and the copy quarantined as `occupied` (design, invariant 2).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from migrate.errors import NotFoundError, PermanentStoreError, TransientStoreError
+from migrate.errors import NotFoundError, PermanentStoreError, StoreError, TransientStoreError
 from migrate.model import (
+    DELETED,
     Attributes,
     CopyResult,
     Evidence,
@@ -41,6 +43,15 @@ def remove_copies(
 
     UnreachableError where a store is down: nothing is settled then, and the copies stay pending.
     """
+    if planned.flag == DELETED:
+        try:
+            caller.call(planned.store, lambda store: store.head(planned.key))
+        except NotFoundError:
+            pass
+        except StoreError as error:
+            return [failed(copy, error) for copy in copies]
+        else:
+            return [CopyResult(copy.ordinal, Outcome.DRIFTED, reason="there_again") for copy in copies]
     return [_remove(planned, copy, replaceable.get(copy.ordinal), caller, now) for copy in copies]
 
 

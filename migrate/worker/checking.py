@@ -189,13 +189,13 @@ class CheckWork:
     def _tasks(self) -> Iterator[Task]:
         for planned in self._objects:
             for copy in planned.copies:
-                if planned.is_deleted and copy.ordinal in self._todo:
+                if planned.is_tombstone and copy.ordinal in self._todo:
                     yield Task(self, 0, partial(self._check_removed, planned, copy))
         if self._is_full or self._level is Level.LISTING:
             yield from self._listing_tasks()
         if self._level is not Level.LISTING:
             for planned in self._objects:
-                if planned.is_deleted:
+                if planned.is_tombstone:
                     continue
                 receipts = {
                     copy.ordinal: self._todo[copy.ordinal] for copy in planned.copies if copy.ordinal in self._todo
@@ -235,7 +235,7 @@ class CheckWork:
                         expected.setdefault(_Place(store, planned.user_id, each), [])
                 if prefix is not None:
                     planned_keys[_Place(copy.store, planned.user_id, prefix)].add(planned.target_key)
-                if self._level is not Level.LISTING or copy.ordinal not in self._todo or planned.is_deleted:
+                if self._level is not Level.LISTING or copy.ordinal not in self._todo or planned.is_tombstone:
                     continue
                 item = Expected(copy.ordinal, planned.target_key, planned.size, self._todo[copy.ordinal].etag)
                 if prefix is None:

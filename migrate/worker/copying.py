@@ -90,7 +90,7 @@ class CopyWork:
             copies = [copy for copy in planned.copies if copy.ordinal in self._todo]
             if not copies:
                 continue
-            if planned.is_deleted:
+            if planned.is_tombstone:
                 yield Task(self, 0, partial(self._remove, planned, copies))
             elif planned.size >= self._tools.copying.multipart_from:
                 yield self._step(self._parted(planned, copies))

@@ -146,7 +146,7 @@ def test_users_come_and_go_and_stay_where_they_are(tmp_path: Path) -> None:
     for name in ("anna", "bjorn", "carla"):
         assert (after[name].home, after[name].backup) == (before[name].home, before[name].backup)
     assert {key.split("/")[1]: item.flag for key, item in objects_of(delta).items()} == {
-        "anna": "deleted",
+        "anna": "left",
         "doug": None,
     }
     assert delta.document["census"]["us"]["classes"]["out-of-scope"] == 4

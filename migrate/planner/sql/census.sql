@@ -21,7 +21,7 @@ COPY (
     )
     SELECT
         '$source' AS source,
-        coalesce(origin, '$source') AS origin,
+        CASE WHEN seen = 0 AND NOT in_primary THEN line_store ELSE coalesce(origin, '$source') END AS origin,
         key,
         version_id,
         size,
@@ -36,19 +36,19 @@ COPY (
         class,
         CASE
             WHEN state = 'leaving' AND line_plan IS NOT NULL
-            THEN CASE WHEN was_deleted AND is_sound THEN 'gone' ELSE 'deleted' END
+            THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'left' END
             WHEN class <> 'owned' THEN NULL
             WHEN state <> 'planned' THEN state
             -- what the source had and has no more was deleted there, whatever a backup still holds, and does not come back from it
-            WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_deleted OR seen = 0 OR line_store = '$source')
-            THEN CASE WHEN was_deleted AND is_sound THEN 'gone' ELSE 'deleted' END
+            WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_removed OR seen = 0 OR line_store = '$source')
+            THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'deleted' END
             WHEN in_primary OR rule IN $copied_rules
             THEN CASE WHEN is_unchanged AND line_store = origin THEN 'unchanged' ELSE 'planned' END
             WHEN rule IN $excluded_rules THEN 'excluded'
             ELSE 'blocked'
         END AS disposition,
         CASE
-            WHEN disposition IN ('deleted', 'gone') THEN 'deleted'
+            WHEN disposition IN ('deleted', 'left', 'gone') THEN disposition
             WHEN NOT in_primary THEN 'backup_only'
             WHEN diverged > 0 THEN 'diverged'
             WHEN incomparable > 0 THEN 'incomparable'

@@ -9,7 +9,7 @@ COPY (
         o.etag,
         o.size,
         o.last_modified,
-        coalesce(o.flag = 'deleted', FALSE) AS is_deleted,
+        coalesce(o.flag IN ('deleted', 'left'), FALSE) AS was_removed,
         home.ordinal IS NULL AND backup.ordinal IS NULL AS is_sound,
         o.plan,
         o.batch,

@@ -16,11 +16,11 @@ SELECT
     b.batch AS line_batch,
     b.ordinal AS line_ordinal,
     b.store AS line_store,
-    coalesce(b.is_deleted, FALSE) AS was_deleted,
+    coalesce(b.was_removed, FALSE) AS was_removed,
     coalesce(b.is_sound, FALSE) AS is_sound,
     coalesce(
         b.is_sound
-        AND NOT b.is_deleted
+        AND NOT b.was_removed
         AND a.size = b.size
         AND a.etag = b.etag
         AND coalesce(a.version_id = b.version_id, TRUE)

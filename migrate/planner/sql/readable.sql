@@ -21,7 +21,7 @@ WITH reasons AS (
     JOIN routes AS r ON o.source = r.source AND ((r.role = 'home' AND r.site = p.home) OR (r.role = 'backup' AND r.site = p.backup))
     JOIN target_stores AS t ON r.store = t.name
     WHERE
-        o.flag IS DISTINCT FROM 'deleted'
+        coalesce(o.flag NOT IN ('deleted', 'left'), TRUE)
         AND (
             o.storage_class IN $archived
             OR o.encryption = 'SSE-C'

@@ -93,9 +93,9 @@ def test_a_user_in_another_plan_is_refused_and_nothing_is_kept(world: World) -> 
 def test_it_can_be_foreseen_that_a_user_is_in_another_plan(world: World) -> None:
     """Before a plan is registered: the plan that has one of its users, or none; its own users are no matter."""
     strangers = [f"stranger-{number}" for number in range(12_000)]
-    assert world.ledger.plan_that_has([*strangers, "anna"], besides=OTHER) == PLAN
-    assert world.ledger.plan_that_has(strangers, besides=OTHER) is None
-    assert world.ledger.plan_that_has(["anna"], besides=PLAN) is None
+    assert world.ledger.plan_that_has([*strangers, "anna"], besides=[OTHER]) == PLAN
+    assert world.ledger.plan_that_has(strangers, besides=[OTHER]) is None
+    assert world.ledger.plan_that_has(["anna"], besides=[PLAN]) is None
 
 
 def _one_more_user() -> Sequence[UserInfo]:
