@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from migrate.model import CensusClass, Role, UserInfo
+from migrate.model import LEAVING, MOVED, CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Listed, PlanSummary, Share, accept_word
@@ -178,6 +178,10 @@ def alternative_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
 
 def state_words(user: UserInfo) -> str:
     """Why a user who is in scope by residence, or may be, does not move, and what would change it; empty for all others."""
+    if user.state == LEAVING:
+        return "was to move, and is out of scope by now: what was copied is removed"
+    if user.state == MOVED:
+        return "lives at the new home already, or is on the way there: the sources count no more"
     if user.state == "held":
         return "is on hold in the directory: moves with a later plan, when that is lifted"
     if user.state != "review":
