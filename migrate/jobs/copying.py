@@ -33,6 +33,7 @@ from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
+from migrate.planner.kept import parents_of
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, accept_words, how, summarise, ways_on
 from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
@@ -101,14 +102,18 @@ def matching(words: Sequence[str], blockers: Sequence[Blocker]) -> list[Blocker]
     return accepted
 
 
-def open_blockers(plan: Plan, accepted: dict[str, tuple[int, str]], words: Sequence[str]) -> list[Blocker]:
-    """The blockers of a plan that neither the ledger nor the command line's words accept."""
+def open_blockers(plan: Plan, ledger: Ledger | None, words: Sequence[str]) -> list[Blocker]:
+    """The blockers of a plan that neither the ledger nor the command line's words accept. What was accepted of a plan of the line
+    is accepted of its deltas, as long as it is the same to the last item."""
+    accepted: set[tuple[str, int, str]] = set()
+    if ledger is not None:
+        accepted = ledger.acceptances([plan.digest, *(each.digest for each in parents_of(plan))])
     blockers = list(summarise(plan.document).blockers)
     newly = {blocker.kind for blocker in matching(words, blockers)}
     return [
         blocker
         for blocker in blockers
-        if blocker.kind not in newly and accepted.get(blocker.kind) != (blocker.count, blocker.digest)
+        if blocker.kind not in newly and (blocker.kind, blocker.count, blocker.digest) not in accepted
     ]
 
 
@@ -121,14 +126,14 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         taken = [shares[wave] for wave in first]
         users, copies = sum(share.users for share in taken), sum(share.copies for share in taken)
         size_bytes = sum(share.size_bytes for share in taken)
-        blockers = open_blockers(plan, {}, request.accept)
+        blockers = open_blockers(plan, ledger, request.accept)
         codes = [ExitCode.LATER] if any(share.copies for wave, share in shares.items() if wave not in first) else []
         return _forecast(plan, first, users, copies, size_bytes, blockers, None, codes)
     progress = ledger.progress(plan_id, held_up=True)
     if request.retry_quarantined:
         named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
         progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
-    blockers = open_blockers(plan, ledger.acceptances(plan_id), request.accept)
+    blockers = open_blockers(plan, ledger, request.accept)
     waves: tuple[int, ...] = ()
     waits: WaveWaitsError | None = None
     try:
@@ -250,8 +255,7 @@ def _register(
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
-    accepted = {} if plan_id is None else ledger.acceptances(plan_id)
-    blockers = open_blockers(plan, accepted, request.accept)
+    blockers = open_blockers(plan, ledger, request.accept)
     if blockers:
         named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
         # a run that is refused writes nothing down, so the words of this one are said again

@@ -111,8 +111,12 @@ def _copied_elsewhere(
     """
     moving = int(plan.document["totals"]["users"]["planned"])
     one_in = 1 if users_max is None else max(1, moving // users_max)
+    line = [
+        plan.digest,
+        *(each.digest for each in parents_of(plan)),
+    ]  # which keeps everybody at the places that they have
     for name in _begun(workspace):
-        if plan.digest.startswith(name):
+        if any(digest.startswith(name) for digest in line):
             continue
         try:
             other = Plan.open(workspace.plans / name)

@@ -138,14 +138,13 @@ class Plans(Core):
                 )
             )
 
-    def acceptances(self, plan_id: int) -> dict[str, tuple[int, str]]:
-        """By kind of blocker: the count and digest that were accepted."""
-        table = schema.acceptances
+    def acceptances(self, digests: Collection[str]) -> set[tuple[str, int, str]]:
+        """What was accepted of these plans: kinds of blockers, each with its count and digest."""
+        table, plans = schema.acceptances, schema.plans
+        query = select(table.c.kind, table.c["count"], table.c.digest).join(plans, plans.c.id == table.c.plan_id)
         with self._read() as connection:
-            rows = connection.execute(
-                select(table.c.kind, table.c["count"], table.c.digest).where(table.c.plan_id == plan_id)
-            ).all()
-        return {kind: (count, digest) for kind, count, digest in rows}
+            rows = connection.execute(query.where(plans.c.digest.in_(digests))).all()
+        return {(kind, count, digest) for kind, count, digest in rows}
 
 
 def _plan_id(connection: Connection, digest: str) -> int:

@@ -120,7 +120,7 @@ def test_what_an_operator_accepts_is_kept_by_kind(world: World) -> None:
     world.ledger.accept(world.plan_id, "review", 3, "aa", world.run_id, NOW)
     world.ledger.accept(world.plan_id, "unclassified", 1, "bb", world.run_id, NOW)
     world.ledger.accept(world.plan_id, "review", 4, "cc", world.run_id, NOW)
-    assert world.ledger.acceptances(world.plan_id) == {"review": (4, "cc"), "unclassified": (1, "bb")}
+    assert world.ledger.acceptances([PLAN, OTHER]) == {("review", 4, "cc"), ("unclassified", 1, "bb")}
 
 
 def test_progress_adds_up_by_wave(world: World) -> None:
