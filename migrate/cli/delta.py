@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +15,6 @@ from migrate.cli.plan_tables import show_summary
 from migrate.cli.records import existing_ledger, recorded_run
 from migrate.cli.working import stopping
 from migrate.errors import LaterError
-from migrate.inventory.tables import writing
 from migrate.jobs.continuing import LineReader
 from migrate.ledger import Ledger
 from migrate.model import Purpose
@@ -63,26 +59,21 @@ def delta(
 def _delta(context: Context, parent: Plan, ledger: Ledger, *, dry_run: bool, list_anew: bool) -> None:
     spec, workspace = parent.spec, context.workspace
     capabilities = load_capabilities(workspace.capabilities(spec.name), spec.stores)
-    with writing():
-        scratch = Path(tempfile.mkdtemp(prefix="line-", dir=workspace.ensure(workspace.scratch)))
-    try:
-        with closing(LineReader(parent, workspace, ledger, scratch)) as reader:
-            door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)
-            with closing(door), stopping(context) as stop, PlanProgress(context.output) as progress, writing():
-                built = build_plan(
-                    spec,
-                    workspace,
-                    door,
-                    capabilities=capabilities,
-                    now=context.now,
-                    on_progress=progress.step,
-                    is_stopping=stop.is_set,
-                    dry_run=dry_run,
-                    list_anew=list_anew,
-                    line=reader.line(stop.is_set),
-                )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with closing(LineReader(parent, workspace, ledger)) as reader:
+        door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)
+        with closing(door), stopping(context) as stop, PlanProgress(context.output) as progress:
+            built = build_plan(
+                spec,
+                workspace,
+                door,
+                capabilities=capabilities,
+                now=context.now,
+                on_progress=progress.step,
+                is_stopping=stop.is_set,
+                dry_run=dry_run,
+                list_anew=list_anew,
+                line=lambda scratch: reader.line(scratch, stop.is_set),
+            )
     _tell(context, parent, built, unprobed_stores(spec, capabilities))
 
 

@@ -12,8 +12,7 @@ from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.inventory.tables import writing
 from migrate.jobs.common import Actor, Limits, assignments, count, free_dead_leases, refuse_early
-from migrate.jobs.continuing import demand_newest
-from migrate.jobs.elsewhere import is_begun
+from migrate.jobs.elsewhere import demand_newest, is_begun
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
 from migrate.jobs.registered import check_sums, demand_not_begun, no_copy_yet, registered
 from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
 import duckdb
-import structlog
 
-from migrate.errors import RefusedError, SealLostError
+from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
-from migrate.jobs.common import ended_early, is_over
+from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, SealKind
 from migrate.model import Outcome, Verdict
@@ -24,14 +21,10 @@ from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
 from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
-from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 _CHUNK = 10_000
-LATE_SECONDS = 60.0
-"""After the end of a run, or after it was last seen where it was killed, until which a request of it may still land."""
-_LOOK_SECONDS = 0.5
 _REMEMBERED = 16  # batches: they are asked for in order
 
 
@@ -43,35 +36,6 @@ class _Known:
     sound: frozenset[int]
 
 
-def demand_newest(plan: Plan, ledger: Ledger) -> None:
-    """RefusedError where a delta has taken this plan's place: its users are in that one, and what they still need is, too."""
-    child = ledger.child_of(plan.digest)
-    if child is not None:
-        raise RefusedError(
-            f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
-            remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
-        )
-
-
-def wait_for_requests(
-    plan: Plan, ledger: Ledger, stop: Stop, deadline: float | None, now: Callable[[], datetime]
-) -> None:
-    """Before a delta begins: wait until no request of an older plan's runs can be under way, since no lease reaches the stores
-    (design, invariant 2). InterruptedRun when stopped, LaterError when time is up."""
-    older = [each.digest for each in parents_of(plan)]
-    said, begun = False, now()
-    while older and (last := ledger.last_run_of(older, begun)) is not None:
-        left = LATE_SECONDS - (now() - last).total_seconds()
-        if left <= 0:
-            return
-        if is_over(stop, deadline):
-            raise ended_early(stop, "the last run of the plan before was let come to rest", "nothing was begun")
-        if not said:
-            structlog.get_logger().info("waiting", step="the last requests of the plan before", seconds=round(left))
-            said = True
-        time.sleep(min(left, _LOOK_SECONDS))
-
-
 class LineReader:
     """Reads the line that a delta of `plan` continues. To be closed when the delta is built.
 
@@ -79,17 +43,14 @@ class LineReader:
     SealLostError where receipts cannot be read.
     """
 
-    def __init__(self, plan: Plan, workspace: Workspace, ledger: Ledger, scratch: Path) -> None:
+    def __init__(self, plan: Plan, workspace: Workspace, ledger: Ledger) -> None:
         demand_newest(plan, ledger)
         self._plans = [*parents_of(plan), plan]
         self._ledger = ledger
         self._ids = [_id_of(each, ledger) for each in self._plans]
         ledger.demand_at_rest(self._ids)
-        self._scratch = scratch
         self._level = plan.spec.verify.level
         self._held = ExitStack()
-        self._connection = open_reader(spill=scratch)
-        self._held.callback(self._connection.close)
         self._seals: list[Seals] = []
         for each in self._plans:
             seals = Seals(workspace.seals, each.digest)
@@ -97,26 +58,27 @@ class LineReader:
             self._seals.append(seals)
         self._known = lru_cache(_REMEMBERED)(self._read)
 
-    def line(self, is_stopping: Stopping = never) -> Line:
-        """The line. InterruptedRun when stopped."""
-        away, unsound = self._scratch / "away.parquet", self._scratch / "unsound.parquet"
-        self._write_users("away", self._ledger.users_away(self._ids), away)
-        self._find_unsound(unsound, is_stopping)
-        return Line(self._plans, away, unsound, self._receipts)
+    def line(self, scratch: Path, is_stopping: Stopping = never) -> Line:
+        """The line; what it is told by lies in `scratch`. InterruptedRun when stopped."""
+        mark = self._ledger.mark_of(self._ids)
+        away, unsound = scratch / "away.parquet", scratch / "unsound.parquet"
+        connection = open_reader(spill=scratch)
+        try:
+            _write_users(connection, "away", self._ledger.users_away(self._ids), away)
+            self._find_unsound(connection, scratch, unsound, is_stopping)
+        finally:
+            connection.close()
+        return Line(self._plans, away, unsound, self._receipts, mark)
 
     def close(self) -> None:
         self._held.close()
 
-    def _write_users(self, name: str, users: Iterator[str], path: Path) -> None:
-        self._connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} (user_id VARCHAR)")
-        while chunk := list(islice(users, _CHUNK)):
-            self._connection.execute(f"INSERT INTO {name} SELECT unnest(?)", [chunk])
-        self._connection.execute(f"COPY {name} TO {literal(str(path))} (FORMAT parquet)")
-
-    def _find_unsound(self, path: Path, is_stopping: Stopping) -> None:
+    def _find_unsound(
+        self, connection: duckdb.DuckDBPyConnection, scratch: Path, path: Path, is_stopping: Stopping
+    ) -> None:
         """Write down the copies for which something is left to do. Of who is verified there are none, and no receipt is read."""
-        connection = self._connection
-        self._write_users("unproven", self._ledger.unproven_users(self._ids), self._scratch / "unproven.parquet")
+        users = self._ledger.unproven_users(self._ids)
+        _write_users(connection, "unproven", users, scratch / "unproven.parquet")
         connection.execute("CREATE TEMP TABLE sound (plan INTEGER, batch INTEGER, ordinal INTEGER)")
         for place, plan in enumerate(self._plans):
             plan.check_users(is_stopping)
@@ -179,6 +141,14 @@ def _id_of(plan: Plan, ledger: Ledger) -> int:
     if found is None:
         raise no_copy_yet(plan)
     return found
+
+
+def _write_users(connection: duckdb.DuckDBPyConnection, name: str, users: Iterator[str], path: Path) -> None:
+    """Make a table of users, and a file of it."""
+    connection.execute(f"CREATE TEMP TABLE {name} (user_id VARCHAR)")
+    while chunk := list(islice(users, _CHUNK)):
+        connection.execute(f"INSERT INTO {name} SELECT unnest(?)", [chunk])
+    connection.execute(f"COPY {name} TO {literal(str(path))} (FORMAT parquet)")
 
 
 def _batches_of(connection: duckdb.DuckDBPyConnection, plan: Plan) -> set[int]:

@@ -25,8 +25,7 @@ from migrate.jobs.common import (
     refuse_early,
     users_with_a_row,
 )
-from migrate.jobs.continuing import demand_newest, wait_for_requests
-from migrate.jobs.elsewhere import beginning, is_begun
+from migrate.jobs.elsewhere import beginning, demand_newest, is_begun, wait_for_requests
 from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
@@ -271,7 +270,8 @@ def _register(
             rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
             users = heeding(rows, stop, deadline, doing, on_registering)
             accept = accept_words(summarise(plan.document).blockers)
-            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept)
+            mark = plan.document["line_mark"]
+            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept, mark=mark)
             pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())

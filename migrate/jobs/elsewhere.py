@@ -6,8 +6,10 @@ plan in any workspace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -28,8 +30,40 @@ from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
+LATE_SECONDS = 60.0
+"""After the end of a run, or after it was last seen where it was killed, until which a request of it may still land."""
+_LOOK_SECONDS = 0.5
 _SHOWN = 12
 _NOTHING = "nothing of this plan was begun"
+
+
+def demand_newest(plan: Plan, ledger: Ledger) -> None:
+    """RefusedError where a delta has taken this plan's place: its users are in that one, and what they still need is, too."""
+    child = ledger.child_of(plan.digest)
+    if child is not None:
+        raise RefusedError(
+            f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
+            remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
+        )
+
+
+def wait_for_requests(
+    plan: Plan, ledger: Ledger, stop: Stop, deadline: float | None, now: Callable[[], datetime]
+) -> None:
+    """Before a delta begins: wait until no request of an older plan's runs can be under way, since no lease reaches the stores
+    (design, invariant 2). InterruptedRun when stopped, LaterError when time is up."""
+    older = [each.digest for each in parents_of(plan)]
+    said, begun = False, now()
+    while older and (last := ledger.last_run_of(older, begun)) is not None:
+        left = LATE_SECONDS - (now() - last).total_seconds()
+        if left <= 0:
+            return
+        if is_over(stop, deadline):
+            raise ended_early(stop, "the last run of the plan before was let come to rest", "nothing was begun")
+        if not said:
+            structlog.get_logger().info("waiting", step="the last requests of the plan before", seconds=round(left))
+            said = True
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 def taken_elsewhere(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, case, insert, literal, or_, select, update
+from sqlalchemy import MetaData, Table, and_, case, func, insert, literal, or_, select, update
 from sqlalchemy.engine import Connection
 
 from migrate.errors import LaterError
@@ -91,6 +91,11 @@ class Lines(Core):
         with self._read() as connection:
             _demand_at_rest(connection, plan_ids)
 
+    def mark_of(self, plan_ids: Sequence[int]) -> str:
+        """How the receipts of these plans stand, and what is known against them: it changes with what a delta is built on."""
+        with self._read() as connection:
+            return _mark_of(connection, plan_ids)
+
     def proof(self, plan_id: int, number: int, level: Level) -> Proof:
         """What is known of a batch's copies."""
         copies, seals, passes, verdicts = schema.copies, schema.seals, schema.passes, schema.verdicts
@@ -156,13 +161,29 @@ def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
         )
 
 
-def take_users(connection: Connection, line: Sequence[int], rows: Iterable[Sequence[tuple[object, ...]]]) -> bool:
+def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
+    seals, batches, verdicts, findings = schema.seals, schema.batches, schema.verdicts, schema.findings
+    receipts = select(func.count()).where(seals.c.plan_id.in_(plan_ids), seals.c.kind == SealKind.RECEIPTS.value)
+    voided = select(func.coalesce(func.sum(batches.c.voided), 0)).where(batches.c.plan_id.in_(plan_ids))
+    wrong = select(func.count()).select_from(verdicts).where(verdicts.c.plan_id.in_(plan_ids), is_wrong())
+    found = select(func.count()).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
+    return ":".join(str(connection.execute(query).scalar_one()) for query in (receipts, voided, wrong, found))
+
+
+def take_users(
+    connection: Connection, line: Sequence[int], mark: str, rows: Iterable[Sequence[tuple[object, ...]]]
+) -> bool:
     """Bring the users of a delta over from the plans of its line, and add those who are new: chunks of rows as `users` has them.
 
     Who is verified and has nothing to do stays so. False where a user is in a plan of another line. LaterError where the home of
-    one for whom there is something to do has moved since, or where a batch of the line was begun and is not done.
+    one for whom there is something to do has moved since, or the line is not as it was when the delta was built (`mark`).
     """
     _demand_at_rest(connection, line)
+    if _mark_of(connection, line) != mark:
+        raise LaterError(
+            "the plan before was copied, repaired or found different since this delta was built on it",
+            remedy="Build a new one: `migrate delta`.",
+        )
     users = schema.users
     coming = Table("coming_users", MetaData(), *(column._copy() for column in users.columns), prefixes=["TEMPORARY"])
     coming.create(connection)

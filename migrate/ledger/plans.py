@@ -35,9 +35,11 @@ class Plans(Core):
         now: datetime,
         *,
         accept: Sequence[str] = (),
+        mark: str | None = None,
     ) -> int:
         """The plan's id; the first time, its batches and users are written too, all or nothing.
 
+        `mark`: how the line stood when a delta was built on it (`mark_of`); LaterError where it stands otherwise.
         RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`); IntegrityError
         where totals are not the sums (invariant 3).
         """
@@ -49,7 +51,7 @@ class Plans(Core):
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
             try:
-                found_users = _put_users(connection, plan_id, plan.parent, users)
+                found_users = _put_users(connection, plan_id, plan.parent, mark or "", users)
             except _TakenError:
                 raise self.taken_elsewhere(plan.digest, accept) from None
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
@@ -204,7 +206,7 @@ class _TakenError(Exception):
 
 
 def _put_users(
-    connection: Connection, plan_id: int, parent: str | None, users: Iterable[UserInfo]
+    connection: Connection, plan_id: int, parent: str | None, mark: str, users: Iterable[UserInfo]
 ) -> tuple[int, int, int]:
     """Users, copies and bytes, once the users are in the table. Those of a delta come over from its line."""
     count = copies = size_bytes = 0
@@ -218,7 +220,7 @@ def _put_users(
             size_bytes += sum(user.size_bytes for user in chunk)
 
     if parent is not None:
-        if not take_users(connection, line_of(connection, parent), rows()):
+        if not take_users(connection, line_of(connection, parent), mark, rows()):
             raise _TakenError
         return count, copies, size_bytes
     try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -62,20 +63,21 @@ def build_plan(
     dry_run: bool = False,
     listed: str | None = None,
     list_anew: bool = False,
-    line: Line | None = None,
+    line: Callable[[Path], Line] | None = None,
 ) -> Plan | PlanSummary:
     """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept, with the findings of the
-    kind `listed`.
+    kind `listed`. With a `line`, which may put files into the folder that it is given, the plan is a delta of it.
 
     A live listing serves for one plan: one that was stopped, refused or a dry run leaves it to the next attempt, until it is too
     old. `list_anew` drops it first. Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError
     while another planning runs.
     """
-    with writing(), planning_alone(workspace):
+    with writing(), planning_alone(workspace), _scratch_of(workspace) as scratch:
         if list_anew:
             _forget_listings(spec, workspace)
+        before = None if line is None else line(scratch)
         directory = gather_directory(spec, workspace, door, now=now, on_progress=on_progress, is_stopping=is_stopping)
-        aside(lambda: _refuse_early(spec, workspace, directory, line), is_stopping)
+        aside(lambda: _refuse_early(spec, workspace, directory, before), is_stopping)
         inputs = gather_inputs(
             spec,
             workspace,
@@ -88,13 +90,23 @@ def build_plan(
         )
         built = aside(
             lambda: make_plan(
-                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed, line=line
+                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed, line=before
             ),
             is_stopping,
         )
         if not dry_run:
             _forget_listings(spec, workspace)
         return built
+
+
+@contextmanager
+def _scratch_of(workspace: Workspace) -> Iterator[Path]:
+    """A folder for what is put aside until the end of the block. What a killed planning leaves, the next one clears."""
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget_listings(spec: Spec, workspace: Workspace) -> None:
@@ -104,14 +116,10 @@ def _forget_listings(spec: Spec, workspace: Workspace) -> None:
 
 def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile, line: Line | None) -> None:
     """RefusedError for what the directory alone shows, before any store is listed, which may take hours."""
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
-    try:
-        with Session(scratch) as session:
-            take_settled(session, line)
-            judge_users(session, spec, directory)
-            cover_countries(session, spec)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch_of(workspace) as scratch, Session(scratch) as session:
+        take_settled(session, line)
+        judge_users(session, spec, directory)
+        cover_countries(session, spec)
 
 
 def make_plan(
@@ -134,26 +142,25 @@ def make_plan(
     """
     if line is not None:
         demand_newer(line, inputs)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
-    home = scratch if dry_run else workspace.ensure(workspace.plans)
-    building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
-    try:
-        with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
-            content = _steps(session, spec, workspace, inputs, building, on_progress, line, limits)
-        content["built_at"] = now.isoformat()
-        content["tool_version"] = __version__
-        content["digest"] = plan_digest(content)
-        if dry_run and listed is None:
-            return summarise(content)
-        assemble.write_document(building, content)
-        name = content["digest"][:PREFIX_DIGITS]
-        if dry_run and listed is not None:
-            passing = Plan.open(building.rename(scratch / name))
-            return replace(summarise(content), listed=tuple(list_findings(passing, listed)))
-        return _publish(building, workspace.plans / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(building, ignore_errors=True)
+    with _scratch_of(workspace) as scratch:
+        home = scratch if dry_run else workspace.ensure(workspace.plans)
+        building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
+        try:
+            with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
+                content = _steps(session, spec, workspace, inputs, building, on_progress, line, limits)
+            content["built_at"] = now.isoformat()
+            content["tool_version"] = __version__
+            content["digest"] = plan_digest(content)
+            if dry_run and listed is None:
+                return summarise(content)
+            assemble.write_document(building, content)
+            name = content["digest"][:PREFIX_DIGITS]
+            if dry_run and listed is not None:
+                passing = Plan.open(building.rename(scratch / name))
+                return replace(summarise(content), listed=tuple(list_findings(passing, listed)))
+            return _publish(building, workspace.plans / name)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def _steps(
@@ -191,6 +198,7 @@ def _steps(
         "format": PLAN_FORMAT,
         "name": spec.name,
         "parent": None if line is None else line.plans[-1].digest,
+        "line_mark": None if line is None else line.mark,
         "spec": spec.model_dump(mode="json"),
         "capabilities": {
             name: asdict(inputs.capabilities[name]) for name in sorted(spec.stores) if name in inputs.capabilities

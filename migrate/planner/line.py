@@ -36,6 +36,8 @@ class Line:
     something that is known against them."""
     receipts: Callable[[Sequence[CopyRef]], Iterable[tuple[int, int, int, str]]]
     """The ETags of the receipts of these copies; a copy that has none is left out."""
+    mark: str
+    """How the ledger stood when it was asked: where it stands otherwise, the delta is not begun any more."""
 
     def placed_bytes(self) -> dict[str, int]:
         """By site, the bytes that the plans have placed there."""

@@ -218,7 +218,7 @@ IN_A_DELTA = (
     _P.BATCH_FINISHED,
     _P.CHECK_LEASED,
 )
-NOBODY_IS_LATE = "import migrate.jobs.continuing; migrate.jobs.continuing.LATE_SECONDS = 0"
+NOBODY_IS_LATE = "import migrate.jobs.elsewhere; migrate.jobs.elsewhere.LATE_SECONDS = 0"
 
 
 def continued(world: SmallWorld, point: PausePoint | None) -> End:
@@ -249,7 +249,7 @@ _WHERE: dict[str, Callable[[PausePoint], bool]] = {
 @pytest.fixture(scope="session")
 def undisturbed_delta(tmp_path_factory: pytest.TempPathFactory) -> End:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("migrate.jobs.continuing.LATE_SECONDS", 0.0)
+        patch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
         return continued(small(tmp_path_factory.mktemp("undisturbed-delta"), None), None)
 
 
@@ -264,7 +264,7 @@ def test_a_crash_in_a_delta_leaves_nothing_lost_or_brought_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed at the point and resumed, the end equals that of an undisturbed delta (Invariants 1, 2, 3 and 5)."""
-    monkeypatch.setattr("migrate.jobs.continuing.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
     world = small(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
     assert continued(world, point) == undisturbed_delta
     world.assert_all_there()

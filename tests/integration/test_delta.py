@@ -15,7 +15,7 @@ from migrate.stores.file import FileStore
 @pytest.fixture(autouse=True)
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """No request of these worlds is ever late."""
-    monkeypatch.setattr("migrate.jobs.continuing.LATE_SECONDS", 0.0)
+    monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -217,3 +217,19 @@ def test_a_stray_is_extra_to_a_delta_too(world: SmallWorld) -> None:
     assert answer.code == 3, answer.err
     extras = world.migrate("status", "--failures", "--json").json["failures"]
     assert [(entry["key"], entry["store"]) for entry in extras] == [("users/u000/stray", store)]
+
+
+def test_a_delta_that_is_built_on_something_else_by_now_is_not_begun(world: SmallWorld) -> None:
+    """A repair has put copies back since: what the delta took for settled is not (Invariant 9)."""
+    child = str(delta(world)["digest"])
+    parent = next(plan["digest"] for plan in world.migrate("plans", "--json").json["plans"] if plan["digest"] != child)
+    store, key = next(iter(world.at_targets()))
+    world.store(store).delete(key)
+    assert world.migrate("verify", parent, "--wave", "all", "--repair").code == 3
+    assert world.migrate("run", parent, "--wave", "all").code == 0
+    answer = world.migrate("run", child)
+    assert answer.code == 75, answer.err
+    assert "since this delta was built" in answer.err
+    assert delta(world, parent)["copies"] == 2
+    moved(world)
+    world.assert_all_there()

@@ -27,7 +27,7 @@ def line_of(root: Path, plans: Sequence[Plan], unsound: Iterable[CopyRef] = (), 
     def receipts(copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str]]:
         return [(*copy, f"etag-{'-'.join(map(str, copy))}") for copy in copies if copy not in lost]
 
-    return Line(plans, away_path, path, receipts)
+    return Line(plans, away_path, path, receipts, "")
 
 
 def objects_of(plan: Plan) -> dict[str, PlannedObject]:
