@@ -93,6 +93,7 @@ def verify_plan(
     plan_id = plan_id_of(plan, workspace, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share, verb="verify"):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])

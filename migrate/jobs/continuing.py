@@ -15,7 +15,7 @@ from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
-from migrate.ledger import Ledger, SealKind
+from migrate.ledger import Ledger, Seal, SealKind
 from migrate.model import Outcome, Verdict
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
@@ -39,8 +39,7 @@ class _Known:
 class LineReader:
     """Reads the line that a delta of `plan` continues. To be closed when the delta is built.
 
-    LaterError where nothing of the plan was run, or a batch is under way; RefusedError where another delta continues it;
-    SealLostError where receipts cannot be read.
+    LaterError where nothing of the plan was run, or a batch is under way; RefusedError where another delta continues it.
     """
 
     def __init__(self, plan: Plan, workspace: Workspace, ledger: Ledger) -> None:
@@ -62,6 +61,9 @@ class LineReader:
         """The line; what it is told by lies in `scratch`. InterruptedRun when stopped."""
         mark = self._ledger.mark_of(self._ids)
         away, unsound = scratch / "away.parquet", scratch / "unsound.parquet"
+        for plan in self._plans:  # what is compared with the sources must be what was planned
+            plan.check_users(is_stopping)
+            plan.check_copies([batch.number for batch in plan.batches()], is_stopping)
         connection = open_reader(spill=scratch)
         try:
             _write_users(connection, "away", self._ledger.users_away(self._ids), away)
@@ -81,7 +83,6 @@ class LineReader:
         _write_users(connection, "unproven", users, scratch / "unproven.parquet")
         connection.execute("CREATE TEMP TABLE sound (plan INTEGER, batch INTEGER, ordinal INTEGER)")
         for place, plan in enumerate(self._plans):
-            plan.check_users(is_stopping)
             begun = self._ledger.begun_batches(self._ids[place])
             for number in sorted(_batches_of(connection, plan) & begun):
                 sound = sorted(self._known(place, number).sound)
@@ -110,8 +111,8 @@ class LineReader:
         matched: dict[int, int] = {}
         for seal in proof.seals:
             if seal.kind is SealKind.RECEIPTS:
-                for ordinal, _, receipt in reader.receipts_of(seal):
-                    etags[ordinal], received[ordinal] = receipt.etag, seal.sequence
+                for ordinal, etag in _receipts_of(reader, seal):
+                    etags[ordinal], received[ordinal] = etag, seal.sequence
                 continue
             try:
                 verdicts = reader.verdicts_of(seal)
@@ -128,12 +129,22 @@ class LineReader:
                 etags[row.ordinal] = row.receipt.etag
             elif row.outcome is Outcome.PENDING and row.etag is not None:
                 etags[row.ordinal] = row.etag  # what a verification saw, and the repair may replace
+        # as a repair would, a delta may replace what a verification saw
+        etags |= {ordinal: seen for ordinal, seen in proof.wrong.items() if seen is not None}
         sound = frozenset(
             ordinal
             for ordinal, sequence in received.items()
             if matched.get(ordinal, 0) > sequence and ordinal not in proof.wrong
         )
         return _Known(etags, sound)
+
+
+def _receipts_of(reader: Seals, seal: Seal) -> list[tuple[int, str]]:
+    """The ETags of a seal's receipts; none where it is lost: then its copies are made anew, and what is equal is `present`."""
+    try:
+        return [(ordinal, receipt.etag) for ordinal, _, receipt in reader.receipts_of(seal)]
+    except SealLostError:
+        return []
 
 
 def _id_of(plan: Plan, ledger: Ledger) -> int:

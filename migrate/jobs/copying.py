@@ -25,7 +25,7 @@ from migrate.jobs.common import (
     refuse_early,
     users_with_a_row,
 )
-from migrate.jobs.elsewhere import beginning, demand_newest, is_begun, wait_for_requests
+from migrate.jobs.elsewhere import beginning, demand_newest, demand_only_child, hold_line, is_begun, wait_for_requests
 from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
@@ -201,6 +201,7 @@ def run_plan(
     refuse_early(plan, workspace, actor, request.limits, Purpose.COPY)
     named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
         ledger.check_counters(plan_id)
@@ -254,6 +255,7 @@ def _register(
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
+    demand_only_child(plan, ledger)
     blockers = open_blockers(plan, ledger, request.accept)
     if blockers:
         named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
@@ -263,7 +265,7 @@ def _register(
     if plan_id is None or not is_begun(plan, workspace):
         doing, deadline = "the plan was registered", request.limits.deadline
         wait_for_requests(plan, ledger, stop, deadline, now)
-        with beginning(plan, workspace, stop, deadline):
+        with hold_line(plan, ledger), beginning(plan, workspace, stop, deadline):
             if registered(plan, ledger) is None:  # of two first runs on two ledgers the later one has waited
                 demand_not_begun(plan, workspace)
             batches = heeding(plan.batches(), stop, deadline, doing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -45,6 +45,26 @@ def demand_newest(plan: Plan, ledger: Ledger) -> None:
             f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
             remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
         )
+
+
+def demand_only_child(plan: Plan, ledger: Ledger) -> None:
+    """RefusedError where another delta continues what this one would."""
+    parent = plan.document["parent"]
+    child = None if parent is None else ledger.child_of(parent)
+    if child not in (None, plan.digest):
+        raise RefusedError(
+            f"plan {parent[:12]} is continued by another delta, {child[:12]}",
+            remedy=f"That one counts, and this one is not needed: `migrate delta {child[:12]}` plans what has changed since.",
+        )
+
+
+@contextmanager
+def hold_line(plan: Plan, ledger: Ledger) -> Iterator[None]:
+    """While a delta takes its line's users over: no run or verification of these plans. LaterError where one is under way."""
+    with ExitStack() as held:
+        for each in parents_of(plan):
+            held.enter_context(ledger.hold_plan(each.digest, share=False))
+        yield
 
 
 def wait_for_requests(

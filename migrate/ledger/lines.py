@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, case, func, insert, literal, or_, select, update
+from sqlalchemy import MetaData, Table, and_, case, func, insert, literal, literal_column, or_, select, update
 from sqlalchemy.engine import Connection
 
-from migrate.errors import LaterError
+from migrate.errors import LaterError, RefusedError
 from migrate.ledger import schema
 from migrate.ledger.copying import copy_row
 from migrate.ledger.core import Core, in_batch
@@ -21,19 +22,20 @@ from migrate.model import MOVED, Level
 from migrate.states import BatchState, UserState
 
 _PAGE = 10_000
-# Who is one of these is no delta's business any more: the sources are not the authority for them.
-AWAY = (UserState.FROZEN, UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED, UserState.FORGOTTEN)
+# Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
+AWAY = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED, UserState.FORGOTTEN)
+_KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What the ledger knows of one batch's copies. `seals` are those of receipts, and those of the verdicts of full passes at the
-    level asked for or deeper, oldest first; `wrong` are ordinals that something is known against."""
+    level asked for or deeper, oldest first; `wrong`: what is known against copies, by ordinal the ETag that was seen, if any."""
 
     rows: Sequence[CopyRow]
     seals: Sequence[Seal]
-    wrong: frozenset[int]
+    wrong: Mapping[int, str | None]
 
 
 class Lines(Core):
@@ -116,9 +118,15 @@ class Lines(Core):
                 .order_by(seals.c.sequence)
             ).all()
             wrong = connection.execute(
-                select(verdicts.c.ordinal).where(in_batch(verdicts, plan_id, number), is_wrong())
-            ).scalars()
-            return Proof([copy_row(row) for row in rows], [seal_of(row) for row in sealed], frozenset(wrong))
+                select(verdicts.c.ordinal, verdicts.c.etag)
+                .where(in_batch(verdicts, plan_id, number), is_wrong())
+                .order_by(verdicts.c.at)
+            ).all()
+            return Proof(
+                [copy_row(row) for row in rows],
+                [seal_of(row) for row in sealed],
+                {row.ordinal: row.etag for row in wrong},
+            )
 
     def last_run_of(self, digests: Sequence[str], now: datetime) -> datetime | None:
         """When the last run of these plans ended; `now`, where one has not ended, or was killed. None where there was none."""
@@ -162,27 +170,65 @@ def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
 
 
 def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
+    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, and open findings."""
     seals, batches, verdicts, findings = schema.seals, schema.batches, schema.verdicts, schema.findings
-    receipts = select(func.count()).where(seals.c.plan_id.in_(plan_ids), seals.c.kind == SealKind.RECEIPTS.value)
-    voided = select(func.coalesce(func.sum(batches.c.voided), 0)).where(batches.c.plan_id.in_(plan_ids))
-    wrong = select(func.count()).select_from(verdicts).where(verdicts.c.plan_id.in_(plan_ids), is_wrong())
-    found = select(func.count()).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
-    return ":".join(str(connection.execute(query).scalar_one()) for query in (receipts, voided, wrong, found))
+    last = (
+        select(seals.c.plan_id, func.max(seals.c.sequence), func.count())
+        .where(seals.c.plan_id.in_(plan_ids), seals.c.kind == SealKind.RECEIPTS.value)
+        .group_by(seals.c.plan_id)
+        .order_by(seals.c.plan_id)
+    )
+    voided = (
+        select(batches.c.plan_id, batches.c.number, batches.c.voided)
+        .where(batches.c.plan_id.in_(plan_ids), batches.c.voided > 0)
+        .order_by(batches.c.plan_id, batches.c.number)
+    )
+    copy = (verdicts.c.plan_id, verdicts.c.number, verdicts.c.ordinal)
+    doubted = (
+        select(*copy, verdicts.c.verdict)
+        .where(
+            verdicts.c.plan_id.in_(plan_ids),
+            literal_column("verdicts.verdict <> 'MATCH'"),
+            verdicts.c.reopened == literal_column("false"),
+        )
+        .order_by(*copy, verdicts.c.verdict)
+    )
+    found = select(findings.c.id).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
+    digest = hashlib.sha256()
+    for query in (last, voided, doubted, found.order_by(findings.c.id)):
+        for row in connection.execute(query.execution_options(yield_per=_PAGE)):
+            digest.update(":".join(map(str, row)).encode() + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
-def take_users(
-    connection: Connection, line: Sequence[int], mark: str, rows: Iterable[Sequence[tuple[object, ...]]]
-) -> bool:
+def demand_not_continued(connection: Connection, plan_id: int) -> None:
+    """RefusedError where a delta has taken this plan's users over. In the transaction of a lease, with which it takes turns."""
+    plans = schema.plans
+    digest = connection.execute(
+        select(plans.c.digest).where(plans.c.id == plan_id).with_for_update(read=True, key_share=True)
+    ).scalar_one()
+    child = connection.execute(select(plans.c.digest).where(plans.c.parent == digest).limit(1)).scalar()
+    if child is not None:
+        raise RefusedError(
+            f"plan {digest[:12]} is continued by the delta {child[:12]}, where its users are now",
+            remedy=f"What is left of this one is in that plan, or is done: `migrate show {child[:12]}` shows it.",
+        )
+
+
+def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Sequence[tuple[object, ...]]]) -> bool:
     """Bring the users of a delta over from the plans of its line, and add those who are new: chunks of rows as `users` has them.
 
     Who is verified and has nothing to do stays so. False where a user is in a plan of another line. LaterError where the home of
     one for whom there is something to do has moved since, or the line is not as it was when the delta was built (`mark`).
     """
+    plans, line = schema.plans, line_of(connection, parent)
+    connection.execute(select(plans.c.id).where(plans.c.id.in_(line)).with_for_update())  # a lease waits, or is seen
     _demand_at_rest(connection, line)
     if _mark_of(connection, line) != mark:
         raise LaterError(
             "the plan before was copied, repaired or found different since this delta was built on it",
-            remedy="Build a new one: `migrate delta`.",
+            remedy=f"Build a new one: `migrate delta {parent[:12]}`.",
         )
     users = schema.users
     coming = Table("coming_users", MetaData(), *(column._copy() for column in users.columns), prefixes=["TEMPORARY"])
@@ -192,9 +238,10 @@ def take_users(
     same = users.c.user_id == coming.c.user_id
     if connection.execute(select(users.c.plan_id).where(same, users.c.plan_id.not_in(line)).limit(1)).first():
         return False
-    away = [state.value for state in AWAY]
-    late = select(users.c.plan_id).where(same, users.c.state.in_(away), coming.c.copies > 0).limit(1)
-    if connection.execute(late).first():
+    kept, away = [state.value for state in _KEPT], [state.value for state in AWAY]
+    moves = and_(users.c.state.in_(kept), coming.c.copies > 0)
+    came_back = and_(users.c.state.not_in(away), coming.c.state == MOVED)
+    if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
         raise LaterError(
             "the home of some users of this delta has moved since it was built",
             remedy="Build a new one: `migrate delta`.",
@@ -205,12 +252,12 @@ def take_users(
         users.c.state.in_([state.value for state in _PROVEN]),
     )
     state = case(
-        (or_(users.c.state.in_(away), coming.c.state == MOVED), users.c.state),
+        (users.c.state.in_(kept), users.c.state),
         (stays, literal(UserState.VERIFIED.value)),
         else_=coming.c.state,
     )
     taken = {column.name: coming.c[column.name] for column in users.columns if column.name not in ("user_id", "state")}
-    connection.execute(update(users).where(same).values(**taken, state=state))
+    connection.execute(update(users).where(same, users.c.plan_id.in_(line)).values(**taken, state=state))
     known = select(users.c.user_id).where(same).exists()
     connection.execute(insert(users).from_select(list(coming.columns.keys()), select(coming).where(~known)))
     coming.drop(connection)

@@ -14,7 +14,7 @@ from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
-from migrate.ledger.lines import line_of, take_users
+from migrate.ledger.lines import take_users
 from migrate.ledger.rows import PlanEntry, PlanRow
 from migrate.model import LEAVING, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
@@ -220,7 +220,7 @@ def _put_users(
             size_bytes += sum(user.size_bytes for user in chunk)
 
     if parent is not None:
-        if not take_users(connection, line_of(connection, parent), mark, rows()):
+        if not take_users(connection, parent, mark, rows()):
             raise _TakenError
         return count, copies, size_bytes
     try:

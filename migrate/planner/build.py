@@ -32,7 +32,7 @@ from migrate.planner.census import count_users, judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
-from migrate.planner.line import Line, demand_newer, take_settled
+from migrate.planner.line import Line, demand_newer, placed_bytes, take_settled
 from migrate.planner.listing import list_findings
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
@@ -181,7 +181,7 @@ def _steps(
     census = take_census(session, spec, rules, inputs.inventories, line)
     users = count_users(session)
     on_progress("census", sum(store.listed for store in census.stores.values()))
-    closings = place_users(session, spec, {} if line is None else line.placed_bytes())
+    closings = place_users(session, spec, {} if line is None else placed_bytes(session, spec))
     on_progress("placement", users["planned"])
     big = make_batches(session, spec, file_copies=limits.file_copies)
     make_routes(session, spec, rules)

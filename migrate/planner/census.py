@@ -24,7 +24,7 @@ from migrate.units import SIZE_MAX
 
 # What a delta takes away again. Nothing of it is read; the store that had it is asked whether it is gone.
 _TOMBSTONES = (
-    "SELECT * REPLACE (CASE WHEN seen = 0 THEN origin ELSE source END AS origin, 0 AS size, "
+    "SELECT * REPLACE (CASE WHEN seen = 0 OR disposition = 'left' THEN origin ELSE source END AS origin, 0 AS size, "
     "NULL AS storage_class, NULL AS encryption, NULL AS lock) "
     "FROM census WHERE disposition IN ('deleted', 'left')"
 )
@@ -209,6 +209,10 @@ def _fetch_backup_only(
             parts.append(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
     key = layout.target_key_sql(rules)
     session.query(f"CREATE TEMP VIEW planned AS SELECT *, {key} AS target_key FROM ({' UNION ALL '.join(parts)})")
+    session.query(
+        f"CREATE TEMP VIEW standing AS SELECT *, {key} AS target_key FROM census "
+        "WHERE disposition IN ('planned', 'unchanged', 'deleted', 'left')"
+    )
 
 
 def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:

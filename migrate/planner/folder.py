@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from migrate import __version__
-from migrate.errors import IntegrityError, MigrateError, SpecError, UsageError, VersionError
+from migrate.errors import IntegrityError, InterruptedRun, MigrateError, SpecError, UsageError, VersionError
 from migrate.inventory.aside import Stopping, never
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
@@ -110,13 +110,15 @@ class Plan:
         """The same for the findings."""
         self._check("findings", FINDINGS)
 
-    def check_copies(self, numbers: Sequence[int]) -> None:
+    def check_copies(self, numbers: Sequence[int], is_stopping: Stopping = never) -> None:
         """IntegrityError where a copy of these batches was changed. For who reads copies by `relation`; reads all of theirs.
 
-        Some batches at a time, so that the texts of their rows fit in memory.
+        Some batches at a time, so that the texts of their rows fit in memory. InterruptedRun when stopped.
         """
         with _reading(self.folder) as connection:
             for digests in self._digests(connection, numbers):
+                if is_stopping():
+                    raise InterruptedRun("stopped while a plan was read", remedy="Run it again.")
                 first, last = min(digests), max(digests)
                 forms = connection.execute(
                     f"SELECT batch, string_agg({OBJECTS.canonical}, '' ORDER BY ordinal) "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from migrate.errors import IntegrityError
 from migrate.model import TOMBSTONES
@@ -74,9 +74,17 @@ class KeptKeys:
 
 
 def keys_sql(plan: Plan, store: str) -> str:
-    """SQL: the target keys at a store that the plan or its line stands for, tombstones included: who has one is not EXTRA, but
-    its own check's business."""
-    plans: Sequence[Plan] = [*parents_of(plan), plan]
-    return " UNION ALL ".join(
-        f"SELECT target_key FROM {each.relation('copies')} WHERE target_store = {literal(store)}" for each in plans
+    """SQL: the target keys at a store that the plan or its line stands for, by the newest of them that names each. The plan's own
+    tombstones are among them, for their own check tells what is there. IntegrityError where a plan of the line was changed."""
+    line = parents_of(plan)
+    for each in line:
+        each.check_copies([batch.number for batch in each.batches()])
+    rows = " UNION ALL ".join(
+        f"SELECT target_key, flag, {place} AS place FROM {each.relation('copies')} WHERE target_store = {literal(store)}"
+        for place, each in enumerate([*line, plan])
+    )
+    removed = ", ".join(map(literal, TOMBSTONES))
+    return (
+        f"SELECT target_key FROM ({rows}) GROUP BY target_key "
+        f"HAVING max(place) = {len(line)} OR coalesce(arg_max(coalesce(flag, ''), place) NOT IN ({removed}), TRUE)"
     )

@@ -39,14 +39,6 @@ class Line:
     mark: str
     """How the ledger stood when it was asked: where it stands otherwise, the delta is not begun any more."""
 
-    def placed_bytes(self) -> dict[str, int]:
-        """By site, the bytes that the plans have placed there."""
-        found: dict[str, int] = {}
-        for plan in self.plans:
-            for row in plan.document["totals"]["by_site"]:
-                found[row["site"]] = found.get(row["site"], 0) + row["size_bytes"]
-        return found
-
 
 def demand_newer(line: Line, inputs: PlanInputs) -> None:
     """InputError where an input is older than the one that the line's newest plan was made from: what came to be between the two
@@ -91,6 +83,18 @@ def take_line(session: Session, spec: Spec, line: Line) -> None:
     session.query(f"CREATE TEMP VIEW line AS SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
 
 
+def placed_bytes(session: Session, spec: Spec) -> dict[str, int]:
+    """By site, the bytes of the line's objects, by the newest plan that names each. Needs `line`."""
+    found: dict[str, int] = {}
+    for store, size in session.query(
+        "SELECT store, CAST(sum(size) AS BIGINT) FROM (SELECT unnest([home_store, backup_store]) AS store, size FROM line) "
+        "WHERE store IS NOT NULL GROUP BY store"
+    ):
+        site = spec.stores[store].site
+        found[site] = found.get(site, 0) + size
+    return found
+
+
 def take_replaced(session: Session, line: Line | None) -> None:
     """Make the table `replaced`: the ETags that the line's copies of planned objects have left at the targets."""
     if line is None:
@@ -100,12 +104,18 @@ def take_replaced(session: Session, line: Line | None) -> None:
         )
         return
     session.query("CREATE TEMP TABLE left_there (plan INTEGER, batch INTEGER, ordinal INTEGER, etag VARCHAR)")
-    asked = session.query(
+    session.query(
+        "CREATE TEMP TABLE asked AS SELECT *, row_number() OVER (ORDER BY line_plan, line_batch, ordinal) AS place FROM ("
         "SELECT line_plan, line_batch, unnest([line_ordinal, line_ordinal + 1]) AS ordinal FROM planned "
-        "WHERE line_plan IS NOT NULL ORDER BY ALL"
+        "WHERE line_plan IS NOT NULL)"
     )
-    for start in range(0, len(asked), _ASKED):
-        found = list(line.receipts(asked[start : start + _ASKED]))
+    number = session.query("SELECT count(*) FROM asked")[0][0]
+    for start in range(0, number, _ASKED):
+        asked = session.query(
+            "SELECT line_plan, line_batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
+            [start + 1, start + _ASKED],
+        )
+        found = list(line.receipts(asked))
         session.query(
             "INSERT INTO left_there SELECT unnest(?), unnest(?), unnest(?), unnest(CAST(? AS VARCHAR[]))",
             [list(column) for column in zip(*found, strict=True)] or [[]] * 4,

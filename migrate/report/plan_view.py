@@ -22,6 +22,7 @@ DIGEST_SHOWN = 12
 FINDINGS: dict[str, str] = {
     "unclassified": "keys that no layout rule matches; they stay where they are",
     "review": "users whose country or status nobody has decided; they do not move",
+    "vanished": "users whom the plan before has copied and the directory does not have any more; what was copied of them stays",
     "backup_only": "keys that only a backup holds: deleted at the primary, or lost there",
     "unprobed": "copies to a store that nobody has probed as it is: run `migrate doctor SPEC` and plan again, "
     "or objects with tags, metadata or odd keys are quarantined there",

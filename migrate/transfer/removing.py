@@ -63,11 +63,12 @@ def _remove(
         found = store.head(planned.target_key)
         if etag is None or found.etag != etag:
             return False
-        store.delete(planned.target_key, version_id=found.version_id)
+        store.delete(planned.target_key)
         pause_at(PausePoint.OBJECT_REMOVED)
-        if found.version_id is not None and _is_there(store, planned.target_key):
-            # a version from before ours shows again: it stays, and is not current any more
-            store.delete(planned.target_key)
+        if (
+            found.version_id is not None
+        ):  # under a delete marker by now, so that no version from before ours shows again
+            store.delete(planned.target_key, version_id=found.version_id)
         if _is_there(store, planned.target_key):
             raise TransientStoreError(store.name, "DELETE", "the object is still there", key=planned.target_key)
         return True

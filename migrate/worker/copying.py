@@ -69,6 +69,8 @@ class CopyWork:
             copy.ordinal: copy.replaces for planned in objects for copy in planned.copies if copy.replaces is not None
         } | {row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None}
         self._todo = self._open_ordinals(rows)
+        losing = {planned.user_id for planned in objects if planned.is_tombstone}
+        self._on_hold = tools.ledger.held(losing) if losing else set()
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
         self._results: list[CopyResult] = []
         self._parts: list[PartRow] = []
@@ -91,13 +93,15 @@ class CopyWork:
             if not copies:
                 continue
             if planned.is_tombstone:
-                yield Task(self, 0, partial(self._remove, planned, copies))
+                yield Task(self, 0, partial(self._remove, planned, copies, planned.user_id in self._on_hold))
             elif planned.size >= self._tools.copying.multipart_from:
                 yield self._step(self._parted(planned, copies))
             else:
                 yield Task(self, planned.size, partial(self._copy_whole, planned, copies))
 
-    def _remove(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> _WholeDone:
+    def _remove(self, planned: PlannedObject, copies: Sequence[PlannedCopy], is_on_hold: bool) -> _WholeDone:
+        if is_on_hold:
+            return _WholeDone([CopyResult(copy.ordinal, Outcome.DRIFTED, reason="on_hold") for copy in copies])
         return _WholeDone(remove_copies(planned, copies, self._replaceable, self._tools.caller, self._tools.now))
 
     def _copy_whole(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> _WholeDone:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from smallworld import SmallWorld, body_of, build, planned
 
-from migrate.model import Attributes
+from migrate.errors import RefusedError
+from migrate.ledger import Ledger, ProcessIdentity
+from migrate.model import Attributes, Purpose
 from migrate.stores.file import FileStore
 
 
@@ -233,3 +236,79 @@ def test_a_delta_that_is_built_on_something_else_by_now_is_not_begun(world: Smal
     assert delta(world, parent)["copies"] == 2
     moved(world)
     world.assert_all_there()
+
+
+def test_what_is_found_before_a_delta_begins_is_not_forgotten(world: SmallWorld) -> None:
+    """One difference is mended and another comes up, so that there are as many as when the delta was built: it is not begun, and
+    the next one has both (Invariant 9)."""
+    parent = world.migrate("plans", "--json").json["plans"][0]["digest"]
+    (first, one), (second, other) = [place for place in world.at_targets() if place[1].endswith("photo-0001.jpg")][:2]
+    sound = world.at_targets()[first, one]
+    world.put(first, one, b"garbage", Attributes(), {})
+    assert world.migrate("verify", "--wave", "all").code == 3
+    child = str(delta(world)["digest"])
+    world.put(first, one, *sound)
+    world.put(second, other, b"garbage", Attributes(), {})
+    assert world.migrate("verify", parent, "--wave", "all").code == 3
+    answer = world.migrate("run", child)
+    assert answer.code == 75, answer.err
+    assert f"migrate delta {parent[:12]}" in answer.err
+    assert delta(world, parent)["copies"] == 2
+    moved(world)
+    world.assert_all_there()
+
+
+def test_who_vanishes_from_the_directory_is_told_of(world: SmallWorld) -> None:
+    """With all their objects: the delta is blocked until somebody accepts that their copies stay."""
+    gone = [key for key in world.objects if key.startswith("users/u003/")]
+    lines = ["user_id,country", *(f"{user},{country}" for user, country in world.users.items() if user != "u003")]
+    (world.root / "users.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for key in gone:
+        remove(world, key)
+    built = delta(world)
+    (blocker,) = built["blockers"]  # type: ignore[misc]
+    assert (blocker["kind"], blocker["count"]) == ("vanished", 1)
+    assert world.migrate("run").code == 77
+    assert world.migrate("run", "--accept", blocker["accept"]).code == 0
+    later = delta(world)
+    assert [each["kind"] for each in later["blockers"]] == ["vanished"]  # type: ignore[attr-defined]
+    assert world.migrate("run").code == 0  # what was accepted of the line stays so
+
+
+def test_nothing_is_removed_of_who_is_on_hold(world: SmallWorld) -> None:
+    """A hold that was set after the plan: the source has deleted the object, and the copies are the last there are."""
+    key = "users/u002/photo-0002.jpg"
+    held = world.objects[key]
+    remove(world, key)
+    delta(world)
+    assert world.migrate("hold", "--user", "u002", "--reason", "claim 4711").code == 0
+    assert world.migrate("run", "--wave", "all").code == 4
+    world.objects[key] = held
+    world.assert_all_there()
+    assert world.migrate("hold", "--user", "u002", "--release", "--reason", "settled").code == 0
+    del world.objects[key]
+    delta(world)
+    moved(world)
+    world.assert_all_there()
+
+
+def test_nothing_of_the_plan_before_is_leased_once_its_delta_has_begun(world: SmallWorld) -> None:
+    """However a run of it came by the first look: what is left of it is in the delta (Invariant 5)."""
+    parent = world.migrate("plans", "--json").json["plans"][0]["digest"]
+    ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    try:
+        plan_id = ledger.plan_id(parent)
+        assert plan_id is not None
+        now = datetime.now(UTC)
+        run_id = ledger.start_run(
+            verb="verify", operator="o", host="h", country="IE", tool_version="0", arguments={}, plan=parent, now=now
+        )
+        worker = ledger.start_worker(run_id, ProcessIdentity.current(), now)
+        assert ledger.lease(plan_id, worker, Purpose.COPY) is None
+        delta(world)
+        assert world.migrate("run").code == 0
+        with pytest.raises(RefusedError, match="continued by the delta"):
+            ledger.lease(plan_id, worker, Purpose.COPY)
+    finally:
+        ledger.close()
+    assert states(world) == {"verified": 8}

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from planning import Item, Person, World, make_world, spec_with, write_parquet
+import pytest
+from planning import Item, Person, World, make_world, spec_data, spec_with, write_parquet
 
+from migrate.errors import RefusedError
 from migrate.model import PlannedObject
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.line import CopyRef, Line
@@ -177,3 +179,49 @@ def test_a_chain_of_deltas_counts_the_newest_word(tmp_path: Path) -> None:
         wanted = [f"etag-{place}-{batch}-{ordinal}" for _, batch, ordinal in refs_of(plans[-2], place)[key]]
         assert shape(objects_of(plans[-1])) == {key: (None, size, wanted)}
     assert objects_of(world_of(tmp_path, now).delta(spec_with(), line_of(tmp_path, plans))) == {}
+
+
+def test_who_comes_back_has_what_only_a_backup_holds_again(tmp_path: Path) -> None:
+    """What was removed because a user left was not deleted at the source: it is copied from the backup as before."""
+    spec = spec_with(reconcile={"backup_only": {"restricted": "copy"}})
+    key = "users/anna/photos/only"
+    stores = {"singapore": [*ITEMS, Item(key)]}
+    away = [Person("anna", "US"), *PEOPLE[1:]]
+    plan = world_of(tmp_path, ITEMS, **stores).plan(spec)
+    left = world_of(tmp_path, ITEMS, away, **stores).delta(spec, line_of(tmp_path, [plan]))
+    assert objects_of(left)[key].flag == "left"
+    back = world_of(tmp_path, ITEMS, **stores).delta(spec, line_of(tmp_path, [plan, left]))
+    assert {item.key: item.store for item in objects_of(back).values()}[key] == "singapore"
+
+
+def test_a_key_that_would_come_to_stand_where_a_settled_one_does_is_refused(tmp_path: Path) -> None:
+    """Two source keys, one target key: a later deletion of the one would take the other's object away."""
+    rules = {
+        "rules": [
+            {"name": "photos", "pattern": "users/{user}/photos/{rest}", "category": "restricted"},
+            {
+                "name": "moved",
+                "pattern": "new/{user}/{rest}",
+                "target": "users/{user}/photos/{rest}",
+                "category": "restricted",
+            },
+        ]
+    }
+    spec = spec_with(layout=rules)
+    plan = world_of(tmp_path, ITEMS).plan(spec)
+    with pytest.raises(RefusedError, match="would each be taken by several objects"):
+        world_of(tmp_path, [*ITEMS, Item("new/anna/0")]).delta(spec, line_of(tmp_path, [plan]))
+
+
+def test_a_capacity_counts_what_is_there_once(tmp_path: Path) -> None:
+    """However often the same objects are planned again, a site has room for new users."""
+    sites = {**spec_data()["sites"], "hamar": {"country": "NO", "capacity": "100B"}}
+    spec = spec_with(sites=sites)
+    plans = [world_of(tmp_path, ITEMS).plan(spec)]
+    for place in range(3):
+        unsound = [ref for refs in refs_of(plans[-1], place).values() for ref in refs]
+        plans.append(world_of(tmp_path, ITEMS).delta(spec, line_of(tmp_path, plans, unsound)))
+    people = [*PEOPLE, Person("nils", "NO")]
+    items = [*ITEMS, Item("users/nils/photos/0")]
+    last = world_of(tmp_path, items, people).delta(spec, line_of(tmp_path, plans))
+    assert {user.user_id: user.home for user in last.users()}["nils"] == "hamar"

@@ -40,7 +40,7 @@ COPY (
             WHEN class <> 'owned' THEN NULL
             WHEN state <> 'planned' THEN state
             -- what the source had and has no more was deleted there, whatever a backup still holds, and does not come back from it
-            WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_removed OR seen = 0 OR line_store = '$source')
+            WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_deleted OR seen = 0 OR line_store = '$source')
             THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'deleted' END
             WHEN in_primary OR rule IN $copied_rules
             THEN CASE WHEN is_unchanged AND line_store = origin THEN 'unchanged' ELSE 'planned' END

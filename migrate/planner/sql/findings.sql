@@ -22,3 +22,9 @@ JOIN users AS u ON c.turn = u.turn
 WHERE c.flag = 'backup_only'
 UNION ALL
 SELECT 'review', 'directory', user_id, NULL, scope_rule, 1 FROM users WHERE state = 'review'
+UNION ALL
+-- whom the line has copied, and the directory does not know any more
+SELECT 'vanished', 'directory', s.user_id, NULL, NULL, 1
+FROM settled AS s
+ANTI JOIN users AS u ON s.user_id = u.user_id
+WHERE NOT s.is_away

@@ -10,10 +10,13 @@ COPY (
         o.size,
         o.last_modified,
         coalesce(o.flag IN ('deleted', 'left'), FALSE) AS was_removed,
+        coalesce(o.flag = 'deleted', FALSE) AS was_deleted,
         home.ordinal IS NULL AND backup.ordinal IS NULL AS is_sound,
         o.plan,
         o.batch,
         o.ordinal,
+        o.home_store,
+        o.backup_store,
         o.home_replaces,
         o.backup_replaces
     FROM ($objects) AS o

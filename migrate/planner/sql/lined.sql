@@ -17,6 +17,7 @@ SELECT
     b.ordinal AS line_ordinal,
     b.store AS line_store,
     coalesce(b.was_removed, FALSE) AS was_removed,
+    coalesce(b.was_deleted, FALSE) AS was_deleted,
     coalesce(b.is_sound, FALSE) AS is_sound,
     coalesce(
         b.is_sound

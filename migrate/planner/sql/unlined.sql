@@ -6,6 +6,7 @@ SELECT
     CAST(NULL AS INTEGER) AS line_ordinal,
     CAST(NULL AS VARCHAR) AS line_store,
     FALSE AS was_removed,
+    FALSE AS was_deleted,
     FALSE AS is_sound,
     FALSE AS is_unchanged
 FROM ($listed)
