@@ -181,13 +181,22 @@ class ObjectInfo:
         return None
 
 
+DELETED = "deleted"  # the flag of a tombstone: the source has deleted the object since it was copied
+LEFT = "left"  # the same: its user is out of scope by now
+TOMBSTONES = (DELETED, LEFT)
+MOVED = "moved"  # a user of a delta whose home is elsewhere by now, so that the sources count no more
+LEAVING = "leaving"  # a user of a delta whom the line has placed, and who is out of scope now
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedCopy:
-    """One copy of a planned object: `ordinal` is its place in the batch, from 0."""
+    """One copy of a planned object: `ordinal` is its place in the batch, from 0. `replaces` is the ETag of what an earlier plan
+    has left at the target, and this copy may take the place of."""
 
     ordinal: int
     role: TargetRole
     store: str
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +213,13 @@ class PlannedObject:
     category: Category
     rule: str
     target_key: str
-    flag: str | None  # diverged, incomparable, unbacked, backup_only
+    flag: str | None  # diverged, incomparable, unbacked, backup_only, or that of a tombstone
     copies: tuple[PlannedCopy, ...]
+
+    @property
+    def is_tombstone(self) -> bool:
+        """Its copies are to be removed."""
+        return self.flag in TOMBSTONES
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class PausePoint(StrEnum):
     BATCH_LEASED = "batch-leased"  # nothing of it is done
     OBJECT_READ = "object-read"  # in memory, nowhere else
     OBJECT_WRITTEN = "object-written"  # at a target, without a receipt
+    OBJECT_REMOVED = "object-removed"  # a tombstone's, without a receipt
     GROUP_COMMITTING = "group-committing"  # inside the transaction, receipts inserted
     GROUP_COMMITTED = "group-committed"  # receipts committed, the batch goes on
     RECEIPTS_WRITING = "receipts-writing"  # a sealed file is on disk, without its name

@@ -300,6 +300,17 @@ class PartedCheck:
             end.error = error
 
 
+def check_removed(planned: PlannedObject, copy: PlannedCopy, caller: Caller) -> CheckResult:
+    """The check of a tombstone: MATCH where nothing is at its target key. `Caller` looks twice for what is not there."""
+    try:
+        found = caller.call(copy.store, lambda store: store.head(planned.target_key))
+    except NotFoundError:
+        return CheckResult(copy.ordinal, Verdict.MATCH, None)
+    except StoreError as error:
+        return CheckResult(copy.ordinal, Verdict.UNKNOWN, error.code)
+    return CheckResult(copy.ordinal, Verdict.MISMATCH, "not_removed", found.etag)
+
+
 # by listing
 
 

@@ -168,10 +168,10 @@ class SmallWorld:
             code = run_command(self.arguments(words))
         return Answer(int(code), out.getvalue(), err.getvalue())
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a command in a process of its own, in a group of its own."""
+    def start(self, *words: str, program: str = "", **environment: str) -> subprocess.Popen[bytes]:
+        """Start a command in a process of its own, in a group of its own, after the Python of `program`."""
         return subprocess.Popen(
-            [sys.executable, "-m", "migrate", *self.arguments(words)],
+            [sys.executable, "-c", f"{program}\nfrom migrate.__main__ import main; main()", *self.arguments(words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,

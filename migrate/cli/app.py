@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
         "migrate.cli.plans", "Say which rules decided about a user, and what the alternatives were.", "explain"
     ),
     "diff": Entry("migrate.cli.plans", "Compare two plans.", "diff"),
+    "delta": Entry("migrate.cli.delta", "Build a plan of what changed at the sources since a plan.", "delta"),
     "run": Entry("migrate.cli.run", "Copy what a plan says; stop and resume at any moment.", "run"),
     "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
     "hold": Entry(

@@ -14,12 +14,14 @@ from migrate.cli.standing import show_standing
 from migrate.errors import UsageError
 from migrate.jobs.registered import check_sums, demand_not_begun, lease_watch, registered
 from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, EventKind, Ledger, UserRow
+from migrate.model import Role
 from migrate.planner.folder import Plan, PlanReader, find_plan
+from migrate.planner.summary import sources_seen
 from migrate.privacy import pseudonyms_of
 from migrate.report.standing import pass_document, wave_document, wave_words
 from migrate.spec import spec_time
 from migrate.states import UserState
-from migrate.units import format_size, number_of
+from migrate.units import format_duration, format_size, number_of
 
 _SHOWN = 50
 _RUNS = 5
@@ -77,7 +79,10 @@ def _not_begun(context: Context, plan: Plan, user: str | None) -> None:
 
 def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> None:
     progress = ledger.progress(plan_id)
-    check_sums(progress, plan.document["totals"])
+    child = ledger.child_of(plan.digest)
+    if child is None:  # a delta takes the users over, and their sums
+        check_sums(progress, plan.document["totals"])
+    seen = sources_seen(plan.document, plan.spec.by_role(Role.SOURCE))
     passes = ledger.passes(plan_id, 1)
     on_hold = ledger.holds_in(plan_id)
     runs = [run for run in ledger.runs(10 * _RUNS) if run.plan == plan.digest][:_RUNS]
@@ -90,6 +95,9 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
             {
                 "plan": plan.digest,
                 "name": plan.name,
+                "continued_by": child,
+                "sources_seen": seen.isoformat(),
+                "lag_seconds": round((context.now() - seen).total_seconds()),
                 "standing": wave_document(progress),
                 "leased_batches": leased,
                 "left_batches": left,  # of these, by runs that were killed
@@ -101,6 +109,10 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
         return
     output = context.output
     output.line(f"plan {plan.digest[:12]} ({plan.name}), built {spec_time(plan.built_at, plan.spec)}", style="bold")
+    if child is not None:
+        output.line(f"continued by the delta {child[:12]}, where its users are now", style="bold yellow")
+    lag = format_duration(round((context.now() - seen).total_seconds()))
+    output.line(f"sources seen at {spec_time(seen, plan.spec)}, {lag} ago: `migrate delta` plans what changed since")
     show_standing(output, progress)
     states: dict[UserState, int] = {}
     for wave in progress:

@@ -17,6 +17,7 @@ from migrate.layout import compile_rules
 from migrate.ledger import LEASE_SECONDS, Lease, LeaseWatch, Ledger, ProcessIdentity
 from migrate.model import Level, Purpose, Role
 from migrate.planner.folder import Plan, PlanReader
+from migrate.planner.kept import KeptKeys
 from migrate.privacy import pseudonyms_of
 from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller
@@ -205,6 +206,7 @@ def _leaser(
         assignment.pass_id,
         Level(assignment.level),
         assignment.sample_ppm,
+        KeptKeys(plan).of,
         assignment.run_id,
         utc_now,
     )

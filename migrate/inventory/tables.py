@@ -30,7 +30,8 @@ from migrate.sql import literal, quoted
 MEMORY_LIMIT = "512MB"
 """Of one connection; the rest is spilled to scratch. 10 million rows take 593 MB in all, a tenth slower than with 1GB."""
 ROOM = (
-    "See that the disk of .migrate/scratch has room for the inventories twice over, and that of .migrate/plans for a plan; "
+    "See that the disk of .migrate/scratch has room for the inventories several times over, and that of .migrate/plans "
+    "for a plan; "
     "then run the same command again: what was listed is kept."
 )
 SPILL_PREFIX = "spill-"

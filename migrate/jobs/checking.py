@@ -12,9 +12,9 @@ from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, InterruptedRun, LaterError, SealLostError
 from migrate.inventory.tables import writing
 from migrate.jobs.common import Actor, Limits, assignments, count, free_dead_leases, refuse_early
-from migrate.jobs.elsewhere import is_begun
+from migrate.jobs.elsewhere import demand_newest, is_begun
 from migrate.jobs.extras import find_loose_extras, forget_listings, look_for_users_without_copies
-from migrate.jobs.registered import check_sums, demand_not_begun, registered
+from migrate.jobs.registered import check_sums, demand_not_begun, no_copy_yet, registered
 from migrate.jobs.verify_end import VerifyEnd, end_of, nothing_to_check
 from migrate.jobs.waves import waves_to_check
 from migrate.ledger import (
@@ -71,15 +71,8 @@ def plan_id_of(plan: Plan, workspace: Workspace, ledger: Ledger) -> int:
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
-        raise _no_copy_yet(plan)
+        raise no_copy_yet(plan)
     return plan_id
-
-
-def _no_copy_yet(plan: Plan) -> LaterError:
-    return LaterError(
-        "the ledger knows of no copy of this plan yet",
-        remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
-    )
 
 
 def verify_plan(
@@ -96,14 +89,16 @@ def verify_plan(
 ) -> VerifyEnd:
     """Check what was copied; goes on with an unfinished pass of the same waves, level and sample."""
     ledger.heed(stop.ledger_ends_at)
+    demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, workspace, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.VERIFY)
     with ledger.hold_plan(plan.digest, share=request.share, verb="verify"):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id, held_up=True)
         check_sums(progress, plan.document["totals"])
         if not is_begun(plan, workspace) and count(progress, Outcome.PENDING) == plan.document["totals"]["copies"]:
-            raise _no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun
+            raise no_copy_yet(plan)  # a check would make the folder by which the plan counts as begun
         ledger.check_chain(plan_id)
         free_dead_leases(ledger)
         level, sample = request.level or plan.spec.verify.level, request.sample_ppm

@@ -25,13 +25,14 @@ from migrate.jobs.common import (
     refuse_early,
     users_with_a_row,
 )
-from migrate.jobs.elsewhere import beginning, is_begun
+from migrate.jobs.elsewhere import beginning, demand_newest, demand_only_child, hold_line, is_begun, wait_for_requests
 from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Outcome, Purpose
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan
+from migrate.planner.kept import parents_of
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, accept_words, how, summarise, ways_on
 from migrate.states import BatchState
 from migrate.worker.loop import Stop, StopReason
@@ -100,14 +101,18 @@ def matching(words: Sequence[str], blockers: Sequence[Blocker]) -> list[Blocker]
     return accepted
 
 
-def open_blockers(plan: Plan, accepted: dict[str, tuple[int, str]], words: Sequence[str]) -> list[Blocker]:
-    """The blockers of a plan that neither the ledger nor the command line's words accept."""
+def open_blockers(plan: Plan, ledger: Ledger | None, words: Sequence[str]) -> list[Blocker]:
+    """The blockers of a plan that neither the ledger nor the command line's words accept. What was accepted of a plan of the line
+    is accepted of its deltas, as long as it is the same to the last item."""
+    accepted: set[tuple[str, int, str]] = set()
+    if ledger is not None:
+        accepted = ledger.acceptances([plan.digest, *(each.digest for each in parents_of(plan))])
     blockers = list(summarise(plan.document).blockers)
     newly = {blocker.kind for blocker in matching(words, blockers)}
     return [
         blocker
         for blocker in blockers
-        if blocker.kind not in newly and accepted.get(blocker.kind) != (blocker.count, blocker.digest)
+        if blocker.kind not in newly and (blocker.kind, blocker.count, blocker.digest) not in accepted
     ]
 
 
@@ -120,14 +125,14 @@ def forecast_run(plan: Plan, ledger: Ledger | None, request: RunRequest) -> RunF
         taken = [shares[wave] for wave in first]
         users, copies = sum(share.users for share in taken), sum(share.copies for share in taken)
         size_bytes = sum(share.size_bytes for share in taken)
-        blockers = open_blockers(plan, {}, request.accept)
+        blockers = open_blockers(plan, ledger, request.accept)
         codes = [ExitCode.LATER] if any(share.copies for wave, share in shares.items() if wave not in first) else []
         return _forecast(plan, first, users, copies, size_bytes, blockers, None, codes)
     progress = ledger.progress(plan_id, held_up=True)
     if request.retry_quarantined:
         named = parse_waves(request.waves, [wave.wave for wave in progress if wave.wave is not None])
         progress = [_tried_again(wave) if named is None or wave.wave in named else wave for wave in progress]
-    blockers = open_blockers(plan, ledger.acceptances(plan_id), request.accept)
+    blockers = open_blockers(plan, ledger, request.accept)
     waves: tuple[int, ...] = ()
     waits: WaveWaitsError | None = None
     try:
@@ -192,9 +197,11 @@ def run_plan(
     `on_registering` is told how many users are registered, `on_standing` now and then where the waves stand by the ledger.
     """
     ledger.heed(stop.ledger_ends_at)
+    demand_newest(plan, ledger)
     refuse_early(plan, workspace, actor, request.limits, Purpose.COPY)
     named = parse_waves(request.waves, sorted(int(share.name) for share in summarise(plan.document).by_wave))
     with ledger.hold_plan(plan.digest, share=request.share):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
         free_dead_leases(ledger)
         ledger.check_counters(plan_id)
@@ -248,8 +255,8 @@ def _register(
     plan_id = registered(plan, ledger)
     if plan_id is None:
         demand_not_begun(plan, workspace)
-    accepted = {} if plan_id is None else ledger.acceptances(plan_id)
-    blockers = open_blockers(plan, accepted, request.accept)
+    demand_only_child(plan, ledger)
+    blockers = open_blockers(plan, ledger, request.accept)
     if blockers:
         named = ", ".join(f"{blocker.count} {blocker.kind}" for blocker in blockers)
         # a run that is refused writes nothing down, so the words of this one are said again
@@ -257,14 +264,16 @@ def _register(
         raise RefusedError(f"the plan is blocked: {named}", remedy=f"{how(blockers).capitalize()}: {ways}.")
     if plan_id is None or not is_begun(plan, workspace):
         doing, deadline = "the plan was registered", request.limits.deadline
-        with beginning(plan, workspace, stop, deadline):
+        wait_for_requests(plan, ledger, stop, deadline, now)
+        with hold_line(plan, ledger), beginning(plan, workspace, stop, deadline):
             if registered(plan, ledger) is None:  # of two first runs on two ledgers the later one has waited
                 demand_not_begun(plan, workspace)
             batches = heeding(plan.batches(), stop, deadline, doing)
             rows = users_with_a_row(plan, is_stopping=partial(is_over, stop, deadline))
             users = heeding(rows, stop, deadline, doing, on_registering)
             accept = accept_words(summarise(plan.document).blockers)
-            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept)
+            mark = plan.document["line_mark"]
+            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept, mark=mark)
             pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())

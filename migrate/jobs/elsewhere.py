@@ -6,8 +6,10 @@ plan in any workspace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
 from itertools import islice
 
@@ -21,14 +23,67 @@ from migrate.jobs.common import ended_early, is_over, users_with_a_row
 from migrate.ledger import Ledger
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
+from migrate.planner.kept import parents_of
 from migrate.planner.summary import accept_words, summarise
 from migrate.units import number_of
 from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
+LATE_SECONDS = 60.0
+"""After the end of a run, or after it was last seen where it was killed, until which a request of it may still land."""
+_LOOK_SECONDS = 0.5
 _SHOWN = 12
 _NOTHING = "nothing of this plan was begun"
+
+
+def demand_newest(plan: Plan, ledger: Ledger) -> None:
+    """RefusedError where a delta has taken this plan's place: its users are in that one, and what they still need is, too."""
+    child = ledger.child_of(plan.digest)
+    if child is not None:
+        raise RefusedError(
+            f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
+            remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
+        )
+
+
+def demand_only_child(plan: Plan, ledger: Ledger) -> None:
+    """RefusedError where another delta continues what this one would."""
+    parent = plan.document["parent"]
+    child = None if parent is None else ledger.child_of(parent)
+    if child not in (None, plan.digest):
+        raise RefusedError(
+            f"plan {parent[:12]} is continued by another delta, {child[:12]}",
+            remedy=f"That one counts, and this one is not needed: `migrate delta {child[:12]}` plans what has changed since.",
+        )
+
+
+@contextmanager
+def hold_line(plan: Plan, ledger: Ledger) -> Iterator[None]:
+    """While a delta takes its line's users over: no run or verification of these plans. LaterError where one is under way."""
+    with ExitStack() as held:
+        for each in parents_of(plan):
+            held.enter_context(ledger.hold_plan(each.digest, share=False))
+        yield
+
+
+def wait_for_requests(
+    plan: Plan, ledger: Ledger, stop: Stop, deadline: float | None, now: Callable[[], datetime]
+) -> None:
+    """Before a delta begins: wait until no request of an older plan's runs can be under way, since no lease reaches the stores
+    (design, invariant 2). InterruptedRun when stopped, LaterError when time is up."""
+    older = [each.digest for each in parents_of(plan)]
+    said, begun = False, now()
+    while older and (last := ledger.last_run_of(older, begun)) is not None:
+        left = LATE_SECONDS - (now() - last).total_seconds()
+        if left <= 0:
+            return
+        if is_over(stop, deadline):
+            raise ended_early(stop, "the last run of the plan before was let come to rest", "nothing was begun")
+        if not said:
+            structlog.get_logger().info("waiting", step="the last requests of the plan before", seconds=round(left))
+            said = True
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 def taken_elsewhere(
@@ -93,7 +148,9 @@ def _in_another_plan(plan: Plan, ledger: Ledger | None, users_max: int | None) -
     if ledger is None:
         return None
     users = islice(users_with_a_row(plan, is_sample=users_max is not None), users_max)
-    taken = ledger.plan_that_has((user.user_id for user in users), besides=plan.digest)
+    taken = ledger.plan_that_has(
+        (user.user_id for user in users), besides=[plan.digest, *(each.digest for each in parents_of(plan))]
+    )
     accept = accept_words(summarise(plan.document).blockers)
     return None if taken is None else ledger.taken_elsewhere(plan.digest, accept)
 
@@ -108,8 +165,12 @@ def _copied_elsewhere(
     """
     moving = int(plan.document["totals"]["users"]["planned"])
     one_in = 1 if users_max is None else max(1, moving // users_max)
+    line = [
+        plan.digest,
+        *(each.digest for each in parents_of(plan)),
+    ]  # which keeps everybody at the places that they have
     for name in _begun(workspace):
-        if plan.digest.startswith(name):
+        if any(digest.startswith(name) for digest in line):
             continue
         try:
             other = Plan.open(workspace.plans / name)

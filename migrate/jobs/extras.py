@@ -11,7 +11,7 @@ Users for whom nothing is to be copied are in no batch. Their prefixes are liste
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -26,6 +26,7 @@ from migrate.layout import CompiledRule, at_targets, compile_rules, has_loose_ru
 from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
 from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
+from migrate.planner.kept import KeptKeys, keys_sql
 from migrate.spec import InventorySource
 from migrate.sql import literal
 from migrate.stores.base import Store
@@ -130,20 +131,28 @@ def look_for_users_without_copies(
     targets = {name: store.site for name, store in spec.by_role(Role.TARGET).items()}
     caller = Caller(opener, concurrency=lambda name: spec.stores[name].concurrency_max)
 
-    def look(user: EmptyUser, _halt: Callable[[], bool]) -> list[NewFinding]:
+    def look(user: EmptyUser, kept: Collection[tuple[str, str]], _halt: Callable[[], bool]) -> list[NewFinding]:
         found: list[NewFinding] = []
         for store in (name for name, site in targets.items() if site in (user.home, user.backup)):
             for prefix in user_prefixes(rules, user.user_id):
                 listed = check_prefix(store, user.user_id, prefix, (), None, None, caller)
                 if listed.failed is not None:
                     raise not_listed(store, listed.failed)
-                found += [NewFinding(EXTRA, store, extra.key, user.user_id, extra.size) for extra in listed.extras]
+                found += [
+                    NewFinding(EXTRA, store, extra.key, user.user_id, extra.size)
+                    for extra in listed.extras
+                    if (store, extra.key) not in kept
+                ]
         return found
 
+    line = KeptKeys(plan)
     after, count = "", 0
     while users := ledger.users_without_copies(verification, after, _USERS_AT_ONCE):
+        kept = line.of([user.user_id for user in users])
         looks = side_by_side(
-            [partial(look, user) for user in users], threads=spec.run.concurrency, is_stopping=is_stopping
+            [partial(look, user, kept.get(user.user_id, ())) for user in users],
+            threads=spec.run.concurrency,
+            is_stopping=is_stopping,
         )
         findings = [finding for look_findings in looks for finding in look_findings]
         ledger.record_looks(verification, [user.user_id for user in users], findings, run_id, now())
@@ -204,7 +213,7 @@ def _extras(
         SELECT c.key, c.user_id, c.size, u.first_batch
         FROM claimed AS c
         JOIN {plan.relation("users")} AS u ON u.user_id = c.user_id
-        ANTI JOIN (SELECT target_key FROM {plan.relation("copies")} WHERE target_store = {literal(store)}) AS p
+        ANTI JOIN ({keys_sql(plan, store)}) AS p
             ON p.target_key = c.key
         WHERE u.state = 'planned' {waves}
         ORDER BY c.key

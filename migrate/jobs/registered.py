@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from migrate.errors import IntegrityError
+from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import LEASE_SECONDS, LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
 from migrate.model import Outcome
 from migrate.planner.folder import Plan
@@ -55,6 +55,13 @@ def demand_not_begun(plan: Plan, workspace: Workspace) -> None:
             remedy="Name that ledger (--ledger or MIGRATE_LEDGER). If it is lost, put its last backup back; if there is none, "
             "move the folder aside and run: what is at the targets already counts as present.",
         )
+
+
+def no_copy_yet(plan: Plan) -> LaterError:
+    return LaterError(
+        "the ledger knows of no copy of this plan yet",
+        remedy=f"`migrate run {plan.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
+    )
 
 
 def unfinished(waves: Sequence[WaveProgress]) -> int:

@@ -136,7 +136,7 @@ def held_up_words(name: str, waves: Sequence[WaveProgress]) -> str:
             "plan with another target store, or decide otherwise in the spec's layout"
         )
     if sums[Outcome.DRIFTED] or moved_on:
-        ways.append("what changed at the source needs a plan from newer inventories")
+        ways.append(f"what changed at the source is the business of `migrate delta {name}`")
     return f"{' and '.join(bad)}: their users wait, `migrate status {name} --failures` says why; {'; '.join(ways)}."
 
 

@@ -51,7 +51,7 @@ class Copying(Core):
             rows = connection.execute(
                 select(copies).where(in_batch(copies, lease.plan_id, lease.number)).order_by(copies.c.ordinal)
             ).all()
-        return [_copy_row(row) for row in rows]
+        return [copy_row(row) for row in rows]
 
     def record(
         self, lease: Lease, results: Sequence[CopyResult], *, sizes: Mapping[int, int], run_id: int, now: datetime
@@ -199,7 +199,7 @@ class Copying(Core):
             pause_at(PausePoint.BATCH_FINISHING)
 
 
-def _copy_row(row: Iterable[Any]) -> CopyRow:
+def copy_row(row: Iterable[Any]) -> CopyRow:
     """From a row of `copies`, in the order of its columns: a batch's end reads all that it has."""
     _, _, ordinal, code, sha256, part_bytes, attributes, packed, version_id, evidence, *more = row
     reason, detail, run_id, at_us, tallied = more
@@ -243,7 +243,7 @@ def _known(connection: Connection, lease: Lease, ordinals: list[int]) -> dict[in
         return {}  # the common case
     in_question = copies.c.ordinal.in_(ordinals_known)
     rows = connection.execute(select(copies).where(in_batch(copies, lease.plan_id, lease.number), in_question)).all()
-    found = map(_copy_row, rows)
+    found = map(copy_row, rows)
     return {row.ordinal: CopyResult(row.ordinal, row.outcome, row.receipt, row.reason, row.detail) for row in found}
 
 

@@ -28,6 +28,7 @@ from migrate.errors import IntegrityError, UsageError
 from migrate.ledger import schema
 from migrate.ledger.core import Core, among, batch_info, batch_params, in_batch, may_become, move_batch, of_batch
 from migrate.ledger.engine import upsert
+from migrate.ledger.lines import demand_not_continued
 from migrate.ledger.processes import LeaseWatch, Observed, ProcessIdentity
 from migrate.ledger.rows import CheckState, Lease, Left
 from migrate.model import Purpose
@@ -77,6 +78,7 @@ class Leases(Core):
         _demand_purpose(purpose, pass_id)
         for _ in range(_CONTENDED):
             with self._write() as connection:
+                demand_not_continued(connection, plan_id)
                 row = _pending(connection, plan_id, waves) if pass_id is None else _unchecked(connection, pass_id)
                 if row is None:
                     return None

@@ -19,6 +19,7 @@ from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
 from migrate.ledger.history import History
 from migrate.ledger.holds import Holds
 from migrate.ledger.leases import Leases
+from migrate.ledger.lines import Lines
 from migrate.ledger.lock import Lock
 from migrate.ledger.moving import Moving
 from migrate.ledger.of_users import OfUsers
@@ -33,7 +34,21 @@ from migrate.pauses import PausePoint, pause_at
 
 
 class Ledger(
-    Runs, Plans, Leases, Copying, Seals, Passes, Verifying, Repairing, Holds, Moving, History, Reading, OfUsers, Lock
+    Runs,
+    Plans,
+    Leases,
+    Copying,
+    Seals,
+    Passes,
+    Verifying,
+    Repairing,
+    Holds,
+    Moving,
+    History,
+    Reading,
+    OfUsers,
+    Lines,
+    Lock,
 ):
     """A ledger on SQLite or PostgreSQL. Safe to share between threads; a new process opens its own."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, case, delete, insert, literal, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, insert, literal, literal_column, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import LaterError
@@ -219,12 +219,23 @@ def wanted_level(connection: Connection, found: Pass) -> Level:
 
 
 def _without_copies(connection: Connection, found: Pass, after: str, limit: int) -> list[EmptyUser]:
-    users = schema.users
+    users, plans = schema.users, schema.plans
+    waits: ColumnElement[bool] = users.c.state.in_([UserState.COPIED.value, UserState.VERIFIED.value])
+    if connection.execute(select(plans.c.parent).where(plans.c.id == found.plan_id)).scalar() is not None:
+        # who came to a delta verified, and has nothing to do there, was looked at, unless something was found since
+        table = schema.findings
+        is_held = exists().where(
+            table.c.plan_id == users.c.plan_id,
+            table.c.user_id == users.c.user_id,
+            table.c.kind == EXTRA,
+            table.c.answered.is_(False),
+        )
+        waits = or_(users.c.state == UserState.COPIED.value, and_(users.c.state == UserState.VERIFIED.value, is_held))
     query = select(users.c.user_id, users.c.home, users.c.backup).where(
         users.c.plan_id == found.plan_id,
         users.c.user_id > after,
         literal_column("users.copies = 0"),  # as the index has it
-        users.c.state.in_([UserState.COPIED.value, UserState.VERIFIED.value]),
+        waits,
         or_(users.c.matched_pass.is_(None), users.c.matched_pass != found.id),
     )
     if found.waves is not None:

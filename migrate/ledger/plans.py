@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
+from migrate.ledger.lines import take_users
 from migrate.ledger.rows import PlanEntry, PlanRow
-from migrate.model import BatchInfo, Level, UserInfo
+from migrate.model import LEAVING, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState
 
@@ -34,9 +35,11 @@ class Plans(Core):
         now: datetime,
         *,
         accept: Sequence[str] = (),
+        mark: str | None = None,
     ) -> int:
         """The plan's id; the first time, its batches and users are written too, all or nothing.
 
+        `mark`: how the line stood when a delta was built on it (`mark_of`); LaterError where it stands otherwise.
         RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`); IntegrityError
         where totals are not the sums (invariant 3).
         """
@@ -48,7 +51,7 @@ class Plans(Core):
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
             try:
-                found_users = _insert_users(connection, plan_id, users)
+                found_users = _put_users(connection, plan_id, plan.parent, mark or "", users)
             except _TakenError:
                 raise self.taken_elsewhere(plan.digest, accept) from None
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
@@ -66,17 +69,17 @@ class Plans(Core):
             found = connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar()
         return None if found is None else int(found)
 
-    def plan_that_has(self, user_ids: Iterable[str], *, besides: str) -> str | None:
-        """The digest of a plan, other than `besides`, that has one of these users; None where none has."""
+    def plan_that_has(self, user_ids: Iterable[str], *, besides: Collection[str]) -> str | None:
+        """The digest of a plan, other than those of `besides`, that has one of these users; None where none has."""
         users, plans = schema.users, schema.plans
         with self._read() as connection:
-            if connection.execute(select(plans.c.id).where(plans.c.digest != besides).limit(1)).first() is None:
+            if connection.execute(select(plans.c.id).where(plans.c.digest.not_in(besides)).limit(1)).first() is None:
                 return None
         for chunk in chunks(user_ids, _ASKED):
             query = (
                 select(plans.c.digest)
                 .join(users, users.c.plan_id == plans.c.id)
-                .where(users.c.user_id.in_(chunk), plans.c.digest != besides)
+                .where(users.c.user_id.in_(chunk), plans.c.digest.not_in(besides))
                 .limit(1)
             )
             with self._read() as connection:
@@ -137,14 +140,13 @@ class Plans(Core):
                 )
             )
 
-    def acceptances(self, plan_id: int) -> dict[str, tuple[int, str]]:
-        """By kind of blocker: the count and digest that were accepted."""
-        table = schema.acceptances
+    def acceptances(self, digests: Collection[str]) -> set[tuple[str, int, str]]:
+        """What was accepted of these plans: kinds of blockers, each with its count and digest."""
+        table, plans = schema.acceptances, schema.plans
+        query = select(table.c.kind, table.c["count"], table.c.digest).join(plans, plans.c.id == table.c.plan_id)
         with self._read() as connection:
-            rows = connection.execute(
-                select(table.c.kind, table.c["count"], table.c.digest).where(table.c.plan_id == plan_id)
-            ).all()
-        return {kind: (count, digest) for kind, count, digest in rows}
+            rows = connection.execute(query.where(plans.c.digest.in_(digests))).all()
+        return {(kind, count, digest) for kind, count, digest in rows}
 
 
 def _plan_id(connection: Connection, digest: str) -> int:
@@ -203,24 +205,38 @@ class _TakenError(Exception):
     """A user's row is there already."""
 
 
-def _insert_users(connection: Connection, plan_id: int, users: Iterable[UserInfo]) -> tuple[int, int, int]:
+def _put_users(
+    connection: Connection, plan_id: int, parent: str | None, mark: str, users: Iterable[UserInfo]
+) -> tuple[int, int, int]:
+    """Users, copies and bytes, once the users are in the table. Those of a delta come over from its line."""
     count = copies = size_bytes = 0
-    for chunk in chunks(users):
-        try:
-            insert_many(connection, schema.users, [_user_row(plan_id, user) for user in chunk])
-        except sa_exc.IntegrityError as error:
-            if not is_key_taken(error, schema.users):
-                raise
-            raise _TakenError from None  # not chained: the cause may hold the user's id
-        count += len(chunk)
-        copies += sum(user.copies for user in chunk)
-        size_bytes += sum(user.size_bytes for user in chunk)
+
+    def rows() -> Iterator[list[tuple[Any, ...]]]:
+        nonlocal count, copies, size_bytes
+        for chunk in chunks(users):
+            yield [_user_row(plan_id, user) for user in chunk]
+            count += len(chunk)
+            copies += sum(user.copies for user in chunk)
+            size_bytes += sum(user.size_bytes for user in chunk)
+
+    if parent is not None:
+        if not take_users(connection, parent, mark, rows()):
+            raise _TakenError
+        return count, copies, size_bytes
+    try:
+        for chunk in rows():
+            insert_many(connection, schema.users, chunk)
+    except sa_exc.IntegrityError as error:
+        if not is_key_taken(error, schema.users):
+            raise
+        raise _TakenError from None  # not chained: the cause may hold the user's id
     return count, copies, size_bytes
 
 
 def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
     """A row of `users`, in the order of its columns."""
-    state = user.state
+    # who leaves the scope has a batch as well, of copies that are removed
+    state = UserState.PLANNED.value if user.state == LEAVING else user.state
     if user.copies == 0 and state == UserState.PLANNED:
         state = UserState.COPIED.value  # nothing to copy: all of it is there
     where = (user.country, user.home, user.backup, user.wave)

@@ -27,7 +27,7 @@ class Seals(Core):
                 .where(in_batch(seals, plan_id, number), seals.c.kind == kind.value)
                 .order_by(seals.c.sequence)
             ).all()
-        return [_seal(row) for row in rows]
+        return [seal_of(row) for row in rows]
 
     def check_chain(self, plan_id: int) -> int:
         """Walk all seals of a plan from the first, and say how many there are. IntegrityError as `chain`."""
@@ -48,7 +48,7 @@ class Seals(Core):
                 rows = connection.execute(query.order_by(seals.c.sequence).limit(CHUNK)).all()
             if not rows:
                 return
-            for seal in map(_seal, rows):
+            for seal in map(seal_of, rows):
                 sequence += 1
                 link = next_link(link, seal.digest, seal.kind, seal.number, seal.pass_id, seal.rows)
                 if seal.sequence != sequence or seal.chain != link:
@@ -98,7 +98,8 @@ def append_seal(connection: Connection, lease: Lease, kind: SealKind, seal: NewS
     connection.execute(insert(seals).values(row))
 
 
-def _seal(row: Row[Any]) -> Seal:
+def seal_of(row: Row[Any]) -> Seal:
+    """A row of `seals`."""
     return Seal(
         plan_id=row.plan_id,
         sequence=row.sequence,

@@ -21,6 +21,7 @@ from migrate.layout import CompiledRule, target_key_sql
 from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, table_digest
+from migrate.planner.line import Line, take_replaced
 from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
 from migrate.sql import literal
@@ -29,7 +30,8 @@ from migrate.stores.keys import odd_pattern
 
 FILE_COPIES = 1_000_000
 FILE_USERS = 1_000_000
-_DIGEST_ROWS = 200_000
+_DIGEST_BYTES = 60 * 2**20  # of the texts of rows that are digested at once, about
+_ROW_BYTES = 200  # of a row's text, beside its keys
 _KEY_BYTES = 1024  # S3: an object key is at most 1,024 bytes of UTF-8
 _OBJECT_BYTES = 5 * 2**40  # S3: what multipart uploads of other servers than AWS reach at most
 _FINDING_TYPES = dict(FINDINGS.columns)
@@ -39,6 +41,7 @@ _BLOCKING = (
     ("unclassified", ("store", "key")),
     ("orphan", ("store", "user_id", "count")),
     ("review", ("user_id",)),
+    ("vanished", ("user_id",)),
     ("backup_only", ("store", "key")),
     ("unprobed", ("store", "count")),
 )
@@ -55,6 +58,7 @@ def write_objects(
     capabilities: Mapping[str, Capabilities],
     big: Path,
     folder: Path,
+    line: Line | None,
     on_progress: Progress,
 ) -> list[dict[str, Any]]:
     """Write the files of objects; their names, rows and batches. Fills `findings` and makes the table `batch_digests`.
@@ -68,11 +72,12 @@ def write_objects(
     )
     path = session.folder / "sorted.parquet"
     session.query("SET preserve_insertion_order = true")
-    session.run("sorted", big=pattern(big), path=literal(str(path)))
+    session.run("sorted", big=pattern(big), path=literal(str(path)), target_key=target_key_sql(rules))
     session.query(
         f"CREATE TEMP VIEW ordered AS SELECT *, {target_key_sql(rules)} AS target_key "
         f"FROM read_parquet({pattern(path)}, hive_partitioning = false, file_row_number = true)"
     )
+    take_replaced(session, line)
     bent = _bent(spec, capabilities)
     session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
     spans = session.query(
@@ -123,8 +128,16 @@ def _bent(spec: Spec, capabilities: Mapping[str, Capabilities]) -> str:
 
 def _write_file(session: Session, path: Path, first: int, last: int) -> dict[str, int]:
     """Write the batches `first` to `last`; how many copies go to each target store."""
+    disordered, twice = session.run("order", first=first, last=last)[0]
+    if disordered:
+        raise IntegrityError(f"{disordered} objects of the plan are not in their order")
+    if twice:
+        raise InputError(
+            "an inventory lists a key twice",
+            remedy="Take a new inventory; one of current versions alone, if there are versions.",
+        )
     session.run("objects", first=first, last=last)
-    _write(session, f"SELECT {OBJECTS.typed} FROM file_objects", path)  # they come in their order
+    _write(session, f"SELECT {OBJECTS.typed} FROM file_objects", path)  # nearly in their order: readers go by ordinals
     rows = session.query(
         "SELECT store, count(*) FROM (SELECT unnest([home_store, backup_store]) AS store "
         f"FROM read_parquet({pattern(path)}, hive_partitioning = false)) WHERE store IS NOT NULL GROUP BY store"
@@ -134,18 +147,18 @@ def _write_file(session: Session, path: Path, first: int, last: int) -> dict[str
 
 def _steps(session: Session, first: int, last: int) -> list[tuple[int, int]]:
     """The batches `first` to `last` in groups, whose rows' texts fit in memory: the first and last number of each."""
+    length = session.query("SELECT avg(strlen(key)) FROM ordered WHERE batch BETWEEN ? AND ?", [first, last])[0][0]
     return session.query(
         "SELECT min(number), max(number) FROM (SELECT number, sum(objects) OVER (ORDER BY number) // ? AS step FROM batches) "
         "WHERE number BETWEEN ? AND ? GROUP BY step ORDER BY step",
-        [_DIGEST_ROWS, first, last],
+        [max(1, _DIGEST_BYTES // (_ROW_BYTES + 2 * int(length or 0))), first, last],
     )
 
 
 def _digest_file(
     connection: duckdb.DuckDBPyConnection, path: Path, steps: Sequence[tuple[int, int]]
 ) -> list[BatchDigest]:
-    """The digests of a file's batches, from what was written. InputError where an object stands twice in a batch,
-    IntegrityError where the ordinals of one are not in line.
+    """The digests of a file's batches, from what was written. IntegrityError where the ordinals of one are not in line.
 
     The hashing is Python's: OpenSSL's SHA-256 is several times as fast as DuckDB's.
     """
@@ -157,7 +170,6 @@ def _digest_file(
                 batch,
                 CAST(sum(n) AS BIGINT),
                 CAST(sum(n * size) AS BIGINT),
-                count(DISTINCT hash(store, key)) < count(*),
                 count(DISTINCT ordinal) < count(*) OR min(ordinal) <> 0 OR max(ordinal + n) <> sum(n),
                 string_agg({OBJECTS.canonical}, '' ORDER BY ordinal)
             FROM (
@@ -169,12 +181,7 @@ def _digest_file(
             """,
             [first, last],
         ).fetchall()
-        for batch, copies, size_bytes, is_twice, is_out_of_line, form in rows:
-            if is_twice:
-                raise InputError(
-                    "an inventory lists a key twice",
-                    remedy="Take a new inventory; one of current versions alone, if there are versions.",
-                )
+        for batch, copies, size_bytes, is_out_of_line, form in rows:
             if is_out_of_line:
                 raise IntegrityError(f"the copies of batch {batch} are not numbered one after the other")
             found.append((batch, copies, size_bytes, hashlib.sha256(form.encode()).digest()))

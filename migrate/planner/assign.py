@@ -4,7 +4,7 @@ but once for the sums and once for the users that are split over several batches
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,17 @@ def cover_countries(session: Session, spec: Spec) -> None:
     _refuse_if_any(
         session,
         "SELECT u.country, count(*) FROM judged AS u ANTI JOIN country_rules AS r ON u.country = r.country "
-        "WHERE u.state = 'planned' GROUP BY u.country ORDER BY u.country",
+        "ANTI JOIN settled AS s ON u.user_id = s.user_id WHERE u.state = 'planned' GROUP BY u.country ORDER BY u.country",
         "no placement rule names these countries",
         "Add them to a rule under placement.rules in the spec.",
     )
 
 
-def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
-    """Make the table `placed`; the sites that closed. RefusedError where a user can go nowhere. Needs `country_rules`."""
+def place_users(session: Session, spec: Spec, taken: Mapping[str, int]) -> dict[str, Closing]:
+    """Make the table `placed`; the sites that closed. RefusedError where a user can go nowhere. Needs `country_rules`, `settled`.
+
+    `taken`: the bytes that the line has placed at each site.
+    """
     rules = spec.placement.rules
     session.table(
         "rule_tickets",
@@ -48,7 +51,7 @@ def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
     )
     session.run("tally")
     session.run("preferences")
-    closings = _close_sites(session, spec)
+    closings = _close_sites(session, spec, taken)
     _refuse_if_any(
         session,
         "SELECT country, count(*) FROM placed WHERE home IS NULL OR (wants_backup AND backup IS NULL) "
@@ -56,6 +59,7 @@ def place_users(session: Session, spec: Spec) -> dict[str, Closing]:
         "no site with capacity left takes the users of these countries",
         "Raise a site's capacity in the spec, or offer their rule more sites.",
     )
+    session.run("stay")
     return closings
 
 
@@ -75,9 +79,13 @@ def _refuse_if_any(session: Session, sql: str, what: str, remedy: str) -> None:
         raise RefusedError(f"{what}: {', '.join(countries)}", remedy=remedy)
 
 
-def _close_sites(session: Session, spec: Spec) -> dict[str, Closing]:
+def _close_sites(session: Session, spec: Spec, taken: Mapping[str, int]) -> dict[str, Closing]:
     """Place, and place again for each site whose capacity is overrun: at most one pass more than there are such sites."""
-    capacities = [(name, site.capacity) for name, site in sorted(spec.sites.items()) if site.capacity is not None]
+    capacities = [
+        (name, max(0, site.capacity - taken.get(name, 0)))
+        for name, site in sorted(spec.sites.items())
+        if site.capacity is not None
+    ]
     session.table("capacities", "site VARCHAR, capacity BIGINT", capacities)
     turns: dict[str, int] = {}
     session.run("placed", open="TRUE")
@@ -96,7 +104,7 @@ def _close_sites(session: Session, spec: Spec) -> dict[str, Closing]:
 
 def make_batches(session: Session, spec: Spec, *, file_copies: int) -> Path:
     """Make the tables `movers` (users with their waves), `batches`, `seats`, `places`; the file of split users' objects."""
-    users = session.query("SELECT count(*) FROM placed")[0][0]
+    users = session.query("SELECT count(*) FROM placed AS p ANTI JOIN settled AS s ON p.user_id = s.user_id")[0][0]
     halves = {"half_copies": spec.batches.copies_max // 2, "half_bytes": max(1, spec.batches.bytes_max // 2)}
     session.run(
         "waves",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,10 +28,11 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.planner import assemble, document
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
 from migrate.planner.assign import cover_countries, make_batches, make_routes, may_collide, place_users
-from migrate.planner.census import judge_users, take_census
+from migrate.planner.census import count_users, judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
 from migrate.planner.inputs import Opens, PlanInputs, gather_directory, gather_inputs
+from migrate.planner.line import Line, demand_newer, placed_bytes, take_settled
 from migrate.planner.listing import list_findings
 from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
@@ -61,19 +63,21 @@ def build_plan(
     dry_run: bool = False,
     listed: str | None = None,
     list_anew: bool = False,
+    line: Callable[[Path], Line] | None = None,
 ) -> Plan | PlanSummary:
     """Gather the inputs through the door, and plan; with `dry_run`, the plan's summary alone is kept, with the findings of the
-    kind `listed`.
+    kind `listed`. With a `line`, which may put files into the folder that it is given, the plan is a delta of it.
 
     A live listing serves for one plan: one that was stopped, refused or a dry run leaves it to the next attempt, until it is too
     old. `list_anew` drops it first. Raises what `gather_inputs` and `make_plan` raise, InterruptedRun when stopped, LaterError
     while another planning runs.
     """
-    with writing(), planning_alone(workspace):
+    with writing(), planning_alone(workspace), _scratch_of(workspace) as scratch:
         if list_anew:
             _forget_listings(spec, workspace)
+        before = None if line is None else line(scratch)
         directory = gather_directory(spec, workspace, door, now=now, on_progress=on_progress, is_stopping=is_stopping)
-        aside(lambda: _refuse_early(spec, workspace, directory), is_stopping)
+        aside(lambda: _refuse_early(spec, workspace, directory, before), is_stopping)
         inputs = gather_inputs(
             spec,
             workspace,
@@ -86,7 +90,7 @@ def build_plan(
         )
         built = aside(
             lambda: make_plan(
-                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed
+                spec, workspace, inputs, now=now(), on_progress=on_progress, dry_run=dry_run, listed=listed, line=before
             ),
             is_stopping,
         )
@@ -95,20 +99,27 @@ def build_plan(
         return built
 
 
+@contextmanager
+def _scratch_of(workspace: Workspace) -> Iterator[Path]:
+    """A folder for what is put aside until the end of the block. What a killed planning leaves, the next one clears."""
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _forget_listings(spec: Spec, workspace: Workspace) -> None:
     for name in spec.by_role(Role.SOURCE, Role.BACKUP):
         forget_listing(live_folder(workspace.scratch, name))
 
 
-def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile) -> None:
+def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile, line: Line | None) -> None:
     """RefusedError for what the directory alone shows, before any store is listed, which may take hours."""
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
-    try:
-        with Session(scratch) as session:
-            judge_users(session, spec, directory)
-            cover_countries(session, spec)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch_of(workspace) as scratch, Session(scratch) as session:
+        take_settled(session, line)
+        judge_users(session, spec, directory)
+        cover_countries(session, spec)
 
 
 def make_plan(
@@ -120,6 +131,7 @@ def make_plan(
     on_progress: Progress,
     dry_run: bool = False,
     listed: str | None = None,
+    line: Line | None = None,
     limits: Limits = Limits(),
 ) -> Plan | PlanSummary:
     """Plan, and keep the plan, or with `dry_run` only its summary, and in it the first findings of the kind `listed`. UsageError
@@ -128,26 +140,27 @@ def make_plan(
     RefusedError where policy or a collision forbids it, InputError where an inventory cannot be trusted, IntegrityError where a
     sum is off.
     """
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=workspace.ensure(workspace.scratch)))
-    home = scratch if dry_run else workspace.ensure(workspace.plans)
-    building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
-    try:
-        with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
-            content = _steps(session, spec, workspace, inputs, building, on_progress, limits)
-        content["built_at"] = now.isoformat()
-        content["tool_version"] = __version__
-        content["digest"] = plan_digest(content)
-        if dry_run and listed is None:
-            return summarise(content)
-        assemble.write_document(building, content)
-        name = content["digest"][:PREFIX_DIGITS]
-        if dry_run and listed is not None:
-            passing = Plan.open(building.rename(scratch / name))
-            return replace(summarise(content), listed=tuple(list_findings(passing, listed)))
-        return _publish(building, workspace.plans / name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(building, ignore_errors=True)
+    if line is not None:
+        demand_newer(line, inputs)
+    with _scratch_of(workspace) as scratch:
+        home = scratch if dry_run else workspace.ensure(workspace.plans)
+        building = Path(tempfile.mkdtemp(prefix=BUILDING_PREFIX, dir=home))
+        try:
+            with Session(scratch, memory_bytes=limits.memory_bytes, threads=limits.threads) as session:
+                content = _steps(session, spec, workspace, inputs, building, on_progress, line, limits)
+            content["built_at"] = now.isoformat()
+            content["tool_version"] = __version__
+            content["digest"] = plan_digest(content)
+            if dry_run and listed is None:
+                return summarise(content)
+            assemble.write_document(building, content)
+            name = content["digest"][:PREFIX_DIGITS]
+            if dry_run and listed is not None:
+                passing = Plan.open(building.rename(scratch / name))
+                return replace(summarise(content), listed=tuple(list_findings(passing, listed)))
+            return _publish(building, workspace.plans / name)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def _steps(
@@ -157,15 +170,18 @@ def _steps(
     inputs: PlanInputs,
     folder: Path,
     on_progress: Progress,
+    line: Line | None,
     limits: Limits,
 ) -> dict[str, Any]:
     rules = compile_rules(spec.layout.rules)
-    users = judge_users(session, spec, inputs.directory)
+    take_settled(session, line)
+    judge_users(session, spec, inputs.directory)
     cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
-    census = take_census(session, spec, rules, inputs.inventories)
+    census = take_census(session, spec, rules, inputs.inventories, line)
+    users = count_users(session)
     on_progress("census", sum(store.listed for store in census.stores.values()))
-    closings = place_users(session, spec)
+    closings = place_users(session, spec, {} if line is None else placed_bytes(session, spec))
     on_progress("placement", users["planned"])
     big = make_batches(session, spec, file_copies=limits.file_copies)
     make_routes(session, spec, rules)
@@ -175,13 +191,14 @@ def _steps(
         "CREATE TEMP TABLE findings "
         "(kind VARCHAR, store VARCHAR, user_id VARCHAR, key VARCHAR, detail VARCHAR, count BIGINT)"
     )
-    objects = assemble.write_objects(session, spec, rules, inputs.capabilities, big, folder, on_progress)
+    objects = assemble.write_objects(session, spec, rules, inputs.capabilities, big, folder, line, on_progress)
     document.gather_findings(session, spec, inputs.capabilities, inputs.inventories, census)
     files, digests = assemble.write_small_tables(session, folder)
     return {
         "format": PLAN_FORMAT,
         "name": spec.name,
-        "parent": None,
+        "parent": None if line is None else line.plans[-1].digest,
+        "line_mark": None if line is None else line.mark,
         "spec": spec.model_dump(mode="json"),
         "capabilities": {
             name: asdict(inputs.capabilities[name]) for name in sorted(spec.stores) if name in inputs.capabilities

@@ -16,11 +16,18 @@ from migrate.errors import InputError, IntegrityError, RefusedError
 from migrate.inventory.files import DirectoryFile, InventoryFile
 from migrate.layout import CompiledRule
 from migrate.model import CensusClass, Role
+from migrate.planner.line import Line, take_line
 from migrate.planner.session import Session, numbers, pattern, text, texts
 from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.units import SIZE_MAX
 
+# What a delta takes away again. Nothing of it is read; the store that had it is asked whether it is gone.
+_TOMBSTONES = (
+    "SELECT * REPLACE (CASE WHEN seen = 0 OR disposition = 'left' THEN origin ELSE source END AS origin, 0 AS size, "
+    "NULL AS storage_class, NULL AS encryption, NULL AS lock) "
+    "FROM census WHERE disposition IN ('deleted', 'left')"
+)
 _SHARE_ROWS = 4_000_000  # of a backup: what a join holds of them fits in the memory of a session
 _SHARES_MAX = 8  # each reads all keys again
 
@@ -37,7 +44,7 @@ class StoreCensus:
     def add(self, kind: str, disposition: str | None, keys: int) -> None:
         self.listed += keys
         self.classes[kind] += keys
-        if disposition is not None:
+        if disposition is not None and kind == CensusClass.OWNED:
             self.dispositions[disposition] = self.dispositions.get(disposition, 0) + keys
 
     def check(self, store: str, rows: int) -> None:
@@ -60,8 +67,8 @@ class Census:
     reconciliation: dict[str, dict[str, int]]
 
 
-def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[str, int]:
-    """Make the table `judged`; how many users there are by state. RefusedError where a country still needs a decision."""
+def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> None:
+    """Make the table `judged`. RefusedError where a country still needs a decision."""
     session.table(
         "policy",
         "code VARCHAR, country VARCHAR, verdict VARCHAR, rule VARCHAR",
@@ -86,22 +93,36 @@ def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> dict[
             f"users live where the policy {spec.scope.policy} needs a written decision: {found}",
             remedy='Say "in", "out" or "review" for each in the spec, under scope.decisions.',
         )
-    counts = dict(session.query("SELECT state, count(*) FROM judged GROUP BY state"))
-    if sum(counts.values()) != directory.rows:
-        raise IntegrityError(f"the directory has {directory.rows} users, planning judged {sum(counts.values())}")
-    return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")}
+    judged = session.query("SELECT count(*) FROM judged")[0][0]
+    if judged != directory.rows:
+        raise IntegrityError(f"the directory has {directory.rows} users, planning judged {judged}")
+
+
+def count_users(session: Session) -> dict[str, int]:
+    """How many users there are by state: the states of any plan, and those of a delta that occur. Needs `users`."""
+    counts = dict(session.query("SELECT state, count(*) FROM users GROUP BY state ORDER BY state"))
+    return {state: counts.get(state, 0) for state in ("planned", "held", "review", "out")} | counts
 
 
 def take_census(
-    session: Session, spec: Spec, rules: tuple[CompiledRule, ...], inventories: Mapping[str, InventoryFile]
+    session: Session,
+    spec: Spec,
+    rules: tuple[CompiledRule, ...],
+    inventories: Mapping[str, InventoryFile],
+    line: Line | None,
 ) -> Census:
-    """Make the table `users`, and the views `census` and `planned`. IntegrityError where a sum is off. Needs `judged`."""
+    """Make the table `users`, and the views `census` and `planned`. IntegrityError where a sum is off.
+
+    Needs `judged` and `settled`.
+    """
+    if line is not None:
+        take_line(session, spec, line)
     session.run("users")
     session.run("comparable")
     folder = session.folder / "census"
     folder.mkdir()
     for source in sorted(spec.by_role(Role.SOURCE)):
-        _census_of(session, spec, rules, source, inventories, folder)
+        _census_of(session, spec, rules, source, inventories, folder, line)
     session.query(
         f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet({pattern(folder)}, hive_partitioning = false)"
     )
@@ -137,6 +158,7 @@ def _census_of(
     source: str,
     inventories: Mapping[str, InventoryFile],
     folder: Path,
+    line: Line | None,
 ) -> None:
     """Write the census of a source and its backups to the folder, a share of the keys at a time."""
     backups = backups_of(spec, source)
@@ -146,6 +168,8 @@ def _census_of(
         for decision in ("copy", "exclude")
     }
     held = max((inventories[backup].rows for backup in backups), default=0)
+    if line is not None:
+        held = max(held, session.query("SELECT count(*) FROM line")[0][0])
     shares = min(_SHARES_MAX, -(-held // _SHARE_ROWS) or 1)
     for number in range(shares):
         share = f"hash(key) % {shares} = {number}" if shares > 1 else "TRUE"
@@ -153,6 +177,7 @@ def _census_of(
         for place, backup in enumerate(backups):
             path = pattern(inventories[backup].path)
             listed = text("backed", listed=listed, backup=path, bit=1 << place, share=share)
+        listed = text("unlined" if line is None else "lined", listed=listed, source=source, share=share)
         session.run(
             "census",
             listed=listed,
@@ -176,7 +201,7 @@ def _fetch_backup_only(
     session: Session, spec: Spec, rules: tuple[CompiledRule, ...], inventories: Mapping[str, InventoryFile]
 ) -> None:
     """The view `planned`: what is copied from the sources, and from the backups what only they hold."""
-    parts = ["SELECT * FROM census WHERE disposition = 'planned' AND in_primary"]
+    parts = ["SELECT * FROM census WHERE disposition = 'planned' AND in_primary", _TOMBSTONES]
     if "copy" in spec.reconcile.backup_only.values():
         for place, backup in enumerate(sorted(spec.by_role(Role.BACKUP))):
             path = session.folder / f"fetched-{place}.parquet"
@@ -184,6 +209,10 @@ def _fetch_backup_only(
             parts.append(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
     key = layout.target_key_sql(rules)
     session.query(f"CREATE TEMP VIEW planned AS SELECT *, {key} AS target_key FROM ({' UNION ALL '.join(parts)})")
+    session.query(
+        f"CREATE TEMP VIEW standing AS SELECT *, {key} AS target_key FROM census "
+        "WHERE disposition IN ('planned', 'unchanged', 'deleted', 'left')"
+    )
 
 
 def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:
@@ -201,7 +230,7 @@ def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:
 def _reconcile(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
     for source, _, disposition, _, in_primary, seen, diverged, incomparable, keys, _ in counts:
-        if disposition not in ("planned", "blocked", "excluded"):
+        if disposition not in ("planned", "unchanged", "blocked", "excluded"):
             continue
         for place, backup in enumerate(backups_of(spec, source)):
             kind = _comparison(place, in_primary, seen, diverged, incomparable, disposition)
@@ -224,6 +253,7 @@ _COMPARISONS = (
 )
 _BACKUP_ONLY = {
     "planned": "backup_only_copied",
+    "unchanged": "backup_only_copied",
     "excluded": "backup_only_excluded",
     "blocked": "backup_only_blocked",
 }

@@ -67,6 +67,8 @@ OBJECTS = Table(
         ("flag", "VARCHAR"),
         ("home_store", "VARCHAR"),
         ("backup_store", "VARCHAR"),
+        ("home_replaces", "VARCHAR"),
+        ("backup_replaces", "VARCHAR"),
         ("target_key", "VARCHAR"),
     ),
     "batch, ordinal",

@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 
 from migrate import __version__
-from migrate.errors import IntegrityError, MigrateError, SpecError, UsageError, VersionError
+from migrate.errors import IntegrityError, InterruptedRun, MigrateError, SpecError, UsageError, VersionError
 from migrate.inventory.aside import Stopping, never
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
@@ -110,13 +110,15 @@ class Plan:
         """The same for the findings."""
         self._check("findings", FINDINGS)
 
-    def check_copies(self, numbers: Sequence[int]) -> None:
+    def check_copies(self, numbers: Sequence[int], is_stopping: Stopping = never) -> None:
         """IntegrityError where a copy of these batches was changed. For who reads copies by `relation`; reads all of theirs.
 
-        Some batches at a time, so that the texts of their rows fit in memory.
+        Some batches at a time, so that the texts of their rows fit in memory. InterruptedRun when stopped.
         """
         with _reading(self.folder) as connection:
             for digests in self._digests(connection, numbers):
+                if is_stopping():
+                    raise InterruptedRun("stopped while a plan was read", remedy="Run it again.")
                 first, last = min(digests), max(digests)
                 forms = connection.execute(
                     f"SELECT batch, string_agg({OBJECTS.canonical}, '' ORDER BY ordinal) "
@@ -273,10 +275,11 @@ class PlanReader:
 
 def _object(row: tuple[Any, ...]) -> PlannedObject:
     (
-        _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, target_key, _,
+        _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, home_replaces,
+        backup_replaces, target_key, _,
     ) = row  # fmt: skip
-    targets = ((TargetRole.HOME, home), (TargetRole.BACKUP, backup))
-    there = [(role, target) for role, target in targets if target is not None]
+    targets = ((TargetRole.HOME, home, home_replaces), (TargetRole.BACKUP, backup, backup_replaces))
+    there = [target for target in targets if target[1] is not None]
     return PlannedObject(
         user_id=user_id,
         store=store,
@@ -290,7 +293,8 @@ def _object(row: tuple[Any, ...]) -> PlannedObject:
         target_key=target_key,
         flag=flag,
         copies=tuple(
-            PlannedCopy(ordinal=ordinal + place, role=role, store=target) for place, (role, target) in enumerate(there)
+            PlannedCopy(ordinal=ordinal + place, role=role, store=target, replaces=replaces)
+            for place, (role, target, replaces) in enumerate(there)
         ),
     )
 

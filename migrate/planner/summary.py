@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 OBJECTS_PER_SECOND = 450
@@ -167,3 +168,8 @@ def ways_on(digest: str, blockers: Sequence[Blocker], *, given: Sequence[str] = 
 def accept_words(blockers: Sequence[Blocker]) -> tuple[str, ...]:
     """What accepts all of them; nothing where accepting is no way on, since targets are to be probed."""
     return () if any(blocker.kind == UNPROBED for blocker in blockers) else tuple(map(accept_word, blockers))
+
+
+def sources_seen(document: Mapping[str, Any], sources: Collection[str]) -> datetime:
+    """When the sources were looked at for a plan; of several inventories, the oldest. What changed since it does not know."""
+    return min(datetime.fromisoformat(row["as_of"]) for row in document["inputs"] if row["input"] in sources)

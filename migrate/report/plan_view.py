@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from migrate.model import CensusClass, Role, UserInfo
+from migrate.model import LEAVING, MOVED, CensusClass, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Listed, PlanSummary, Share, accept_word
@@ -22,6 +22,7 @@ DIGEST_SHOWN = 12
 FINDINGS: dict[str, str] = {
     "unclassified": "keys that no layout rule matches; they stay where they are",
     "review": "users whose country or status nobody has decided; they do not move",
+    "vanished": "users whom the plan before has copied and the directory does not have any more; what was copied of them stays",
     "backup_only": "keys that only a backup holds: deleted at the primary, or lost there",
     "unprobed": "copies to a store that nobody has probed as it is: run `migrate doctor SPEC` and plan again, "
     "or objects with tags, metadata or odd keys are quarantined there",
@@ -178,6 +179,10 @@ def alternative_rows(explanation: Explanation) -> list[tuple[str, str, str]]:
 
 def state_words(user: UserInfo) -> str:
     """Why a user who is in scope by residence, or may be, does not move, and what would change it; empty for all others."""
+    if user.state == LEAVING:
+        return "was to move, and is out of scope by now: what was copied is removed"
+    if user.state == MOVED:
+        return "lives at the new home already, or is on the way there: the sources count no more"
     if user.state == "held":
         return "is on hold in the directory: moves with a later plan, when that is lifted"
     if user.state != "review":

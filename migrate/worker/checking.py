@@ -21,10 +21,21 @@ from migrate.ledger import (
     SealKind,
     UserCheck,
 )
-from migrate.model import CheckResult, Level, PlannedObject, Receipt, Verdict
+from migrate.model import CheckResult, Level, PlannedCopy, PlannedObject, Receipt, Verdict
 from migrate.pauses import PausePoint, pause_at
+from migrate.planner.kept import Kept
 from migrate.transfer.caller import Caller
-from migrate.verify import Expected, Extra, PartedCheck, PrefixCheck, check_head, check_object, check_prefix, is_sampled
+from migrate.verify import (
+    Expected,
+    Extra,
+    PartedCheck,
+    PrefixCheck,
+    check_head,
+    check_object,
+    check_prefix,
+    check_removed,
+    is_sampled,
+)
 from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
@@ -35,7 +46,8 @@ _ALL = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class CheckTools:
-    """What checking needs, the same for every batch of a worker. `at_site`: by target store, all those of its site."""
+    """What checking needs, the same for every batch of a worker. `at_site`: by target store, all those of its site; `kept`: what
+    the plan's line keeps of users."""
 
     ledger: Ledger
     caller: Caller
@@ -45,6 +57,7 @@ class CheckTools:
     pass_id: int
     level: Level
     sample_ppm: int
+    kept: Callable[[Collection[str]], Kept]
     run_id: int
     now: Callable[[], datetime]
 
@@ -174,10 +187,16 @@ class CheckWork:
         self._has_begun_all = True
 
     def _tasks(self) -> Iterator[Task]:
+        for planned in self._objects:
+            for copy in planned.copies:
+                if planned.is_tombstone and copy.ordinal in self._todo:
+                    yield Task(self, 0, partial(self._check_removed, planned, copy))
         if self._is_full or self._level is Level.LISTING:
             yield from self._listing_tasks()
         if self._level is not Level.LISTING:
             for planned in self._objects:
+                if planned.is_tombstone:
+                    continue
                 receipts = {
                     copy.ordinal: self._todo[copy.ordinal] for copy in planned.copies if copy.ordinal in self._todo
                 }
@@ -186,6 +205,9 @@ class CheckWork:
                     yield Task(self, 0, partial(_step, parted, parted.look))
                 elif receipts:
                     yield Task(self, 0, partial(self._read, planned, receipts))
+
+    def _check_removed(self, planned: PlannedObject, copy: PlannedCopy) -> _Checked:
+        return _Checked([check_removed(planned, copy, self._tools.caller)], (), 0)
 
     def _read(self, planned: PlannedObject, receipts: Mapping[int, Receipt]) -> _Checked:
         results = check_object(planned, receipts, self._level, self._tools.caller)
@@ -200,6 +222,10 @@ class CheckWork:
         expected: dict[_Place, list[Expected]] = {}
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
+        for user_id, kept in self._tools.kept({planned.user_id for planned in self._objects}).items():
+            for each in user_prefixes(self._tools.rules, user_id):
+                for store, key in kept:
+                    planned_keys[_Place(store, user_id, each)].add(key)
         for planned in self._objects:
             prefixes = user_prefixes(self._tools.rules, planned.user_id)
             prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
@@ -209,7 +235,7 @@ class CheckWork:
                         expected.setdefault(_Place(store, planned.user_id, each), [])
                 if prefix is not None:
                     planned_keys[_Place(copy.store, planned.user_id, prefix)].add(planned.target_key)
-                if self._level is not Level.LISTING or copy.ordinal not in self._todo:
+                if self._level is not Level.LISTING or copy.ordinal not in self._todo or planned.is_tombstone:
                     continue
                 item = Expected(copy.ordinal, planned.target_key, planned.size, self._todo[copy.ordinal].etag)
                 if prefix is None:

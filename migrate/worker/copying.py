@@ -17,6 +17,7 @@ from migrate.spec import Copying
 from migrate.transfer.caller import Caller
 from migrate.transfer.parted import PartedCopy
 from migrate.transfer.parts import Begun, Finished, Job, PartDone, PartSent, Upload, UploadStarted, remembered_part
+from migrate.transfer.removing import remove_copies
 from migrate.transfer.whole import copy_whole
 from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
@@ -63,10 +64,13 @@ class CopyWork:
         rows: list[CopyRow] = [] if lease.fresh else tools.ledger.copy_rows(lease)
         uploads: list[UploadRow] = [] if lease.fresh else tools.ledger.uploads(lease)
         self._uploads = {upload.ordinal: _remembered(upload) for upload in uploads}
-        self._repairs = {
-            row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None
-        }
+        # what may be replaced: by the ETag that an earlier plan of the line has left, or that a verification saw
+        self._replaceable = {
+            copy.ordinal: copy.replaces for planned in objects for copy in planned.copies if copy.replaces is not None
+        } | {row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None}
         self._todo = self._open_ordinals(rows)
+        losing = {planned.user_id for planned in objects if planned.is_tombstone}
+        self._on_hold = tools.ledger.held(losing) if losing else set()
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
         self._results: list[CopyResult] = []
         self._parts: list[PartRow] = []
@@ -88,20 +92,27 @@ class CopyWork:
             copies = [copy for copy in planned.copies if copy.ordinal in self._todo]
             if not copies:
                 continue
-            if planned.size >= self._tools.copying.multipart_from:
+            if planned.is_tombstone:
+                yield Task(self, 0, partial(self._remove, planned, copies, planned.user_id in self._on_hold))
+            elif planned.size >= self._tools.copying.multipart_from:
                 yield self._step(self._parted(planned, copies))
             else:
                 yield Task(self, planned.size, partial(self._copy_whole, planned, copies))
 
+    def _remove(self, planned: PlannedObject, copies: Sequence[PlannedCopy], is_on_hold: bool) -> _WholeDone:
+        if is_on_hold:
+            return _WholeDone([CopyResult(copy.ordinal, Outcome.DRIFTED, reason="on_hold") for copy in copies])
+        return _WholeDone(remove_copies(planned, copies, self._replaceable, self._tools.caller, self._tools.now))
+
     def _copy_whole(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> _WholeDone:
-        return _WholeDone(copy_whole(planned, copies, self._repairs, self._tools.caller, self._tools.now))
+        return _WholeDone(copy_whole(planned, copies, self._replaceable, self._tools.caller, self._tools.now))
 
     def _parted(self, planned: PlannedObject, copies: Sequence[PlannedCopy]) -> PartedCopy:
         return PartedCopy(
             planned,
             copies,
             self._uploads,
-            self._repairs,
+            self._replaceable,
             caller=self._tools.caller,
             configured_part_bytes=self._tools.copying.part_bytes,
             now=self._tools.now,

@@ -18,7 +18,7 @@ import duckdb
 
 from migrate.errors import SealLostError, StaleLeaseError, UnreachableError
 from migrate.ledger import NewSeal, Seal, SealKind
-from migrate.model import CheckResult, Evidence, Outcome, Receipt
+from migrate.model import CheckResult, Evidence, Outcome, Receipt, Verdict
 from migrate.pauses import PausePoint, pause_at
 from migrate.sql import literal
 
@@ -106,18 +106,30 @@ class Seals:
         for seal in reversed(seals):
             if not left:
                 break
-            for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(
-                seal, _RECEIPTS
-            ):
-                if ordinal in left:
-                    receipt = Receipt(
-                        sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us)
-                    )
-                    found[ordinal] = (Outcome(outcome), receipt)
+            found |= {
+                ordinal: (outcome, receipt) for ordinal, outcome, receipt in self.receipts_of(seal) if ordinal in left
+            }
             left.difference_update(found)
         if left:
             raise SealLostError(f"no sealed file has the receipts of {len(left)} copies", "", remedy=_REMEDY)
         return found
+
+    def receipts_of(self, seal: Seal) -> list[SealedReceipt]:
+        """All that a seal of receipts holds, by ordinal. SealLostError where it cannot be had."""
+        return [
+            (
+                ordinal,
+                Outcome(outcome),
+                Receipt(sha256, part_bytes, attributes, etag, version_id, Evidence(evidence), _time(at_us)),
+            )
+            for ordinal, outcome, sha256, part_bytes, attributes, etag, version_id, evidence, at_us in self._read(
+                seal, _RECEIPTS
+            )
+        ]
+
+    def verdicts_of(self, seal: Seal) -> list[tuple[int, Verdict]]:
+        """The verdicts of a seal, by ordinal. SealLostError where it cannot be had."""
+        return [(ordinal, Verdict(verdict)) for ordinal, verdict, *_ in self._read(seal, _VERDICTS)]
 
     def forget_receipts(self, number: int, fence: int) -> None:
         """Remove what earlier holders of the batch have not written to its end."""

@@ -1,7 +1,7 @@
 """The process is killed with -9 at every named point, and goes on: the end is that of a run that nothing disturbed.
 
-Every member of `PausePoint` is in `SCENARIOS`; each stands at one place in the code. What is compared: what the targets hold,
-with attributes and tags; the ledger's sums and the users' states; uploads, temporary files and leases left behind.
+Every member of `PausePoint` is in `SCENARIOS` or `IN_A_DELTA`; each stands at one place in the code. What is compared: what the
+targets hold, with attributes and tags; the ledger's sums and the users' states; uploads, temporary files and leases left behind.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def end_of(world: SmallWorld) -> End:
         states.update(wave["users"])
     ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
     try:
-        plan = ledger.plans()[0].id
-        sealed = {file_name(seal) for seal in ledger.chain(plan)}
+        plans = [plan.id for plan in ledger.plans()]
+        sealed = {file_name(seal) for plan in plans for seal in ledger.chain(plan)}
         left_behind = (
             world.open_uploads(),
-            ledger.leases(plan).total(),
+            sum(ledger.leases(plan).total() for plan in plans),
             unfinished_files(world.root / ".migrate", sealed),
         )
     finally:
@@ -97,9 +97,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> End:
     return end_of(world)
 
 
-def killed_at(world: SmallWorld, point: PausePoint, *words: str, times: int = 1, **environment: str) -> None:
-    """Run a command until it stops itself at the point, and kill it there. AssertionError if it ended without coming there."""
-    process = world.start(*words, **{VARIABLE: f"{point}:{times}"}, **environment)
+def killed_at(
+    world: SmallWorld, point: PausePoint, *words: str, times: int = 1, program: str = "", **environment: str
+) -> None:
+    """Run a command until it stops itself at the point, and kill it there. AssertionError if it ended without coming there.
+    `program` is Python that is run before it."""
+    process = world.start(*words, program=program, **{VARIABLE: f"{point}:{times}"}, **environment)
     try:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         stopped = os.WIFSTOPPED(status)
@@ -204,9 +207,72 @@ def test_a_crash_at_each_point_leaves_nothing_lost_or_doubled(
     world.assert_all_there()
 
 
+IN_A_DELTA = (
+    _P.OBJECTS_WRITTEN,
+    _P.PLAN_REGISTERING,
+    _P.PLAN_REGISTERED,
+    _P.OBJECT_WRITTEN,
+    _P.OBJECT_REMOVED,
+    _P.GROUP_COMMITTED,
+    _P.RECEIPTS_SEALED,
+    _P.BATCH_FINISHED,
+    _P.CHECK_LEASED,
+)
+NOBODY_IS_LATE = "import migrate.jobs.elsewhere; migrate.jobs.elsewhere.LATE_SECONDS = 0"
+
+
+def continued(world: SmallWorld, point: PausePoint | None) -> End:
+    """Moved, then changed at the source, and a delta of that: killed at the point, wherever it comes there, and gone on with."""
+    planned(world)
+    finish_all(world)
+    world.put_source("users/u001/film.mp4", b"a small one now")
+    world.put_source("users/u002/new.jpg", b"new")
+    for key in ("users/u003/photo-0000.jpg", "users/u003/photo-0002.jpg", "users/u004/photo-0001.jpg"):
+        for store in ("us", "singapore"):
+            world.store(store).delete(key)
+        del world.objects[key]
+    steps = [("delta",), ("run", "--wave", "all"), ("verify", "--wave", "all", "--level", "both-ends")]
+    for words in steps:
+        if point is not None and _WHERE[words[0]](point):
+            killed_at(world, point, *words, program=NOBODY_IS_LATE)
+        do(world, *words)
+    return end_of(world)
+
+
+_WHERE: dict[str, Callable[[PausePoint], bool]] = {
+    "delta": lambda point: point is _P.OBJECTS_WRITTEN,
+    "run": lambda point: point not in (_P.OBJECTS_WRITTEN, _P.CHECK_LEASED),
+    "verify": lambda point: point is _P.CHECK_LEASED,
+}
+
+
+@pytest.fixture(scope="session")
+def undisturbed_delta(tmp_path_factory: pytest.TempPathFactory) -> End:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
+        return continued(small(tmp_path_factory.mktemp("undisturbed-delta"), None), None)
+
+
+@pytest.mark.parametrize("kind", BOTH_LEDGERS)
+@pytest.mark.parametrize("point", IN_A_DELTA, ids=str)
+def test_a_crash_in_a_delta_leaves_nothing_lost_or_brought_back(
+    point: PausePoint,
+    kind: str,
+    tmp_path: Path,
+    undisturbed_delta: End,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed at the point and resumed, the end equals that of an undisturbed delta (Invariants 1, 2, 3 and 5)."""
+    monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
+    world = small(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
+    assert continued(world, point) == undisturbed_delta
+    world.assert_all_there()
+
+
 def test_every_point_has_a_test_and_one_place() -> None:
     """A new point without a scenario fails here, and so does one that stands nowhere, or twice."""
-    assert set(SCENARIOS) | ON_S3 == set(PausePoint)
+    assert set(SCENARIOS) | set(IN_A_DELTA) | ON_S3 == set(PausePoint)
     sources = "".join(path.read_text() for path in Path(migrate.__file__).parent.rglob("*.py"))
     places = Counter(re.findall(r"pause_at\(PausePoint\.([A-Z_]+)\)", sources))
     assert places == {point.name: 1 for point in PausePoint}

@@ -204,7 +204,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "run", "verify", "hold", "status", "where", "sweep",
+        "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "hold", "status", "where", "sweep",
         "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text

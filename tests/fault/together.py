@@ -7,7 +7,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -35,15 +34,7 @@ def many_batches(root: Path, ledger: str | None = None, *, large: bool = True) -
 
 def start(world: SmallWorld, words: Sequence[str], *, program: str = "", **environment: str) -> subprocess.Popen[bytes]:
     """Start a command in a group of its own; `program` is Python that is run first in its process."""
-    main = ["-c", f"{program}\nfrom migrate.__main__ import main\nmain()"] if program else ["-m", "migrate"]
-    return subprocess.Popen(
-        [sys.executable, *main, *world.arguments(words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
+    return world.start(*words, program=program, **environment)
 
 
 def finish(process: subprocess.Popen[bytes]) -> Ended:

@@ -15,6 +15,7 @@ from migrate.inventory.files import DIRECTORY_COLUMNS, INVENTORY_COLUMNS, Direct
 from migrate.planner.build import Limits, make_plan
 from migrate.planner.folder import Plan
 from migrate.planner.inputs import PlanInputs
+from migrate.planner.line import Line
 from migrate.planner.summary import PlanSummary
 from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities
@@ -143,8 +144,20 @@ class World:
     inputs: PlanInputs
 
     def plan(self, spec: Spec, *, now: datetime = NOW, **limits: Any) -> Plan:
+        return self._made(spec, now, None, limits)
+
+    def delta(self, spec: Spec, line: Line, *, now: datetime = NOW, **limits: Any) -> Plan:
+        return self._made(spec, now, line, limits)
+
+    def _made(self, spec: Spec, now: datetime, line: Line | None, limits: dict[str, Any]) -> Plan:
         made = make_plan(
-            spec, self.workspace, self.inputs, now=now, on_progress=lambda stage, done: None, limits=Limits(**limits)
+            spec,
+            self.workspace,
+            self.inputs,
+            now=now,
+            on_progress=lambda stage, done: None,
+            line=line,
+            limits=Limits(**limits),
         )
         assert isinstance(made, Plan)
         return made

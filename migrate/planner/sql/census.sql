@@ -6,13 +6,14 @@ COPY (
     classed AS (
         SELECT
             n.*,
+            CASE WHEN n.in_primary THEN '$source' ELSE $first_backup END AS origin,
             u.turn,
             u.state,
             CASE
                 WHEN n.rule IS NULL THEN 'unclassified'
                 WHEN n.rule IN $shared_rules THEN 'shared'
                 WHEN u.state IS NULL THEN 'orphan'
-                WHEN u.state = 'out' THEN 'out-of-scope'
+                WHEN u.state IN ('out', 'leaving') THEN 'out-of-scope'
                 ELSE 'owned'
             END AS class
         FROM named AS n
@@ -20,7 +21,7 @@ COPY (
     )
     SELECT
         '$source' AS source,
-        CASE WHEN in_primary THEN '$source' ELSE $first_backup END AS origin,
+        CASE WHEN seen = 0 AND NOT in_primary THEN line_store ELSE coalesce(origin, '$source') END AS origin,
         key,
         version_id,
         size,
@@ -34,13 +35,20 @@ COPY (
         CASE WHEN class = 'orphan' THEN user_id END AS orphan_user,
         class,
         CASE
+            WHEN state = 'leaving' AND line_plan IS NOT NULL
+            THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'left' END
             WHEN class <> 'owned' THEN NULL
             WHEN state <> 'planned' THEN state
-            WHEN in_primary OR rule IN $copied_rules THEN 'planned'
+            -- what the source had and has no more was deleted there, whatever a backup still holds, and does not come back from it
+            WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_deleted OR seen = 0 OR line_store = '$source')
+            THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'deleted' END
+            WHEN in_primary OR rule IN $copied_rules
+            THEN CASE WHEN is_unchanged AND line_store = origin THEN 'unchanged' ELSE 'planned' END
             WHEN rule IN $excluded_rules THEN 'excluded'
             ELSE 'blocked'
         END AS disposition,
         CASE
+            WHEN disposition IN ('deleted', 'left', 'gone') THEN disposition
             WHEN NOT in_primary THEN 'backup_only'
             WHEN diverged > 0 THEN 'diverged'
             WHEN incomparable > 0 THEN 'incomparable'
@@ -49,6 +57,9 @@ COPY (
         in_primary,
         seen,
         diverged,
-        incomparable
+        incomparable,
+        line_plan,
+        line_batch,
+        line_ordinal
     FROM classed
 ) TO $path (FORMAT parquet, COMPRESSION uncompressed)

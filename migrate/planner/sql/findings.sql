@@ -11,10 +11,20 @@ SELECT
     c.origin,
     u.user_id,
     c.key,
-    CASE c.disposition WHEN 'planned' THEN 'copy' WHEN 'excluded' THEN 'exclude' ELSE 'block' END,
+    CASE
+        WHEN c.disposition IN ('planned', 'unchanged') THEN 'copy'
+        WHEN c.disposition = 'excluded' THEN 'exclude'
+        ELSE 'block'
+    END,
     1
 FROM census AS c
 JOIN users AS u ON c.turn = u.turn
 WHERE c.flag = 'backup_only'
 UNION ALL
 SELECT 'review', 'directory', user_id, NULL, scope_rule, 1 FROM users WHERE state = 'review'
+UNION ALL
+-- whom the line has copied, and the directory does not know any more
+SELECT 'vanished', 'directory', s.user_id, NULL, NULL, 1
+FROM settled AS s
+ANTI JOIN users AS u ON s.user_id = u.user_id
+WHERE NOT s.is_away

@@ -15,10 +15,13 @@ SELECT
     o.flag,
     h.store AS home_store,
     b.store AS backup_store,
+    e.home_replaces,
+    e.backup_replaces,
     o.target_key
 FROM ordered AS o
 JOIN places AS p ON o.batch = p.batch AND o.turn = p.turn
 JOIN layout_rules AS r ON o.rule = r.number
 JOIN routes AS h ON h.role = 'home' AND o.source = h.source AND p.home = h.site
 LEFT JOIN routes AS b ON b.role = 'backup' AND o.source = b.source AND p.backup = b.site
+LEFT JOIN replaced AS e ON o.line_plan = e.plan AND o.line_batch = e.batch AND o.line_ordinal = e.ordinal
 WHERE o.batch BETWEEN $first AND $last AND p.batch BETWEEN $first AND $last

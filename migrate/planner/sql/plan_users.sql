@@ -8,10 +8,10 @@ SELECT
     u.country_given,
     u.state,
     u.scope_rule,
-    m.home,
-    m.backup,
-    m.placement_rule,
-    m.wave,
+    coalesce(m.home, k.home) AS home,
+    coalesce(m.backup, k.backup) AS backup,
+    coalesce(m.placement_rule, k.placement_rule) AS placement_rule,
+    coalesce(m.wave, k.wave) AS wave,
     coalesce(m.objects, 0) AS objects,
     coalesce(m.copies, 0) AS copies,
     coalesce(m.size_bytes, 0) AS size_bytes,
@@ -19,4 +19,5 @@ SELECT
     s.last_batch
 FROM users AS u
 LEFT JOIN movers AS m ON u.turn = m.turn
+LEFT JOIN settled AS k ON u.user_id = k.user_id
 LEFT JOIN spans AS s ON u.turn = s.turn

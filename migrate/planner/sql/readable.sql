@@ -21,12 +21,15 @@ WITH reasons AS (
     JOIN routes AS r ON o.source = r.source AND ((r.role = 'home' AND r.site = p.home) OR (r.role = 'backup' AND r.site = p.backup))
     JOIN target_stores AS t ON r.store = t.name
     WHERE
-        o.storage_class IN $archived
-        OR o.encryption = 'SSE-C'
-        OR o.lock IS NOT NULL
-        OR o.size > $object_max
-        OR strlen(o.target_key) > t.key_bytes
-        OR $bent
+        coalesce(o.flag NOT IN ('deleted', 'left'), TRUE)
+        AND (
+            o.storage_class IN $archived
+            OR o.encryption = 'SSE-C'
+            OR o.lock IS NOT NULL
+            OR o.size > $object_max
+            OR strlen(o.target_key) > t.key_bytes
+            OR $bent
+        )
 )
 SELECT reason.kind, origin, user_id, key, reason.detail, 1
 FROM (SELECT origin, user_id, key, unnest(found) AS reason FROM reasons WHERE len(found) > 0)

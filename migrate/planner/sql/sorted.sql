@@ -1,11 +1,11 @@
 -- The planned objects in their order: by batch, users by turn, objects by target key. What follows cuts files from it.
 COPY (
     WITH seated AS (
-        SELECT p.*, s.number AS batch
+        SELECT p.* EXCLUDE (target_key), s.number AS batch
         FROM planned AS p
         JOIN seats AS s ON p.turn = s.turn
         UNION ALL
-        SELECT p.* EXCLUDE (copies_half, bytes_half, large_before), b.number AS batch
+        SELECT p.* EXCLUDE (target_key, copies_half, bytes_half, large_before), b.number AS batch
         FROM read_parquet($big, hive_partitioning = false) AS p
         JOIN batches AS b
             ON
@@ -29,7 +29,10 @@ COPY (
         encryption,
         lock,
         rule,
-        flag
+        flag,
+        line_plan,
+        line_batch,
+        line_ordinal
     FROM seated
-    ORDER BY batch, turn, target_key, source, key
+    ORDER BY batch, turn, $target_key, source, key
 ) TO $path (FORMAT parquet, COMPRESSION uncompressed)

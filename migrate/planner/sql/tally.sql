@@ -1,4 +1,4 @@
--- How much each planned user has. A user without objects counts too.
+-- How much there is of each user who has a turn. A user without objects counts too.
 CREATE TEMP TABLE tally AS
 WITH counted AS (
     SELECT turn, count(*) AS objects, CAST(sum(size) AS BIGINT) AS bytes FROM planned GROUP BY turn
@@ -13,4 +13,4 @@ SELECT
 FROM users AS u
 LEFT JOIN counted AS c ON u.turn = c.turn
 LEFT JOIN country_rules AS p ON u.country = p.country
-WHERE u.state = 'planned'
+WHERE u.turn IS NOT NULL

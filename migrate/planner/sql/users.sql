@@ -1,10 +1,24 @@
 -- The users, numbered in the order of the SHA-256 of their ids, which is the order of their files.
--- `turn`: the place of a planned user in that order, from 1. It stands for the user from here on.
+-- `turn`: the place in that order, from 1, of who has a batch: planned users, and those who leave, of whom the line's copies are
+-- removed. It stands for the user from here on.
 CREATE TEMP TABLE users AS
-WITH numbered AS (SELECT *, row_number() OVER (ORDER BY sha256(user_id), user_id) AS number FROM judged)
+WITH numbered AS (
+    SELECT
+        j.* REPLACE (
+            CASE
+                WHEN s.is_away THEN 'moved'
+                WHEN j.state = 'out' AND s.user_id IS NOT NULL THEN 'leaving'
+                ELSE j.state
+            END AS state
+        ),
+        row_number() OVER (ORDER BY sha256(j.user_id), j.user_id) AS number
+    FROM judged AS j
+    LEFT JOIN settled AS s ON j.user_id = s.user_id
+)
 SELECT
     *,
     CASE
-        WHEN state = 'planned' THEN CAST(row_number() OVER (PARTITION BY state ORDER BY number) AS INTEGER)
+        WHEN state IN ('planned', 'leaving')
+        THEN CAST(row_number() OVER (PARTITION BY state IN ('planned', 'leaving') ORDER BY number) AS INTEGER)
     END AS turn
 FROM numbered

@@ -93,9 +93,9 @@ def test_a_user_in_another_plan_is_refused_and_nothing_is_kept(world: World) -> 
 def test_it_can_be_foreseen_that_a_user_is_in_another_plan(world: World) -> None:
     """Before a plan is registered: the plan that has one of its users, or none; its own users are no matter."""
     strangers = [f"stranger-{number}" for number in range(12_000)]
-    assert world.ledger.plan_that_has([*strangers, "anna"], besides=OTHER) == PLAN
-    assert world.ledger.plan_that_has(strangers, besides=OTHER) is None
-    assert world.ledger.plan_that_has(["anna"], besides=PLAN) is None
+    assert world.ledger.plan_that_has([*strangers, "anna"], besides=[OTHER]) == PLAN
+    assert world.ledger.plan_that_has(strangers, besides=[OTHER]) is None
+    assert world.ledger.plan_that_has(["anna"], besides=[PLAN]) is None
 
 
 def _one_more_user() -> Sequence[UserInfo]:
@@ -120,7 +120,7 @@ def test_what_an_operator_accepts_is_kept_by_kind(world: World) -> None:
     world.ledger.accept(world.plan_id, "review", 3, "aa", world.run_id, NOW)
     world.ledger.accept(world.plan_id, "unclassified", 1, "bb", world.run_id, NOW)
     world.ledger.accept(world.plan_id, "review", 4, "cc", world.run_id, NOW)
-    assert world.ledger.acceptances(world.plan_id) == {"review": (4, "cc"), "unclassified": (1, "bb")}
+    assert world.ledger.acceptances([PLAN, OTHER]) == {("review", 4, "cc"), ("unclassified", 1, "bb")}
 
 
 def test_progress_adds_up_by_wave(world: World) -> None:

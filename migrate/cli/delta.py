@@ -1,0 +1,97 @@
+"""`migrate delta [PLAN]`: a small plan of what changed at the sources since a plan was made."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from migrate.cli.context import Context, JsonOption, context_of
+from migrate.cli.doors import open_door
+from migrate.cli.logs import start_logs
+from migrate.cli.plan_progress import PlanProgress
+from migrate.cli.plan_tables import show_summary
+from migrate.cli.records import existing_ledger, recorded_run
+from migrate.cli.working import stopping
+from migrate.errors import LaterError
+from migrate.jobs.continuing import LineReader
+from migrate.ledger import Ledger
+from migrate.model import Purpose
+from migrate.planner.build import build_plan
+from migrate.planner.folder import Plan, find_plan
+from migrate.planner.summary import PlanSummary, summarise
+from migrate.report.plan_view import summary_document, unprobed_stores
+from migrate.stores.door import load_capabilities
+
+
+def delta(
+    typer_context: typer.Context,
+    plan: Annotated[
+        str | None,
+        typer.Argument(metavar="PLAN", help="A plan, by the beginning of its digest; the newest by default."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what the delta would be, and build none.")] = False,
+    list_anew: Annotated[
+        bool, typer.Option("--list-anew", help="List the stores again, whatever an earlier attempt has listed of them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build a plan of what changed since PLAN: new, changed and deleted objects, users who came or went. It is run and verified
+    as any other, and takes PLAN's place. What did not change is not read."""
+    context = context_of(typer_context, as_json=as_json)
+    start_logs(context)
+    parent = find_plan(context.workspace, plan)
+    if dry_run:
+        with existing_ledger(context) as ledger:
+            if ledger is None:
+                raise LaterError(
+                    f"nothing of plan {parent.digest[:12]} was run yet, so there is nothing to continue",
+                    remedy=f"`migrate run {parent.digest[:12]}` comes first; if it ran, name its ledger by --ledger.",
+                )
+            _delta(context, parent, ledger, dry_run=True, list_anew=list_anew)
+        return
+    country = context.country(parent.spec)
+    with recorded_run(context, "delta", {}, plan=parent.digest, country=country) as recorded:
+        _delta(context, parent, recorded.ledger, dry_run=False, list_anew=list_anew)
+
+
+def _delta(context: Context, parent: Plan, ledger: Ledger, *, dry_run: bool, list_anew: bool) -> None:
+    spec, workspace = parent.spec, context.workspace
+    capabilities = load_capabilities(workspace.capabilities(spec.name), spec.stores)
+    with closing(LineReader(parent, workspace, ledger)) as reader:
+        door = open_door(context, spec, Purpose.PLAN, capabilities=capabilities)
+        with closing(door), stopping(context) as stop, PlanProgress(context.output) as progress:
+            built = build_plan(
+                spec,
+                workspace,
+                door,
+                capabilities=capabilities,
+                now=context.now,
+                on_progress=progress.step,
+                is_stopping=stop.is_set,
+                dry_run=dry_run,
+                list_anew=list_anew,
+                line=lambda scratch: reader.line(scratch, stop.is_set),
+            )
+    _tell(context, parent, built, unprobed_stores(spec, capabilities))
+
+
+def _tell(context: Context, parent: Plan, built: Plan | PlanSummary, unprobed: list[str]) -> None:
+    summary = summarise(built.document) if isinstance(built, Plan) else built
+    if context.as_json:
+        folder = {"folder": str(built.folder)} if isinstance(built, Plan) else {}
+        context.output.document(
+            summary_document(summary, unprobed) | {"parent": parent.digest, "dry_run": not folder, **folder}
+        )
+        return
+    context.output.line(f"continues plan {parent.digest[:12]}")
+    show_summary(context.output, summary, parent.spec, unprobed=unprobed, built=isinstance(built, Plan))
+    if not summary.copies:
+        context.output.line("nothing changed at the sources; running it brings the users over")
+    if not isinstance(built, Plan):
+        context.output.note("nothing was built: `migrate delta` builds it", style="dim")
+    elif not summary.blockers:
+        context.output.note(
+            f"next: migrate run {summary.digest[:12]} --wave all, then migrate verify {summary.digest[:12]}"
+        )

@@ -1,0 +1,264 @@
+"""A delta continues a plan: its users come over from the plans of its line, and what those have proved stays proved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import MetaData, Table, and_, case, func, insert, literal, literal_column, or_, select, update
+from sqlalchemy.engine import Connection
+
+from migrate.errors import LaterError, RefusedError
+from migrate.ledger import schema
+from migrate.ledger.copying import copy_row
+from migrate.ledger.core import Core, in_batch
+from migrate.ledger.engine import insert_many
+from migrate.ledger.known import is_wrong
+from migrate.ledger.rows import FULL_SAMPLE_PPM, CopyRow, Seal, SealKind
+from migrate.ledger.seals import seal_of
+from migrate.model import MOVED, Level
+from migrate.states import BatchState, UserState
+
+_PAGE = 10_000
+# Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
+AWAY = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED, UserState.FORGOTTEN)
+_KEPT = (UserState.FROZEN, *AWAY)
+_PROVEN = (UserState.VERIFIED, UserState.READY)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the ledger knows of one batch's copies. `seals` are those of receipts, and those of the verdicts of full passes at the
+    level asked for or deeper, oldest first; `wrong`: what is known against copies, by ordinal the ETag that was seen, if any."""
+
+    rows: Sequence[CopyRow]
+    seals: Sequence[Seal]
+    wrong: Mapping[int, str | None]
+
+
+class Lines(Core):
+    """What a delta has to know of the plans before it."""
+
+    def child_of(self, digest: str) -> str | None:
+        """The digest of the delta that continues this plan; None where none is registered."""
+        plans = schema.plans
+        with self._read() as connection:
+            found: str | None = connection.execute(
+                select(plans.c.digest).where(plans.c.parent == digest).limit(1)
+            ).scalar()
+        return found
+
+    def unproven_users(self, plan_ids: Sequence[int]) -> Iterator[str]:
+        """The users of these plans for whom something is left to do or to prove, by id."""
+        done = [state.value for state in (*_PROVEN, *AWAY)]
+        return self._users_of(plan_ids, schema.users.c.state.not_in(done))
+
+    def users_away(self, plan_ids: Sequence[int]) -> Iterator[str]:
+        """The users of these plans whose home is moving, has moved, or who are to be forgotten, by id."""
+        return self._users_of(plan_ids, schema.users.c.state.in_([state.value for state in AWAY]))
+
+    def _users_of(self, plan_ids: Sequence[int], which: object) -> Iterator[str]:
+        users, after = schema.users, ""
+        while True:
+            query = (
+                select(users.c.user_id)
+                .where(users.c.plan_id.in_(plan_ids), which, users.c.user_id > after)  # type: ignore[arg-type]
+                .order_by(users.c.user_id)
+                .limit(_PAGE)
+            )
+            with self._read() as connection:
+                page = [str(found) for found in connection.execute(query).scalars()]
+            if not page:
+                return
+            yield from page
+            after = page[-1]
+
+    def begun_batches(self, plan_id: int) -> set[int]:
+        """The batches that somebody has ever leased: of the others nothing is known but that nothing was done."""
+        batches = schema.batches
+        with self._read() as connection:
+            numbers = connection.execute(
+                select(batches.c.number).where(
+                    batches.c.plan_id == plan_id,
+                    or_(batches.c.state != BatchState.PENDING.value, batches.c.fence > 0),
+                )
+            ).scalars()
+            return set(numbers)
+
+    def demand_at_rest(self, plan_ids: Sequence[int]) -> None:
+        """LaterError while a batch of these plans is leased, or was begun and is not done: what of it stands at a target
+        without a receipt, nobody knows."""
+        with self._read() as connection:
+            _demand_at_rest(connection, plan_ids)
+
+    def mark_of(self, plan_ids: Sequence[int]) -> str:
+        """How the receipts of these plans stand, and what is known against them: it changes with what a delta is built on."""
+        with self._read() as connection:
+            return _mark_of(connection, plan_ids)
+
+    def proof(self, plan_id: int, number: int, level: Level) -> Proof:
+        """What is known of a batch's copies."""
+        copies, seals, passes, verdicts = schema.copies, schema.seals, schema.passes, schema.verdicts
+        deep = [other.value for other in Level if other.rank >= level.rank]
+        full = select(passes.c.id).where(
+            passes.c.plan_id == plan_id, passes.c.sample_ppm >= FULL_SAMPLE_PPM, passes.c.level.in_(deep)
+        )
+        with self._read() as connection:
+            rows = connection.execute(
+                select(copies).where(in_batch(copies, plan_id, number)).order_by(copies.c.ordinal)
+            ).all()
+            sealed = connection.execute(
+                select(seals)
+                .where(
+                    in_batch(seals, plan_id, number),
+                    or_(seals.c.kind == SealKind.RECEIPTS.value, seals.c.pass_id.in_(full)),
+                )
+                .order_by(seals.c.sequence)
+            ).all()
+            wrong = connection.execute(
+                select(verdicts.c.ordinal, verdicts.c.etag)
+                .where(in_batch(verdicts, plan_id, number), is_wrong())
+                .order_by(verdicts.c.at)
+            ).all()
+            return Proof(
+                [copy_row(row) for row in rows],
+                [seal_of(row) for row in sealed],
+                {row.ordinal: row.etag for row in wrong},
+            )
+
+    def last_run_of(self, digests: Sequence[str], now: datetime) -> datetime | None:
+        """When the last run of these plans ended; `now`, where one has not ended, or was killed. None where there was none."""
+        runs = schema.runs
+        with self._read() as connection:
+            found = connection.execute(
+                select(runs.c.ended_at).where(runs.c.plan_digest.in_(digests), runs.c.verb == "run")
+            ).scalars()
+            ended: list[datetime] = [now if at is None else at for at in found]
+        return max(ended, default=None)
+
+
+def line_of(connection: Connection, parent: str) -> list[int]:
+    """The ids of a plan and of those that it continues. LaterError where one is not registered."""
+    plans = schema.plans
+    found: list[int] = []
+    digest: str | None = parent
+    while digest is not None:
+        row = connection.execute(select(plans.c.id, plans.c.parent).where(plans.c.digest == digest)).first()
+        if row is None:
+            raise LaterError(
+                f"plan {digest[:12]}, which this one continues, was never run with this ledger",
+                remedy="Name the ledger of that plan (--ledger or MIGRATE_LEDGER).",
+            )
+        found.append(row.id)
+        digest = row.parent
+    return found
+
+
+def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
+    batches = schema.batches
+    begun = or_(
+        batches.c.state == BatchState.LEASED.value,
+        and_(batches.c.state == BatchState.PENDING.value, batches.c.fence > 0),
+    )
+    if connection.execute(select(batches.c.number).where(batches.c.plan_id.in_(plan_ids), begun).limit(1)).first():
+        raise LaterError(
+            "a batch of the plan that is to be continued was begun and is not done",
+            remedy="`migrate run` ends it; a delta comes after.",
+        )
+
+
+def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
+    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, and open findings."""
+    seals, batches, verdicts, findings = schema.seals, schema.batches, schema.verdicts, schema.findings
+    last = (
+        select(seals.c.plan_id, func.max(seals.c.sequence), func.count())
+        .where(seals.c.plan_id.in_(plan_ids), seals.c.kind == SealKind.RECEIPTS.value)
+        .group_by(seals.c.plan_id)
+        .order_by(seals.c.plan_id)
+    )
+    voided = (
+        select(batches.c.plan_id, batches.c.number, batches.c.voided)
+        .where(batches.c.plan_id.in_(plan_ids), batches.c.voided > 0)
+        .order_by(batches.c.plan_id, batches.c.number)
+    )
+    copy = (verdicts.c.plan_id, verdicts.c.number, verdicts.c.ordinal)
+    doubted = (
+        select(*copy, verdicts.c.verdict)
+        .where(
+            verdicts.c.plan_id.in_(plan_ids),
+            literal_column("verdicts.verdict <> 'MATCH'"),
+            verdicts.c.reopened == literal_column("false"),
+        )
+        .order_by(*copy, verdicts.c.verdict)
+    )
+    found = select(findings.c.id).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
+    digest = hashlib.sha256()
+    for query in (last, voided, doubted, found.order_by(findings.c.id)):
+        for row in connection.execute(query.execution_options(yield_per=_PAGE)):
+            digest.update(":".join(map(str, row)).encode() + b"\n")
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def demand_not_continued(connection: Connection, plan_id: int) -> None:
+    """RefusedError where a delta has taken this plan's users over. In the transaction of a lease, with which it takes turns."""
+    plans = schema.plans
+    digest = connection.execute(
+        select(plans.c.digest).where(plans.c.id == plan_id).with_for_update(read=True, key_share=True)
+    ).scalar_one()
+    child = connection.execute(select(plans.c.digest).where(plans.c.parent == digest).limit(1)).scalar()
+    if child is not None:
+        raise RefusedError(
+            f"plan {digest[:12]} is continued by the delta {child[:12]}, where its users are now",
+            remedy=f"What is left of this one is in that plan, or is done: `migrate show {child[:12]}` shows it.",
+        )
+
+
+def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Sequence[tuple[object, ...]]]) -> bool:
+    """Bring the users of a delta over from the plans of its line, and add those who are new: chunks of rows as `users` has them.
+
+    Who is verified and has nothing to do stays so. False where a user is in a plan of another line. LaterError where the home of
+    one for whom there is something to do has moved since, or the line is not as it was when the delta was built (`mark`).
+    """
+    plans, line = schema.plans, line_of(connection, parent)
+    connection.execute(select(plans.c.id).where(plans.c.id.in_(line)).with_for_update())  # a lease waits, or is seen
+    _demand_at_rest(connection, line)
+    if _mark_of(connection, line) != mark:
+        raise LaterError(
+            "the plan before was copied, repaired or found different since this delta was built on it",
+            remedy=f"Build a new one: `migrate delta {parent[:12]}`.",
+        )
+    users = schema.users
+    coming = Table("coming_users", MetaData(), *(column._copy() for column in users.columns), prefixes=["TEMPORARY"])
+    coming.create(connection)
+    for chunk in rows:
+        insert_many(connection, coming, list(chunk))
+    same = users.c.user_id == coming.c.user_id
+    if connection.execute(select(users.c.plan_id).where(same, users.c.plan_id.not_in(line)).limit(1)).first():
+        return False
+    kept, away = [state.value for state in _KEPT], [state.value for state in AWAY]
+    moves = and_(users.c.state.in_(kept), coming.c.copies > 0)
+    came_back = and_(users.c.state.not_in(away), coming.c.state == MOVED)
+    if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
+        raise LaterError(
+            "the home of some users of this delta has moved since it was built",
+            remedy="Build a new one: `migrate delta`.",
+        )
+    stays = and_(
+        coming.c.copies == 0,
+        coming.c.state == UserState.COPIED.value,
+        users.c.state.in_([state.value for state in _PROVEN]),
+    )
+    state = case(
+        (users.c.state.in_(kept), users.c.state),
+        (stays, literal(UserState.VERIFIED.value)),
+        else_=coming.c.state,
+    )
+    taken = {column.name: coming.c[column.name] for column in users.columns if column.name not in ("user_id", "state")}
+    connection.execute(update(users).where(same, users.c.plan_id.in_(line)).values(**taken, state=state))
+    known = select(users.c.user_id).where(same).exists()
+    connection.execute(insert(users).from_select(list(coming.columns.keys()), select(coming).where(~known)))
+    coming.drop(connection)
+    return True

@@ -1,0 +1,90 @@
+"""What the line before a delta keeps at the targets: no copy of the delta stands for it, and it is not EXTRA for that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from migrate.errors import IntegrityError
+from migrate.model import TOMBSTONES
+from migrate.planner.folder import PREFIX_DIGITS, Plan, open_reader
+from migrate.sql import literal
+
+Kept = Mapping[str, Collection[tuple[str, str]]]
+"""By user: target stores and keys."""
+
+
+def parents_of(plan: Plan) -> list[Plan]:
+    """The plans of its line before it, oldest first. Raises what `Plan.open` raises."""
+    line: list[Plan] = []
+    parent: str | None = plan.document["parent"]
+    while parent is not None:
+        found = Plan.open(plan.folder.parent / parent[:PREFIX_DIGITS])
+        if found.digest != parent:
+            raise IntegrityError(f"plan {parent[:12]}, which {plan.digest[:12]} continues, is another plan by now")
+        line.insert(0, found)
+        parent = found.document["parent"]
+    return line
+
+
+class KeptKeys:
+    """Reads what a line keeps, a few users at a time. For one thread. Empty for a plan without a parent."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._line = parents_of(plan)
+        self._connection = open_reader()
+        self._is_checked = False
+
+    def of(self, user_ids: Collection[str]) -> Kept:
+        """The target stores and keys of these users. IntegrityError where a plan of the line was changed."""
+        if not self._line or not user_ids:
+            return {}
+        if not self._is_checked:
+            for plan in self._line:
+                plan.check_users()
+            self._is_checked = True
+        found: dict[str, set[tuple[str, str]]] = {}
+        for plan in self._line:
+            self._follow(plan, list(user_ids), found)
+        return found
+
+    def _follow(self, plan: Plan, user_ids: list[str], found: dict[str, set[tuple[str, str]]]) -> None:
+        spans = self._connection.execute(
+            f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
+            "WHERE user_id IN (SELECT unnest(?)) AND first_batch IS NOT NULL",
+            [user_ids],
+        ).fetchall()
+        if not spans:
+            return
+        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+        plan.check_copies(sorted({number for span in spans for number in range(span[0], span[1] + 1)}))
+        rows = self._connection.execute(
+            f"SELECT user_id, target_store, target_key, flag FROM {plan.relation('copies', first=first, last=last)} "
+            "WHERE batch BETWEEN ? AND ? AND user_id IN (SELECT unnest(?))",
+            [first, last, user_ids],
+        ).fetchall()
+        for user_id, store, key, flag in rows:
+            keys = found.setdefault(user_id, set())
+            if flag in TOMBSTONES:
+                keys.discard((store, key))
+            else:
+                keys.add((store, key))
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def keys_sql(plan: Plan, store: str) -> str:
+    """SQL: the target keys at a store that the plan or its line stands for, by the newest of them that names each. The plan's own
+    tombstones are among them, for their own check tells what is there. IntegrityError where a plan of the line was changed."""
+    line = parents_of(plan)
+    for each in line:
+        each.check_copies([batch.number for batch in each.batches()])
+    rows = " UNION ALL ".join(
+        f"SELECT target_key, flag, {place} AS place FROM {each.relation('copies')} WHERE target_store = {literal(store)}"
+        for place, each in enumerate([*line, plan])
+    )
+    removed = ", ".join(map(literal, TOMBSTONES))
+    return (
+        f"SELECT target_key FROM ({rows}) GROUP BY target_key "
+        f"HAVING max(place) = {len(line)} OR coalesce(arg_max(coalesce(flag, ''), place) NOT IN ({removed}), TRUE)"
+    )

@@ -1,0 +1,143 @@
+"""The line of a plan: the plan that a delta continues, that one's parent, and so on. What it has settled is not planned again.
+
+The newest plan of the line that names a key, or a user, is the one that counts. A key is settled while the sources show the same
+object as then and nothing is left to do for its copies; which copies those are is the ledger's to say, and comes in as `unsound`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from migrate.errors import InputError
+from migrate.model import Role
+from migrate.planner.folder import Plan
+from migrate.planner.inputs import PlanInputs
+from migrate.planner.session import Session, pattern
+from migrate.spec import Spec
+from migrate.sql import literal
+
+CopyRef = tuple[int, int, int]
+"""A copy of the line: the place of its plan in the line, its batch, its ordinal."""
+_ASKED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The plans, oldest first, and what the ledger knows of their copies."""
+
+    plans: Sequence[Plan]
+    away: Path
+    """A Parquet file of users (`user_id`) whose home is elsewhere by now: nothing is planned for them any more."""
+    unsound: Path
+    """A Parquet file of copies (`plan`, `batch`, `ordinal`) for which something is left to do: no receipt, no MATCH after it, or
+    something that is known against them."""
+    receipts: Callable[[Sequence[CopyRef]], Iterable[tuple[int, int, int, str]]]
+    """The ETags of the receipts of these copies; a copy that has none is left out."""
+    mark: str
+    """How the ledger stood when it was asked: where it stands otherwise, the delta is not begun any more."""
+
+
+def demand_newer(line: Line, inputs: PlanInputs) -> None:
+    """InputError where an input is older than the one that the line's newest plan was made from: what came to be between the two
+    would look deleted."""
+    before = {row["input"]: datetime.fromisoformat(row["as_of"]) for row in line.plans[-1].document["inputs"]}
+    taken = {"directory": inputs.directory.as_of} | {
+        name: inventory.as_of for name, inventory in inputs.inventories.items()
+    }
+    older = sorted(name for name, as_of in taken.items() if name in before and as_of < before[name])
+    if older:
+        raise InputError(
+            f"older than what plan {line.plans[-1].digest[:12]} was made from: {', '.join(older)}",
+            remedy="A delta needs newer inventories and a newer directory: deliver them, or list the store (kind live).",
+        )
+
+
+def take_settled(session: Session, line: Line | None) -> None:
+    """Make the table `settled`: where users have been placed. Empty without a line."""
+    if line is None:
+        session.query(
+            "CREATE TEMP TABLE settled "
+            "(user_id VARCHAR, home VARCHAR, backup VARCHAR, placement_rule VARCHAR, wave INTEGER, is_away BOOLEAN)"
+        )
+        return
+    session.run(
+        "settled", away=pattern(line.away), users=_newest([plan.relation("users") for plan in line.plans], "user_id")
+    )
+
+
+def take_line(session: Session, spec: Spec, line: Line) -> None:
+    """Make the view `line`: a row for each key of a source that the line has planned."""
+    session.table("sources", "store VARCHAR, source VARCHAR", list(_sources(spec)))
+    session.query(
+        f"CREATE TEMP VIEW unsound AS SELECT * FROM read_parquet({pattern(line.unsound)}, hive_partitioning = false)"
+    )
+    path = session.folder / "line.parquet"
+    objects = [
+        f"(SELECT o.*, s.source FROM {plan.relation('objects')} AS o JOIN sources AS s ON o.store = s.store)"
+        for plan in line.plans
+    ]
+    session.run("line", objects=_newest(objects, "source", "key"), path=literal(str(path)))
+    session.query(f"CREATE TEMP VIEW line AS SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
+
+
+def placed_bytes(session: Session, spec: Spec) -> dict[str, int]:
+    """By site, the bytes of the line's objects, by the newest plan that names each. Needs `line`."""
+    found: dict[str, int] = {}
+    for store, size in session.query(
+        "SELECT store, CAST(sum(size) AS BIGINT) FROM (SELECT unnest([home_store, backup_store]) AS store, size FROM line) "
+        "WHERE store IS NOT NULL GROUP BY store"
+    ):
+        site = spec.stores[store].site
+        found[site] = found.get(site, 0) + size
+    return found
+
+
+def take_replaced(session: Session, line: Line | None) -> None:
+    """Make the table `replaced`: the ETags that the line's copies of planned objects have left at the targets."""
+    if line is None:
+        session.query(
+            "CREATE TEMP TABLE replaced "
+            "(plan INTEGER, batch INTEGER, ordinal INTEGER, home_replaces VARCHAR, backup_replaces VARCHAR)"
+        )
+        return
+    session.query("CREATE TEMP TABLE left_there (plan INTEGER, batch INTEGER, ordinal INTEGER, etag VARCHAR)")
+    session.query(
+        "CREATE TEMP TABLE asked AS SELECT *, row_number() OVER (ORDER BY line_plan, line_batch, ordinal) AS place FROM ("
+        "SELECT line_plan, line_batch, unnest([line_ordinal, line_ordinal + 1]) AS ordinal FROM planned "
+        "WHERE line_plan IS NOT NULL)"
+    )
+    number = session.query("SELECT count(*) FROM asked")[0][0]
+    for start in range(0, number, _ASKED):
+        asked = session.query(
+            "SELECT line_plan, line_batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
+            [start + 1, start + _ASKED],
+        )
+        found = list(line.receipts(asked))
+        session.query(
+            "INSERT INTO left_there SELECT unnest(?), unnest(?), unnest(?), unnest(CAST(? AS VARCHAR[]))",
+            [list(column) for column in zip(*found, strict=True)] or [[]] * 4,
+        )
+    session.run("replaced")
+
+
+def _sources(spec: Spec) -> Iterable[tuple[str, str]]:
+    """By each store that holds originals, the source whose keys it holds."""
+    for name in sorted(spec.by_role(Role.SOURCE)):
+        yield name, name
+    for name, store in sorted(spec.by_role(Role.BACKUP).items()):
+        yield name, str(store.backup_of)
+
+
+def _newest(relations: Sequence[str], *key: str) -> str:
+    """SQL: the rows of all plans, oldest first, with the place of their plan; of those with the same key, the newest plan's."""
+    whole = f"SELECT 0 AS plan, * FROM {relations[0]}"
+    for number, newer in enumerate(relations[1:], 1):
+        using = " AND ".join(f"older.{name} = newer.{name}" for name in key)
+        whole = (
+            f"SELECT * FROM ({whole}) AS older ANTI JOIN {newer} AS newer ON {using} "
+            f"UNION ALL SELECT {number} AS plan, * FROM {newer}"
+        )
+    return whole

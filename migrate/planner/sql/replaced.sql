@@ -1,0 +1,13 @@
+-- What the line's copies have left at the targets, by the ETags of their receipts: what changed or deleted objects take away. A
+-- copy that never came to a receipt was to replace what the one before it had left.
+CREATE TEMP TABLE replaced AS
+SELECT
+    l.plan,
+    l.batch,
+    l.ordinal,
+    CASE WHEN h.batch IS NULL THEN l.home_replaces ELSE nullif(h.etag, '') END AS home_replaces,
+    CASE WHEN b.batch IS NULL THEN l.backup_replaces ELSE nullif(b.etag, '') END AS backup_replaces
+FROM line AS l
+SEMI JOIN planned AS p ON l.plan = p.line_plan AND l.batch = p.line_batch AND l.ordinal = p.line_ordinal
+LEFT JOIN left_there AS h ON l.plan = h.plan AND l.batch = h.batch AND l.ordinal = h.ordinal
+LEFT JOIN left_there AS b ON l.plan = b.plan AND l.batch = b.batch AND l.ordinal + 1 = b.ordinal
