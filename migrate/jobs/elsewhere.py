@@ -20,7 +20,7 @@ from migrate.filelock import locked, waiting
 from migrate.inventory.aside import Stopping, never, side_by_side
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
-from migrate.ledger import Ledger
+from migrate.ledger import Ledger, continued_by
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
 from migrate.planner.kept import parents_of
@@ -41,10 +41,7 @@ def demand_newest(plan: Plan, ledger: Ledger) -> None:
     """RefusedError where a delta has taken this plan's place: its users are in that one, and what they still need is, too."""
     child = ledger.child_of(plan.digest)
     if child is not None:
-        raise RefusedError(
-            f"plan {plan.digest[:12]} is continued by the delta {child[:12]}, where its users are now",
-            remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
-        )
+        raise continued_by(plan.digest, child)
 
 
 def demand_only_child(plan: Plan, ledger: Ledger) -> None:

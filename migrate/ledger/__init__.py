@@ -1,6 +1,7 @@
 """The ledger: runs, plans, leases, receipts, verdicts, findings and user states, on SQLite or PostgreSQL."""
 
 from migrate.ledger.ledger import Ledger
+from migrate.ledger.lines import continued_by
 from migrate.ledger.processes import LEASE_SECONDS, LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
     EXTRA,
@@ -86,4 +87,5 @@ __all__ = [
     "UserTally",
     "VerdictRow",
     "WaveProgress",
+    "continued_by",
 ]

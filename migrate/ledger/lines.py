@@ -7,7 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import MetaData, Table, and_, case, func, insert, literal, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    MetaData,
+    Table,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from migrate.errors import LaterError, RefusedError
@@ -56,15 +69,15 @@ class Lines(Core):
         return self._users_of(plan_ids, schema.users.c.state.not_in(done))
 
     def users_away(self, plan_ids: Sequence[int]) -> Iterator[str]:
-        """The users of these plans whose home is moving, has moved, or who are to be forgotten, by id."""
+        """The users of these plans whose home has moved, or who are forgotten, by id."""
         return self._users_of(plan_ids, schema.users.c.state.in_([state.value for state in AWAY]))
 
-    def _users_of(self, plan_ids: Sequence[int], which: object) -> Iterator[str]:
+    def _users_of(self, plan_ids: Sequence[int], which: ColumnElement[bool]) -> Iterator[str]:
         users, after = schema.users, ""
         while True:
             query = (
                 select(users.c.user_id)
-                .where(users.c.plan_id.in_(plan_ids), which, users.c.user_id > after)  # type: ignore[arg-type]
+                .where(users.c.plan_id.in_(plan_ids), which, users.c.user_id > after)
                 .order_by(users.c.user_id)
                 .limit(_PAGE)
             )
@@ -210,10 +223,15 @@ def demand_not_continued(connection: Connection, plan_id: int) -> None:
     ).scalar_one()
     child = connection.execute(select(plans.c.digest).where(plans.c.parent == digest).limit(1)).scalar()
     if child is not None:
-        raise RefusedError(
-            f"plan {digest[:12]} is continued by the delta {child[:12]}, where its users are now",
-            remedy=f"What is left of this one is in that plan, or is done: `migrate show {child[:12]}` shows it.",
-        )
+        raise continued_by(digest, child)
+
+
+def continued_by(digest: str, child: str) -> RefusedError:
+    """Why nothing is done any more for a plan whose users a delta has taken over."""
+    return RefusedError(
+        f"plan {digest[:12]} is continued by the delta {child[:12]}, where its users are now",
+        remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
+    )
 
 
 def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Sequence[tuple[object, ...]]]) -> bool:
@@ -244,7 +262,7 @@ def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Se
     if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
         raise LaterError(
             "the home of some users of this delta has moved since it was built",
-            remedy="Build a new one: `migrate delta`.",
+            remedy=f"Build a new one: `migrate delta {parent[:12]}`.",
         )
     stays = and_(
         coming.c.copies == 0,
