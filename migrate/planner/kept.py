@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import closing
+
+import duckdb
 
 from migrate.errors import IntegrityError
 from migrate.model import TOMBSTONES
@@ -31,7 +34,6 @@ class KeptKeys:
 
     def __init__(self, plan: Plan) -> None:
         self._line = parents_of(plan)
-        self._connection = open_reader()
         self._is_checked = False
 
     def of(self, user_ids: Collection[str]) -> Kept:
@@ -43,34 +45,36 @@ class KeptKeys:
                 plan.check_users()
             self._is_checked = True
         found: dict[str, set[tuple[str, str]]] = {}
-        for plan in self._line:
-            self._follow(plan, list(user_ids), found)
+        with closing(open_reader()) as connection:
+            for plan in self._line:
+                _follow(connection, plan, list(user_ids), found)
         return found
 
-    def _follow(self, plan: Plan, user_ids: list[str], found: dict[str, set[tuple[str, str]]]) -> None:
-        spans = self._connection.execute(
-            f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
-            "WHERE user_id IN (SELECT unnest(?)) AND first_batch IS NOT NULL",
-            [user_ids],
-        ).fetchall()
-        if not spans:
-            return
-        first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-        plan.check_copies(sorted({number for span in spans for number in range(span[0], span[1] + 1)}))
-        rows = self._connection.execute(
-            f"SELECT user_id, target_store, target_key, flag FROM {plan.relation('copies', first=first, last=last)} "
-            "WHERE batch BETWEEN ? AND ? AND user_id IN (SELECT unnest(?))",
-            [first, last, user_ids],
-        ).fetchall()
-        for user_id, store, key, flag in rows:
-            keys = found.setdefault(user_id, set())
-            if flag in TOMBSTONES:
-                keys.discard((store, key))
-            else:
-                keys.add((store, key))
 
-    def close(self) -> None:
-        self._connection.close()
+def _follow(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, user_ids: list[str], found: dict[str, set[tuple[str, str]]]
+) -> None:
+    """Add the keys that a plan wrote for these users to those of the plans before it, and take away those that it removed."""
+    spans = connection.execute(
+        f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
+        "WHERE user_id IN (SELECT unnest(?)) AND first_batch IS NOT NULL",
+        [user_ids],
+    ).fetchall()
+    if not spans:
+        return
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    plan.check_copies(sorted({number for span in spans for number in range(span[0], span[1] + 1)}))
+    rows = connection.execute(
+        f"SELECT user_id, target_store, target_key, flag FROM {plan.relation('copies', first=first, last=last)} "
+        "WHERE batch BETWEEN ? AND ? AND user_id IN (SELECT unnest(?))",
+        [first, last, user_ids],
+    ).fetchall()
+    for user_id, store, key, flag in rows:
+        keys = found.setdefault(user_id, set())
+        if flag in TOMBSTONES:
+            keys.discard((store, key))
+        else:
+            keys.add((store, key))
 
 
 def keys_sql(plan: Plan, store: str) -> str:
