@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from migrate.cli.records import existing_ledger
 from migrate.cli.standing import show_standing
 from migrate.errors import UsageError
 from migrate.jobs.registered import check_sums, demand_not_begun, lease_watch, registered
-from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, EventKind, Ledger, UserRow
+from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, EventKind, Ledger, RunRow, UserRow
 from migrate.model import Role
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.planner.summary import sources_seen
@@ -130,27 +131,31 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
         output.line(_verification_line(verification))
     if runs:
         output.line()
-        output.table(
-            [
-                Column("run", number=True),
-                Column("verb"),
-                Column("began"),
-                Column("ended"),
-                Column("code", number=True),
-                Column("by"),
-            ],
-            [
-                (
-                    run.id,
-                    run.verb,
-                    spec_time(run.started_at, plan.spec),
-                    "–" if run.ended_at is None else spec_time(run.ended_at, plan.spec),
-                    "–" if run.exit_code is None else run.exit_code,
-                    f"{run.operator}@{run.host}",
-                )
-                for run in runs
-            ],
-        )
+        _show_runs(context, plan, runs)
+
+
+def _show_runs(context: Context, plan: Plan, runs: Sequence[RunRow]) -> None:
+    context.output.table(
+        [
+            Column("run", number=True),
+            Column("verb"),
+            Column("began"),
+            Column("ended"),
+            Column("code", number=True),
+            Column("by"),
+        ],
+        [
+            (
+                run.id,
+                run.verb,
+                spec_time(run.started_at, plan.spec),
+                "–" if run.ended_at is None else spec_time(run.ended_at, plan.spec),
+                "–" if run.exit_code is None else run.exit_code,
+                f"{run.operator}@{run.host}",
+            )
+            for run in runs
+        ],
+    )
 
 
 def _verification_line(document: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ from migrate.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What planning may use, and how long a file of copies gets. None of it changes what is planned, but for `file_copies`."""
+    """What planning may use, and how many copies a file has. None of it changes what is planned, but for `file_copies`."""
 
     memory_bytes: int = MEMORY_BYTES
     threads: int = THREADS
