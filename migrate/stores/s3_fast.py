@@ -24,10 +24,11 @@ from obstore.store import S3Store as Obstore
 from migrate.errors import ExpiredError, StoreError, TransientStoreError
 from migrate.model import Attributes, Tags
 from migrate.stores.base import Body, PutResult
+from migrate.stores.http1 import CONNECT_SECONDS
 from migrate.stores.keys import is_odd
 from migrate.stores.s3_endpoint import own_certificates
 from migrate.stores.s3_errors import error_of
-from migrate.stores.s3_http import CONNECT_SECONDS, MIN_BYTES_A_SECOND
+from migrate.stores.s3_http import MIN_BYTES_A_SECOND
 from migrate.stores.s3_sign import CredentialSource
 
 if TYPE_CHECKING:
