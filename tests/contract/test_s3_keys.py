@@ -45,7 +45,7 @@ def ways(request: pytest.FixtureRequest) -> tuple[Any, Any, str, str]:
 @pytest.mark.parametrize(
     "ways",
     [
-        pytest.param(("moto_server", "\n"), id="moto"),
+        pytest.param(("moto_server", "\n\r"), id="moto"),
         pytest.param(("rgw_server", "\x00"), id="rgw", marks=[pytest.mark.realstore, pytest.mark.xdist_group("rgw")]),
     ],
     indirect=True,
