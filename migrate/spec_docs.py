@@ -5,13 +5,18 @@ TOML knows no null, so a key that may be left out is an optional key of its type
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from migrate.spec import COUNTRY, COUNTRY_OR_ALL, NAME, Spec
+from migrate.spec.values import Section
 
 _TITLE = "The spec"
 _INTRODUCTION = """\
@@ -44,9 +49,38 @@ _DURATIONS = (("d", 86400), ("h", 3600), ("m", 60))
 
 def json_schema() -> dict[str, Any]:
     """The spec's JSON Schema (draft 2020-12), as an editor wants it."""
-    schema = _tidy(Spec.model_json_schema())
+    schema = Spec.model_json_schema()
+    for node in (schema, *schema["$defs"].values()):
+        for key, meaning in _meanings().get(str(node.get("title")), {}).items():
+            node["properties"][key].setdefault("description", meaning)
+    schema = _tidy(schema)
     assert isinstance(schema, dict)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": _TITLE, **schema}
+
+
+@cache
+def _meanings() -> dict[str, dict[str, str]]:
+    """What stands under each key of each table's class, by class. pydantic would read it each time that a spec is loaded."""
+    found: dict[str, dict[str, str]] = {}
+    for module in {each.__module__ for each in _tables()}:
+        for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = {
+                    key.target.id: inspect.cleandoc(text.value.value)
+                    for key, text in pairwise(node.body)
+                    if isinstance(key, ast.AnnAssign)
+                    and isinstance(key.target, ast.Name)
+                    and isinstance(text, ast.Expr)
+                    and isinstance(text.value, ast.Constant)
+                    and isinstance(text.value.value, str)
+                }
+    return found
+
+
+def _tables(parent: type[Section] = Section) -> Iterator[type[Section]]:
+    for each in parent.__subclasses__():
+        yield each
+        yield from _tables(each)
 
 
 def schema_text() -> str:

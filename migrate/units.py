@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 _SIZES = {
     "": 1, "B": 1,
@@ -23,7 +22,7 @@ def parse_size(value: object) -> int:
         match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)\s*", str(value))
         if not match or match[2].upper() not in _SIZES:
             raise ValueError("a size is a number with B, KB, MB, GB, TB, PB, KiB, MiB, GiB, TiB or PiB")
-        size = int(Fraction(match[1]) * _SIZES[match[2].upper()])
+        size = _times(match[1], _SIZES[match[2].upper()])
     if size > SIZE_MAX:
         raise ValueError("a size is at most 8191PiB: a larger one cannot be counted")
     return size
@@ -56,7 +55,14 @@ def parse_percent(value: object) -> int:
     match = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,4})?)\s*%\s*", str(value))
     if not match:
         raise ValueError("a share is a number with %, such as 1% or 0.5%")
-    return int(Fraction(match[1]) * 10_000)
+    return _times(match[1], 10_000)
+
+
+def _times(decimal: str, factor: int) -> int:
+    """A decimal number times a whole one, rounded down, without a float."""
+    whole, _, fraction = decimal.partition(".")
+    product: int = int(whole + fraction) * factor // 10 ** len(fraction)
+    return product
 
 
 def number_of(count: int, noun: str, plural: str = "") -> str:

@@ -33,7 +33,7 @@ Country = Annotated[str, Field(pattern=COUNTRY, description="ISO 3166-1 alpha-2 
 class Section(BaseModel):
     """A table of a spec: frozen, and without a key that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _placed(code: str) -> str:
