@@ -26,16 +26,22 @@ def composite_etag(part_md5s: Sequence[bytes]) -> str:
     return f"{hashlib.md5(b''.join(part_md5s), usedforsecurity=False).hexdigest()}-{len(part_md5s)}"
 
 
+def composite_parts(etag: str) -> int | None:
+    """How many parts a composite ETag speaks of; None where it is none."""
+    match = _COMPOSITE.fullmatch(etag)
+    return int(match[2]) if match else None
+
+
 def part_bytes_for(size: int, etag: str, configured: int) -> int:
     """The part size to send an object in; the same for every worker, since it depends on the plan alone.
 
     Where the source's ETag tells how many parts it was sent in, a common size that gives as many is taken: then our composite
     ETag shows whether the bytes are the same. Else the configured size, or more if there would be over 10,000 parts.
     """
-    match = _COMPOSITE.fullmatch(etag)
-    if match:
+    parts = composite_parts(etag)
+    if parts is not None:
         for candidate in _COMMON_PART_BYTES:
-            if -(-size // candidate) == int(match[2]):
+            if -(-size // candidate) == parts:
                 return candidate
     least = -(-size // MULTIPART_MAX_PARTS)
     return max(configured, -(-least // MIB) * MIB)
@@ -55,8 +61,7 @@ def check_whole(info: ObjectInfo, body: bytes, md5: bytes, planned_size: int, st
         if md5 != expected:
             raise CorruptBodyError(store, "GET", "the MD5 of what came is not the ETag", key=info.key)
         return Evidence.MD5
-    match = _COMPOSITE.fullmatch(info.etag)
-    if match:
+    if composite_parts(info.etag) is not None:
         size = part_bytes_for(len(body), info.etag, 0) or 1
         view = memoryview(body)
         md5s = [

@@ -7,11 +7,15 @@ invariant 1). Jobs run in threads; `PartedCopy` itself is touched by the driving
 The digest is composite: the SHA-256 over the parts' SHA-256s. Parts can then be hashed side by side, and a resumed copy does
 not read again what it has sent. Only where the source's ETag is a plain MD5 are sent parts read again (not sent again),
 because nothing else can show that the whole is what the source has.
+
+Where nothing guards the way from the source, two reads of each part must agree, unless the whole is proven. Where the ETag can
+prove it, parts are read once, and once more before the end only if it did not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -31,7 +35,7 @@ from migrate.pauses import PausePoint, pause_at
 from migrate.stores.base import PartInfo, Store
 from migrate.transfer.caller import Caller
 from migrate.transfer.existing import Wanted, drop_uploads, holds, kept_parts, look_at, may_keep
-from migrate.transfer.integrity import composite_etag, part_bytes_for, part_ranges
+from migrate.transfer.integrity import composite_etag, composite_parts, part_bytes_for, part_ranges
 from migrate.transfer.parts import (
     Begun,
     Finished,
@@ -94,6 +98,8 @@ class PartedCopy:
         self._begun: Begun | None = None
         self._ordered: OrderedMd5 | None = None
         self._parts_left = 0
+        self._reads_all = False  # also parts that every copy has
+        self._may_doubt = False  # what was read once may be bent, until the ETag proves the whole
 
     # the driving thread
 
@@ -112,18 +118,13 @@ class PartedCopy:
                 self._open[copy.ordinal] = _Open(copy, None, begun.taken[copy.ordinal])
         if not self._open:
             return iter(())
-        if begun.etag_md5 is not None:
-            self._ordered = OrderedMd5()
-        numbers = [
-            number
-            for number in range(1, len(self._ranges) + 1)
-            if self._ordered is not None or any(number not in copy.parts for copy in self._open.values())
-        ]
-        self._parts_left = len(numbers)
-        return (self._part_job(number) for number in numbers)
+        may_prove = begun.etag_md5 is not None or composite_parts(self.planned.etag) == len(self._ranges)
+        self._may_doubt = may_prove and not self._caller.store(self.planned.store).guarded
+        self._reads_all = begun.etag_md5 is not None
+        return self._part_jobs()
 
     def on_part(self, done: PartDone) -> PartDone:
-        """Take note of a part; what of it is news. The news in `sent` must be durable before `finish` is run."""
+        """Take note of a part; what of it is news. The news in `sent` must be durable before the jobs of `end` are run."""
         self._parts_left -= 1
         sent = tuple(part for part in done.sent if part.ordinal in self._open)
         for part in (*sent, *(part for part in done.equal if part.ordinal in self._open)):
@@ -142,6 +143,16 @@ class PartedCopy:
     @property
     def parts_are_done(self) -> bool:
         return self._parts_left == 0
+
+    def end(self) -> Iterator[Job]:
+        """The jobs after those of the parts: the last one; or, once, every part's again, if the proof has not come out.
+
+        What is sent again replaces what was sent, here and in the ledger, where it is news as any part.
+        """
+        if self._may_doubt and not self._is_proven():
+            self._may_doubt, self._reads_all = False, True
+            return self._part_jobs()
+        return iter((self.finish(),))
 
     def finish(self) -> Job:
         """The last job: join the parts at each target."""
@@ -237,16 +248,30 @@ class PartedCopy:
             return self._receipt(outcome, copy.ordinal, parts, wanted.digest, taken.found, evidence)
         return occupied(copy)
 
-    def _part_job(self, number: int) -> Job:
-        return Job(self._ranges[number - 1][1], lambda: self._send_part(number))
+    def _part_jobs(self) -> Iterator[Job]:
+        if self._begun is not None and self._begun.etag_md5 is not None:
+            self._ordered = OrderedMd5()
+        numbers = [
+            number
+            for number in range(1, len(self._ranges) + 1)
+            if self._reads_all or any(number not in copy.parts for copy in self._open.values())
+        ]
+        self._parts_left = len(numbers)
+        return (
+            Job(self._ranges[number - 1][1], partial(self._send_part, number, agreed=not self._may_doubt))
+            for number in numbers
+        )
 
-    def _send_part(self, number: int) -> PartDone:
+    def _send_part(self, number: int, *, agreed: bool) -> PartDone:
+        """Read a part and send it to the copies that lack it. `agreed`: two reads must agree where nothing guards the way."""
         size = self._ranges[number - 1][1]
-        opened = list(self._open.values())
-        if self._ordered is None and all(number in copy.parts for copy in opened):
+        # what is there is compared first, since then the part may have to be read again
+        opened = sorted(self._open.values(), key=lambda copy: copy.upload is not None)
+        if not self._reads_all and all(number in copy.parts for copy in opened):
             return PartDone(number, size, (), (), ())
+        heard = {copy.parts[number].sha256 for copy in opened if number in copy.parts}
         try:
-            body = self._read(number)
+            body = self._read(number, heard if agreed else None)
         except (DriftedError, StoreError) as error:
             if self._ordered is not None:
                 self._ordered.give_up()
@@ -269,6 +294,8 @@ class PartedCopy:
                     sent.append(self._put_part(copy.copy.store, copy.upload, mine, body))
                 elif copy.taken is not None and self._has(copy.copy.store, copy.taken, mine):
                     equal.append(mine)
+                elif not agreed:
+                    return self._send_part(number, agreed=True)
                 else:
                     gone.append(occupied(copy.copy))
             except StoreError as error:
@@ -282,7 +309,12 @@ class PartedCopy:
         key = self.planned.target_key
         return self._caller.call(store_name, lambda store: holds(store, key, taken.found, start, part))
 
-    def _read(self, number: int) -> bytes:
+    def _read(self, number: int, heard: Collection[bytes] | None) -> bytes:
+        """The bytes of a part.
+
+        Where nothing guards the way, two reads must agree. `heard` are the SHA-256s that earlier reads gave, and count as
+        one. None leaves it to a later proof.
+        """
         start, length = self._ranges[number - 1]
         self._caller.rate.wait(length)
 
@@ -294,7 +326,8 @@ class PartedCopy:
                 raise CorruptBodyError(
                     store.name, "GET", f"{len(body)} bytes came instead of {length}", key=self.planned.key
                 )
-            check_unguarded(self.planned, store, body, self._caller.rate, start=start)
+            if heard is not None and not store.guarded and not (heard and hashlib.sha256(body).digest() in heard):
+                check_unguarded(self.planned, store, body, self._caller.rate, start=start)
             return body
 
         try:
@@ -312,7 +345,7 @@ class PartedCopy:
 
     def _finish(self, copy: _Open) -> CopyResult:
         assert self._begun is not None, "finish comes after on_begun"
-        parts = [copy.parts[number] for number in sorted(copy.parts)]
+        parts = _in_order(copy)
         if len(parts) != len(self._ranges):
             raise MigrateError(
                 f"{len(parts)} of {len(self._ranges)} parts are confirmed, and the copy was to be finished"
@@ -393,6 +426,12 @@ class PartedCopy:
             )
         return Evidence.MD5
 
+    def _is_proven(self) -> bool:
+        """Whether the source's ETag shows that what each open copy has is what the source has."""
+        if self._ordered is not None and self._begun is not None:
+            return self._ordered.digest() == self._begun.etag_md5
+        return all(self._evidence(_in_order(copy)) is Evidence.COMPOSITE for copy in self._open.values())
+
     def _evidence(self, parts: Sequence[PartSent]) -> Evidence:
         return (
             Evidence.COMPOSITE if composite_etag([part.md5 for part in parts]) == self.planned.etag else Evidence.LENGTH
@@ -435,6 +474,10 @@ class PartedCopy:
     @staticmethod
     def _nothing(settled: tuple[CopyResult, ...]) -> Begun:
         return Begun(settled, (), {}, {}, Attributes(), {}, None)
+
+
+def _in_order(copy: _Open) -> list[PartSent]:
+    return [copy.parts[number] for number in sorted(copy.parts)]
 
 
 def _ended(copy: PlannedCopy, error: Exception) -> CopyResult:

@@ -279,15 +279,12 @@ class CheckWork:
         return ()  # a check begins nothing at a store
 
     def _take_step(self, step: _Step) -> list[Task]:
-        """The parts after the first look, and the verdicts after the last part."""
+        """The parts after the first look, and after the last part those that are read again; then the verdicts."""
         parted = step.parted
-        if step.is_part:
-            jobs, is_over = [], parted.take_part()
-        else:
-            jobs = parted.parts()
-            is_over = not jobs
-        tasks = [Task(self, 0, partial(_step, parted, job, is_part=True)) for job in jobs]
-        return [*tasks, Task(self, 0, partial(_judge, parted))] if is_over else tasks
+        if step.is_part and not parted.take_part():
+            return []
+        tasks = [Task(self, 0, partial(_step, parted, job, is_part=True)) for job in parted.parts()]
+        return tasks or [Task(self, 0, partial(_judge, parted))]
 
     @property
     def buffered(self) -> int:

@@ -146,7 +146,7 @@ class CopyWork:
                 self._counted[ordinal] = sum(part.size for part in upload.parts.values())
             jobs = list(parted.on_begun(event))
             if not jobs and parted.is_open:  # every part was there already
-                jobs = [parted.finish()]
+                jobs = list(parted.end())
             return [self._step(parted, job) for job in jobs]
         if isinstance(event, PartDone):
             news = parted.on_part(event)
@@ -157,7 +157,7 @@ class CopyWork:
                 self._tally.size_bytes += part.size
             if parted.parts_are_done and parted.is_open:
                 self.commit()  # the parts are durable before the end that relies on them
-                return [self._step(parted, parted.finish())]
+                return [self._step(parted, job) for job in parted.end()]
             return ()
         assert isinstance(event, Finished), "a parted copy has these three events"
         self._settle(event.settled)

@@ -11,7 +11,8 @@ from moving import MIB, QUICK, PartedRun, World, now
 
 from migrate.errors import DeniedError, NotFoundError, TransientStoreError
 from migrate.model import Attributes, Evidence, Outcome, PlannedObject, composite_sha256
-from migrate.stores.memory import ALL_CAPABILITIES
+from migrate.stores.memory import ALL_CAPABILITIES, MemoryStore
+from migrate.transfer.caller import Caller
 from migrate.transfer.parted import PartedCopy
 from migrate.transfer.parts import Begun, Finished, OrderedMd5, Upload
 
@@ -653,6 +654,34 @@ def test_a_joined_object_is_looked_at_part_by_part_where_etags_say_nothing() -> 
     results = run.drive(parted(world, planned, run))
     assert [result.outcome for result in results] == [Outcome.COPIED] * 2
     assert world.places["home"].fault.gets == QUICK.attempts * len(PARTS)
+
+
+@pytest.mark.parametrize(("guarded", "expected"), [(True, 3), (False, 6)])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_parts_that_no_etag_can_prove_are_read_twice_where_nothing_guards_the_way(
+    guarded: bool, expected: int, is_there: bool
+) -> None:
+    """An ETag that is neither an MD5 nor of as many parts promises no proof; over TLS one read is enough (Invariant 1)."""
+    world = World()
+    planned = seed(world, etag="opaque")
+    source = world.places["us"].find("big")
+    assert source is not None
+    for name in ("home", "backup") if is_there else ():
+        world.places[name].seed("big", BODY, attributes=source.info.attributes)
+    reads: list[str] = []
+    world.places["us"].fault = lambda operation, key: reads.append(operation)
+
+    def open_so(name: str) -> MemoryStore:
+        store = world.open(name)
+        store.guarded = guarded
+        return store
+
+    world.caller = Caller(open_so, concurrency=lambda name: 4, retry=QUICK)
+    run = PartedRun()
+    results = run.drive(parted(world, planned, run))
+    assert [result.outcome for result in results] == [Outcome.PRESENT if is_there else Outcome.COPIED] * 2
+    assert [result.receipt.evidence for result in results if result.receipt] == [Evidence.LENGTH] * 2
+    assert reads.count("get") == expected
 
 
 def test_only_jobs_that_say_so_hold_bodies() -> None:

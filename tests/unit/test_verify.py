@@ -246,11 +246,11 @@ def check_in_parts(
     assert PartedCheck.serves(planned, receipts)
     check = PartedCheck(planned, receipts, level, world.caller)
     check.look()
-    jobs = check.parts()
-    for number, job in enumerate(reversed(jobs)):
-        before_part(number)
-        job()
-        assert check.take_part() == (number == len(jobs) - 1)
+    while jobs := check.parts():
+        for number, job in enumerate(reversed(jobs)):
+            before_part(number)
+            job()
+            assert check.take_part() == (number == len(jobs) - 1)
     return verdicts(check.judge())
 
 

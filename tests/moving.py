@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -76,23 +77,27 @@ class PartedRun:
     def drive(
         self, parted: PartedCopy, *, stop_after_parts: int | None = None, finish: bool = True
     ) -> list[CopyResult]:
+        """The results so far. A kill comes after `stop_after_parts` jobs that read a part."""
         begun = parted.begin().run()
         assert isinstance(begun, Begun)
         self.results += begun.settled
         for started in begun.started:
             self.started[started.ordinal] = started
             self.parts[started.ordinal] = {}
-        for sent, job in enumerate(parted.on_begun(begun)):
-            if stop_after_parts is not None and sent >= stop_after_parts:
-                return self.results
-            done = job.run()
-            assert isinstance(done, PartDone)
-            news = parted.on_part(done)
+        jobs, sent = deque(parted.on_begun(begun)), 0
+        if not jobs and parted.is_open and finish:
+            jobs += parted.end()
+        while jobs and (stop_after_parts is None or sent < stop_after_parts):
+            event = jobs.popleft().run()
+            if isinstance(event, Finished):
+                self.results += event.settled
+                continue
+            assert isinstance(event, PartDone)
+            sent += 1
+            news = parted.on_part(event)
             self.results += news.failed
             for part in news.sent:
                 self.parts[part.ordinal][part.number] = part
-        if parted.is_open and finish:
-            finished = parted.finish().run()
-            assert isinstance(finished, Finished)
-            self.results += finished.settled
+            if parted.parts_are_done and parted.is_open and finish:
+                jobs += parted.end()
         return self.results
