@@ -104,15 +104,11 @@ def take_replaced(session: Session, line: Line | None) -> None:
         )
         return
     session.query("CREATE TEMP TABLE left_there (plan INTEGER, batch INTEGER, ordinal INTEGER, etag VARCHAR)")
-    session.query(
-        "CREATE TEMP TABLE asked AS SELECT *, row_number() OVER (ORDER BY line_plan, line_batch, ordinal) AS place FROM ("
-        "SELECT line_plan, line_batch, unnest([line_ordinal, line_ordinal + 1]) AS ordinal FROM planned "
-        "WHERE line_plan IS NOT NULL)"
-    )
+    session.run("asked")
     number = session.query("SELECT count(*) FROM asked")[0][0]
     for start in range(0, number, _ASKED):
         asked = session.query(
-            "SELECT line_plan, line_batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
+            "SELECT plan, batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
             [start + 1, start + _ASKED],
         )
         found = list(line.receipts(asked))

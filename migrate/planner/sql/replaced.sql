@@ -10,4 +10,5 @@ SELECT
 FROM line AS l
 SEMI JOIN planned AS p ON l.plan = p.line_plan AND l.batch = p.line_batch AND l.ordinal = p.line_ordinal
 LEFT JOIN left_there AS h ON l.plan = h.plan AND l.batch = h.batch AND l.ordinal = h.ordinal
-LEFT JOIN left_there AS b ON l.plan = b.plan AND l.batch = b.batch AND l.ordinal + 1 = b.ordinal
+LEFT JOIN left_there AS b
+    ON l.backup_store IS NOT NULL AND l.plan = b.plan AND l.batch = b.batch AND l.ordinal + 1 = b.ordinal
