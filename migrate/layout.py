@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from migrate.model import Category
+from migrate.model import Category, Policy
 from migrate.spec import LayoutRule
 from migrate.sql import literal
 
@@ -21,14 +21,20 @@ _SPLIT = re.compile(r"\{([a-z_]+)\}")
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """A layout rule, ready to be matched. `pieces` and `target` alternate literal text and placeholder names."""
+    """A layout rule, ready to be matched. `policy` is for shared objects. `pieces` and `target` alternate literal text and
+    placeholder names."""
 
     name: str
     category: Category | None
-    shared: bool
+    policy: Policy | None
     stores: frozenset[str] | None
     pieces: tuple[str, ...]
     target: tuple[str, ...]
+
+    @property
+    def shared(self) -> bool:
+        """Whether its keys belong to no single user; then `policy` says what becomes of them."""
+        return self.policy is not None
 
     def applies_to(self, store: str) -> bool:
         return self.stores is None or store in self.stores
@@ -66,11 +72,11 @@ def _group(name: str, captured: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LayoutMatch:
-    """What a rule says of a key. For a shared key there is no user and no target key."""
+    """What a rule says of a key. For a shared key there is no user."""
 
     rule: CompiledRule
     user_id: str | None
-    target_key: str | None
+    target_key: str
 
 
 def compile_rules(rules: Sequence[LayoutRule]) -> tuple[CompiledRule, ...]:
@@ -79,7 +85,7 @@ def compile_rules(rules: Sequence[LayoutRule]) -> tuple[CompiledRule, ...]:
         CompiledRule(
             name=rule.name,
             category=rule.category,
-            shared=rule.shared,
+            policy=rule.shared_policy,
             stores=None if rule.stores is None else frozenset(rule.stores),
             pieces=tuple(_SPLIT.split(rule.pattern)),
             target=tuple(_SPLIT.split(rule.target_pattern)),
@@ -97,10 +103,8 @@ def match(rules: Sequence[CompiledRule], store: str, key: str) -> LayoutMatch | 
         found = re.fullmatch(rule.regex(*names), key)
         if found is None:
             continue
-        if rule.shared:
-            return LayoutMatch(rule, None, None)
         values = dict(zip(names, found.groups(), strict=True))
-        return LayoutMatch(rule, values["user"], _fill(rule.target, values))
+        return LayoutMatch(rule, values.get("user"), _fill(rule.target, values))
     return None
 
 
@@ -125,6 +129,12 @@ def at_source(rules: Sequence[CompiledRule], source: str) -> tuple[CompiledRule,
 def at_targets(rules: Sequence[CompiledRule]) -> tuple[CompiledRule, ...]:
     """The rules as a target's listing is read by them, for every store: a key does not tell which source it came from."""
     return tuple(replace(rule, pieces=rule.target, stores=None) for rule in rules)
+
+
+def is_for_all(rules: Sequence[CompiledRule], store: str, target_key: str) -> bool:
+    """Whether a key at a target is by a shared rule whose objects are copied to every site, also where it lies among a user's."""
+    found = match(at_targets(rules), store, target_key)
+    return found is not None and found.rule.policy is Policy.COPY
 
 
 def has_loose_rules(rules: Sequence[CompiledRule]) -> bool:
@@ -153,10 +163,10 @@ def user_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str = "key"
 
 
 def target_key_sql(rules: Sequence[CompiledRule], rule: str = "rule", key: str = "key") -> str:
-    """A SQL expression: the key at the target, of what `user_sql` names a user for."""
+    """A SQL expression: the key at the target."""
     cases = []
     for index, compiled in enumerate(rules):
-        if compiled.shared or compiled.keeps_keys:
+        if compiled.keeps_keys:
             continue
         parts = [
             literal(piece) if place % 2 == 0 else _capture_sql(compiled, piece, key)

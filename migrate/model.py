@@ -40,6 +40,14 @@ class CensusClass(StrEnum):
     UNCLASSIFIED = "unclassified"
 
 
+class Policy(StrEnum):
+    """What becomes of objects that are no single user's: copied to every site, left at the source for now, or left for good."""
+
+    COPY = "copy"
+    KEEP = "keep"
+    EXCLUDE = "exclude"
+
+
 class TargetRole(StrEnum):
     """Why a copy goes to its target store: it is the user's home, or the backup elsewhere."""
 
@@ -186,6 +194,18 @@ LEFT = "left"  # the same: its user is out of scope by now
 TOMBSTONES = (DELETED, LEFT)
 MOVED = "moved"  # a user of a delta whose home is elsewhere by now, so that the sources count no more
 LEAVING = "leaving"  # a user of a delta whom the line has placed, and who is out of scope now
+STAND_IN = "stand-in"  # no person: whom the objects belong to that are copied to two of the sites, or to the last one
+STAND_INS = "/everywhere/"  # how their ids begin: a directory holds no id with a slash
+
+
+def stand_in_id(spec_name: str, number: int) -> str:
+    """The id of a spec's stand-in, counted from 1."""
+    return f"{STAND_INS}{spec_name}/{number}"
+
+
+def is_stand_in(user_id: str) -> bool:
+    """Whether this is no person's id: such a user ends as `verified`, and is never cut over, rolled back, purged or forgotten."""
+    return user_id.startswith(STAND_INS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +230,7 @@ class PlannedObject:
     etag: str
     size: int
     last_modified: datetime
-    category: Category
+    category: Category | None  # None: by a rule for shared objects
     rule: str
     target_key: str
     flag: str | None  # diverged, incomparable, unbacked, backup_only, or that of a tombstone
@@ -243,7 +263,8 @@ class BatchInfo:
 
 @dataclass(frozen=True, slots=True)
 class UserInfo:
-    """A row of the plan's user table. `state` is where the user starts: planned, held, review, or out (of scope)."""
+    """A row of the plan's user table. `state` is where the user starts: planned, held, review, out (of scope), or that of a
+    stand-in; in a delta leaving or moved, too."""
 
     user_id: str
     country: str

@@ -40,6 +40,18 @@ def show_summary(
     )
     for line in plan_view.left_out_lines(summary):
         output.line(f"  {line}")
+    if summary.policies:
+        output.line()
+        output.table(
+            [
+                Column("of nobody"),
+                Column("policy"),
+                Column("keys", number=True),
+                Column("bytes", number=True),
+                Column("what it means", folds=True),
+            ],
+            plan_view.policy_rows(summary.policies),
+        )
     rows = plan_view.reconciliation_rows(summary.reconciliation)
     if rows:
         output.line()

@@ -22,7 +22,16 @@ from migrate.filelock import locked, waiting
 from migrate.inventory.aside import side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.take import take_inventory
-from migrate.layout import CompiledRule, at_targets, compile_rules, has_loose_rules, literal_prefix, rule_sql, user_sql
+from migrate.layout import (
+    CompiledRule,
+    at_targets,
+    compile_rules,
+    has_loose_rules,
+    is_for_all,
+    literal_prefix,
+    rule_sql,
+    user_sql,
+)
 from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
 from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
@@ -141,7 +150,7 @@ def look_for_users_without_copies(
                 found += [
                     NewFinding(EXTRA, store, extra.key, user.user_id, extra.size)
                     for extra in listed.extras
-                    if (store, extra.key) not in kept
+                    if (store, extra.key) not in kept and not is_for_all(rules, store, extra.key)
                 ]
         return found
 

@@ -10,6 +10,7 @@ is and whether that user's data may be there, by the users of all plans that the
 - At any store: `upload`, one that was begun a day ago or earlier and not ended.
 
 Versions that are not current are data as well, and are judged like objects. Shared keys are nobody's, and right anywhere.
+What a plan has copied of orphans is right where it was copied to.
 
 **It goes on where it was stopped.** The listings stand in `.migrate/scratch/sweep` until a sweep has listed every store. Who was
 purged is asked before the first store is listed, so that nobody is blamed for what was listed before the purge; where users
@@ -45,9 +46,10 @@ from migrate.inventory.files import sync_folder, write_sealed
 from migrate.inventory.tables import open_tables, writing
 from migrate.jobs.sweep_judging import Count, Judge, Kind, write_columns
 from migrate.jobs.sweep_listing import Lister, Look, address_of, stopped, store_names
-from migrate.ledger import Ledger, PlacedUser
+from migrate.ledger import Ledger, PlacedUser, PlanRow
 from migrate.model import Role
 from migrate.planner.folder import PREFIX_DIGITS, Plan, plan_folders
+from migrate.planner.kept import write_copied_orphans
 from migrate.spec import Spec
 from migrate.spec.places import place_of
 from migrate.states import UserState
@@ -134,7 +136,8 @@ def sweep(
         lister = Lister(spec, opener, scratch, frozenset(unprobed), now, on_progress)
         looks = lister.list_all(is_stopping)
         users = _export(ledger, scratch, "users", None, is_stopping)
-        judge = Judge(spec, scratch, users, scratch / "moved", now())
+        orphans = aside(lambda: write_copied_orphans(_here(workspace, plans), scratch), is_stopping)
+        judge = Judge(spec, scratch, users, scratch / "moved", orphans, now())
         counts = aside(lambda: {name: judge.judge(name, look) for name, look in looks.items()}, is_stopping)
         workspace.ensure(workspace.sweeps)
         file = workspace.sweeps / f"sweep-{began:%Y%m%dT%H%M%S%fZ}.parquet"
@@ -231,6 +234,13 @@ def _not_asked(spec: Spec, workspace: Workspace, digests: Sequence[str]) -> tupl
         theirs = _places(Plan.open(folder).spec)
         found += [f"{name} of plan {digest[:12]}" for name, place in theirs.items() if place not in here]
     return tuple(found)
+
+
+def _here(workspace: Workspace, plans: Sequence[PlanRow]) -> list[Plan]:
+    """The plans whose folders are in this workspace, oldest first."""
+    folders = {folder.name: folder for folder in plan_folders(workspace)}
+    names = [row.entry.digest[:PREFIX_DIGITS] for row in plans]
+    return [Plan.open(folders[name]) for name in names if name in folders]
 
 
 def _places(spec: Spec) -> dict[str, tuple[str, ...]]:

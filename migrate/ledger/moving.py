@@ -21,6 +21,7 @@ from migrate.ledger.engine import upsert
 from migrate.ledger.history import add_event
 from migrate.ledger.holds import demand_not_held
 from migrate.ledger.rows import EXTRA, EventKind, FrozenTimes, Move
+from migrate.model import is_stand_in
 from migrate.states import USER_MOVES, UserState
 
 _PAGE = 1_000  # moves in one query
@@ -210,6 +211,8 @@ def _step(
     connection: Connection, row: Row[Any], new: UserState, run_id: int, now: datetime, note: str | None = None
 ) -> None:
     """Move a user from the state that was read to `new`, and demand that they were still there."""
+    if is_stand_in(row.user_id):
+        raise MoveRefusedError(f"a stand-in is no person, and does not become {new}")
     old, users = UserState(row.state), schema.users
     if new not in USER_MOVES[old]:
         raise MoveRefusedError(f"a user who is {old} cannot become {new}")

@@ -16,7 +16,7 @@ from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
 from migrate.ledger.lines import take_users
 from migrate.ledger.rows import PlanEntry, PlanRow
-from migrate.model import LEAVING, BatchInfo, Level, UserInfo
+from migrate.model import LEAVING, STAND_IN, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState
 
@@ -235,8 +235,8 @@ def _put_users(
 
 def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
     """A row of `users`, in the order of its columns."""
-    # who leaves the scope has a batch as well, of copies that are removed
-    state = UserState.PLANNED.value if user.state == LEAVING else user.state
+    # who leaves the scope has a batch as well, of copies that are removed; so have stand-ins
+    state = UserState.PLANNED.value if user.state in (LEAVING, STAND_IN) else user.state
     if user.copies == 0 and state == UserState.PLANNED:
         state = UserState.COPIED.value  # nothing to copy: all of it is there
     where = (user.country, user.home, user.backup, user.wave)

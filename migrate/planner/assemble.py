@@ -22,6 +22,7 @@ from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, table_digest
 from migrate.planner.line import Line, take_replaced
+from migrate.planner.listing import ONCE
 from migrate.planner.session import Session, pattern, texts
 from migrate.spec import Spec
 from migrate.sql import literal
@@ -42,9 +43,11 @@ _BLOCKING = (
     ("orphan", ("store", "user_id", "count")),
     ("review", ("user_id",)),
     ("vanished", ("user_id",)),
+    ("claimed", ("user_id", "count")),
     ("backup_only", ("store", "key")),
     ("unprobed", ("store", "count")),
 )
+_UNDECIDED = "(kind <> 'backup_only' OR detail = 'block') AND (kind <> 'orphan' OR detail IS NULL)"
 # GLACIER_IR is read at once; the last two are tiers of INTELLIGENT_TIERING (S3 API reference, HeadObject, x-amz-archive-status)
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS")
 
@@ -79,7 +82,7 @@ def write_objects(
     )
     take_replaced(session, line)
     bent = _bent(spec, capabilities)
-    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, bent=bent)
+    session.run("readable", archived=texts(_ARCHIVED), object_max=_OBJECT_BYTES, once=ONCE, bent=bent)
     spans = session.query(
         "SELECT min(number), max(number), CAST(sum(objects) AS BIGINT) FROM batches GROUP BY file ORDER BY file"
     )
@@ -271,7 +274,7 @@ def blockers(session: Session) -> list[dict[str, Any]]:
     """
     found = []
     for kind, columns in _BLOCKING:
-        relation = f"(SELECT * FROM findings WHERE kind = '{kind}' AND (kind <> 'backup_only' OR detail = 'block'))"
+        relation = f"(SELECT * FROM findings WHERE kind = '{kind}' AND {_UNDECIDED})"
         count = session.query(f"SELECT CAST(coalesce(sum(count), 0) AS BIGINT) FROM {relation}")[0][0]
         if count:
             table = Table(tuple((name, _FINDING_TYPES[name]) for name in columns), ", ".join(columns))

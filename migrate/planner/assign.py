@@ -10,13 +10,13 @@ from typing import Any
 
 from migrate.errors import RefusedError
 from migrate.layout import CompiledRule
-from migrate.model import Role
+from migrate.model import Policy, Role
 from migrate.placement import Closing, netstrings, rule_for
 from migrate.planner.session import Session, pattern
 from migrate.residency import ISO_COUNTRIES
 from migrate.spec import PlacementRule, Spec
 from migrate.sql import literal
-from migrate.units import number_of
+from migrate.units import format_size, number_of
 
 _TICKETS = "STRUCT(form VARCHAR, site VARCHAR)[]"
 
@@ -61,6 +61,29 @@ def place_users(session: Session, spec: Spec, taken: Mapping[str, int]) -> dict[
     )
     session.run("stay")
     return closings
+
+
+def stand_in_bytes(session: Session, spec: Spec) -> dict[str, int]:
+    """By site, the bytes of what is copied to every site. RefusedError where a site's capacity does not hold them."""
+    found: dict[str, int] = (
+        dict(
+            session.query(
+                "SELECT site, CAST(sum(p.size) AS BIGINT) FROM planned AS p JOIN users AS u ON p.turn = u.turn "
+                "JOIN (SELECT user_id, unnest([home, backup]) AS site FROM stand_ins) AS s ON u.user_id = s.user_id "
+                "WHERE site IS NOT NULL GROUP BY site"
+            )
+        )
+        if spec.stand_ins
+        else {}
+    )
+    for name, size in sorted(found.items()):
+        capacity = spec.sites[name].capacity
+        if capacity is not None and size > capacity:
+            raise RefusedError(
+                f"what is to be copied to every site ({format_size(size)}) is more than {name} takes ({format_size(capacity)})",
+                remedy="Raise the site's capacity in the spec, or give the shared rules or orphans another policy.",
+            )
+    return found
 
 
 def _tickets(spec: Spec, kind: str, rule: PlacementRule) -> list[dict[str, str]]:
@@ -137,6 +160,7 @@ def make_routes(session: Session, spec: Spec, rules: tuple[CompiledRule, ...]) -
 def _routes(spec: Spec) -> Iterable[tuple[Any, ...]]:
     for rank, role in enumerate(("home", "backup")):
         sites = {site for rule in spec.placement.rules for site in (rule.home if role == "home" else rule.backup)}
+        sites |= {site for pair in spec.stand_ins.values() if (site := pair[rank]) is not None}
         for site in sorted(sites):
             for source in sorted(spec.by_role(Role.SOURCE)):
                 yield source, site, role, rank, spec.target_store(site, source)
@@ -147,5 +171,5 @@ def may_collide(spec: Spec, rules: tuple[CompiledRule, ...]) -> bool:
     takers = [(store, source) for source, _, _, _, store in _routes(spec)]
     sources_of = {store: {source for taker, source in takers if taker == store} for store, _ in takers}
     return any(len(sources) > 1 for sources in sources_of.values()) or not all(
-        rule.shared or rule.keeps_keys for rule in rules
+        rule.keeps_keys or rule.policy in (Policy.KEEP, Policy.EXCLUDE) for rule in rules
     )

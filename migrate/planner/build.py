@@ -27,7 +27,7 @@ from migrate.model import Role
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner import assemble, document
 from migrate.planner.alone import BUILDING_PREFIX, SCRATCH_PREFIX, planning_alone
-from migrate.planner.assign import cover_countries, make_batches, make_routes, may_collide, place_users
+from migrate.planner.assign import cover_countries, make_batches, make_routes, may_collide, place_users, stand_in_bytes
 from migrate.planner.census import count_users, judge_users, take_census
 from migrate.planner.digest import plan_digest
 from migrate.planner.folder import DOCUMENT, PLAN_FORMAT, PREFIX_DIGITS, Plan
@@ -117,7 +117,7 @@ def _forget_listings(spec: Spec, workspace: Workspace) -> None:
 def _refuse_early(spec: Spec, workspace: Workspace, directory: DirectoryFile, line: Line | None) -> None:
     """RefusedError for what the directory alone shows, before any store is listed, which may take hours."""
     with _scratch_of(workspace) as scratch, Session(scratch) as session:
-        take_settled(session, line)
+        take_settled(session, spec, line)
         judge_users(session, spec, directory)
         cover_countries(session, spec)
 
@@ -174,14 +174,15 @@ def _steps(
     limits: Limits,
 ) -> dict[str, Any]:
     rules = compile_rules(spec.layout.rules)
-    take_settled(session, line)
+    take_settled(session, spec, line)
     judge_users(session, spec, inputs.directory)
     cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
     census = take_census(session, spec, rules, inputs.inventories, line)
     users = count_users(session)
     on_progress("census", sum(store.listed for store in census.stores.values()))
-    closings = place_users(session, spec, {} if line is None else placed_bytes(session, spec))
+    taken = stand_in_bytes(session, spec) if line is None else placed_bytes(session, spec)
+    closings = place_users(session, spec, taken)
     on_progress("placement", users["planned"])
     big = make_batches(session, spec, file_copies=limits.file_copies)
     make_routes(session, spec, rules)
@@ -206,6 +207,7 @@ def _steps(
         "inputs": document.inputs_of(inputs.directory, inputs.inventories),
         "skew_seconds": document.skew_of(spec, inputs.inventories),
         "census": document.census_of(census),
+        "policies": document.policies_of(spec, rules, census),
         "reconciliation": census.reconciliation,
         "totals": document.totals_of(session, users),
         "placement": document.placement_of(closings),

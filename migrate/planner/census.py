@@ -34,37 +34,49 @@ _SHARES_MAX = 8  # each reads all keys again
 
 @dataclass(slots=True)
 class StoreCensus:
-    """One store's keys by class, and the owned ones by what planning does with them. Bytes are counted for sources alone."""
+    """One store's keys by class; of the owned, shared and orphans, how many by what planning does with them. Bytes are counted
+    for sources alone."""
 
     listed: int = 0
     classes: dict[str, int] = field(default_factory=lambda: {kind.value: 0 for kind in CensusClass})
     size_bytes: dict[str, int] = field(default_factory=dict)
     dispositions: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, int] = field(default_factory=dict)
+    orphans: dict[str, int] = field(default_factory=dict)
 
     def add(self, kind: str, disposition: str | None, keys: int) -> None:
         self.listed += keys
         self.classes[kind] += keys
-        if disposition is not None and kind == CensusClass.OWNED:
-            self.dispositions[disposition] = self.dispositions.get(disposition, 0) + keys
+        disposed = self._disposed().get(kind)
+        if disposed is not None and disposition is not None:
+            disposed[disposition] = disposed.get(disposition, 0) + keys
+
+    def _disposed(self) -> dict[str, dict[str, int]]:
+        return {CensusClass.OWNED: self.dispositions, CensusClass.SHARED: self.shared, CensusClass.ORPHAN: self.orphans}
 
     def check(self, store: str, rows: int) -> None:
         """IntegrityError unless the classes add up to what the inventory lists (invariant 3)."""
-        classed, owned = sum(self.classes.values()), self.classes[CensusClass.OWNED.value]
-        disposed = sum(self.dispositions.values())
-        if classed != rows or disposed != owned:
+        classed = sum(self.classes.values())
+        lost = [
+            f"; of {self.classes[kind]} {kind} ones {sum(disposed.values())} are accounted for"
+            for kind, disposed in self._disposed().items()
+            if sum(disposed.values()) != self.classes[kind]
+        ]
+        if classed != rows or lost:
             raise IntegrityError(
-                f"{store}: its inventory lists {rows} keys, the census has {classed} in its classes; "
-                f"of {owned} owned ones {disposed} are accounted for",
+                f"{store}: its inventory lists {rows} keys, the census has {classed} in its classes{''.join(lost)}",
                 remedy="An inventory that lists a key twice does this. Take a new one.",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """The census of all stores, and by backup how its keys of planned users stand beside its source's."""
+    """The census of all stores, by backup how its keys of planned users stand beside its source's, and keys and bytes by what was
+    decided of shared objects and orphans: class, policy, and for shared ones the rule's number."""
 
     stores: dict[str, StoreCensus]
     reconciliation: dict[str, dict[str, int]]
+    decided: dict[tuple[str, str, int | None], tuple[int, int]]
 
 
 def judge_users(session: Session, spec: Spec, directory: DirectoryFile) -> None:
@@ -118,6 +130,10 @@ def take_census(
     if line is not None:
         take_line(session, spec, line)
     session.run("users")
+    session.query(
+        "CREATE TEMP TABLE vanished AS "
+        "SELECT s.user_id, s.is_away FROM settled AS s ANTI JOIN users AS u ON s.user_id = u.user_id"
+    )
     session.run("comparable")
     folder = session.folder / "census"
     folder.mkdir()
@@ -126,19 +142,19 @@ def take_census(
     session.query(
         f"CREATE TEMP VIEW census AS SELECT * FROM read_parquet({pattern(folder)}, hive_partitioning = false)"
     )
-    _check_bytes(session)
+    _check_bytes(session, spec)
     _fetch_backup_only(session, spec, rules, inventories)
     counts = session.run("counts")
     stores = _count(spec, counts)
     for name, census in stores.items():
         census.check(name, inventories[name].rows)
-    return Census(stores, _reconcile(spec, counts))
+    return Census(stores, _reconcile(spec, counts), _decided(counts))
 
 
-def _check_bytes(session: Session) -> None:
-    """InputError where the objects have more bytes than can be counted, twice: at a home and a backup."""
+def _check_bytes(session: Session, spec: Spec) -> None:
+    """InputError where the objects have more bytes than can be counted, at a home and a backup or at every site."""
     sums = session.query("SELECT source, sum(size) AS total FROM census GROUP BY source ORDER BY total DESC, source")
-    if sum(total or 0 for _, total in sums) > SIZE_MAX // 2:
+    if sum(total or 0 for _, total in sums) > SIZE_MAX // max(2, 2 * len(spec.stand_ins)):
         source, total = sums[0]
         raise InputError(
             f"{source}: the sizes in its inventory add up to {total:,} bytes, more than can be counted",
@@ -183,6 +199,8 @@ def _census_of(
             listed=listed,
             rule=layout.rule_sql(rules, source),
             user=layout.user_sql(rules),
+            shared_policy=_shared_policy(rules),
+            orphan_policy=literal(spec.orphans.policy or "undecided"),
             shared_rules=numbers(number for number, rule in enumerate(rules) if rule.shared),
             copied_rules=numbers(decided["copy"]),
             excluded_rules=numbers(decided["exclude"]),
@@ -191,6 +209,14 @@ def _census_of(
             backups=len(backups),
             path=literal(str(folder / f"{source}-{number}.parquet")),
         )
+
+
+def _shared_policy(rules: tuple[CompiledRule, ...]) -> str:
+    """A SQL expression: the policy of the shared rule whose number is in the column `rule`."""
+    cases = [
+        f"WHEN {number} THEN {literal(rule.policy)}" for number, rule in enumerate(rules) if rule.policy is not None
+    ]
+    return f"CASE rule {' '.join(cases)} END" if cases else "CAST(NULL AS VARCHAR)"
 
 
 def _decision(spec: Spec, rule: CompiledRule) -> str:
@@ -208,16 +234,23 @@ def _fetch_backup_only(
             session.run("fetched", backup=pattern(inventories[backup].path), origin=backup, path=literal(str(path)))
             parts.append(f"SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
     key = layout.target_key_sql(rules)
-    session.query(f"CREATE TEMP VIEW planned AS SELECT *, {key} AS target_key FROM ({' UNION ALL '.join(parts)})")
-    session.query(
-        f"CREATE TEMP VIEW standing AS SELECT *, {key} AS target_key FROM census "
-        "WHERE disposition IN ('planned', 'unchanged', 'deleted', 'left')"
+    standing = "SELECT * FROM census WHERE disposition IN ('planned', 'unchanged', 'deleted', 'left')"
+    for view, rows in (("planned", " UNION ALL ".join(parts)), ("standing", standing)):
+        taken = _for_stand_ins(rows) if spec.stand_ins else rows
+        session.query(f"CREATE TEMP VIEW {view} AS SELECT *, {key} AS target_key FROM ({taken})")
+
+
+def _for_stand_ins(rows: str) -> str:
+    """SQL: rows of the census, and those for all in a row for each stand-in."""
+    return (
+        f"SELECT c.* REPLACE (coalesce(c.turn, s.turn) AS turn) FROM ({rows}) AS c "
+        "LEFT JOIN (SELECT TRUE AS for_all, turn FROM users WHERE state = 'stand-in') AS s ON c.for_all = s.for_all"
     )
 
 
 def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:
     stores = {name: StoreCensus() for name in sorted(spec.by_role(Role.SOURCE, Role.BACKUP))}
-    for source, kind, disposition, _, in_primary, seen, _, _, keys, size_bytes in counts:
+    for source, kind, disposition, _, in_primary, seen, _, _, keys, size_bytes, _ in counts:
         if in_primary:
             stores[source].add(kind, disposition, keys)
             stores[source].size_bytes[kind] = stores[source].size_bytes.get(kind, 0) + size_bytes
@@ -229,7 +262,7 @@ def _count(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, StoreCensus]:
 
 def _reconcile(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, dict[str, int]]:
     found: dict[str, Counter[str]] = {}
-    for source, _, disposition, _, in_primary, seen, diverged, incomparable, keys, _ in counts:
+    for source, _, disposition, _, in_primary, seen, diverged, incomparable, keys, _, _ in counts:
         if disposition not in ("planned", "unchanged", "blocked", "excluded"):
             continue
         for place, backup in enumerate(backups_of(spec, source)):
@@ -240,6 +273,16 @@ def _reconcile(spec: Spec, counts: list[tuple[Any, ...]]) -> dict[str, dict[str,
         backup: {kind: found.get(backup, Counter())[kind] for kind in _COMPARISONS}
         for backup in sorted(spec.by_role(Role.BACKUP))
     }
+
+
+def _decided(counts: list[tuple[Any, ...]]) -> dict[tuple[str, str, int | None], tuple[int, int]]:
+    found: dict[tuple[str, str, int | None], tuple[int, int]] = {}
+    for _, kind, _, rule, in_primary, seen, _, _, keys, size_bytes, policy in counts:
+        if policy is not None and (in_primary or seen):
+            place = (kind, policy, rule if kind == CensusClass.SHARED else None)
+            old = found.get(place, (0, 0))
+            found[place] = (old[0] + keys, old[1] + size_bytes)
+    return found
 
 
 _COMPARISONS = (

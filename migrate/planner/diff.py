@@ -224,6 +224,7 @@ def _found(plan: Plan) -> dict[str, Any]:
     return {
         key: document[key] for key in ("name", "capabilities", "census", "reconciliation", "placement", "findings")
     } | {
+        "policies": {row["rule"] or row["class"]: row for row in document.get("policies", [])},
         "blockers": {
             blocker["kind"]: f"{blocker['count']}:{blocker['digest'][:12]}" for blocker in document["blockers"]
         },

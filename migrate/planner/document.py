@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from migrate.inventory.files import DirectoryFile, InventoryFile
+from migrate.layout import CompiledRule
 from migrate.model import CensusClass, Role
 from migrate.placement import Closing
 from migrate.planner.census import Census, StoreCensus, backups_of
@@ -53,6 +54,35 @@ def census_of(census: Census) -> dict[str, Any]:
     return {name: asdict(store) for name, store in census.stores.items()}
 
 
+def policies_of(spec: Spec, rules: tuple[CompiledRule, ...], census: Census) -> list[dict[str, Any]]:
+    """What was decided of objects that are no single user's, and of how many keys: a row a shared rule, and one for orphans.
+
+    `objects` counts a key once, whichever stores list it. `policy` is None where nobody has decided.
+    """
+    shared = [
+        {"class": CensusClass.SHARED.value, "rule": rule.name, "policy": rule.policy.value, "reason": given.reason}
+        | _counted(census, CensusClass.SHARED, rule.policy.value, number)
+        for number, (rule, given) in enumerate(zip(rules, spec.layout.rules, strict=True))
+        if rule.policy is not None
+    ]
+    orphans = [
+        {
+            "class": CensusClass.ORPHAN.value,
+            "rule": None,
+            "policy": policy,
+            "reason": spec.orphans.reason if policy else None,
+        }
+        | _counted(census, CensusClass.ORPHAN, policy or "undecided", None)
+        for policy in dict.fromkeys((spec.orphans.policy, None))  # undecided are those that the line has copied, too
+    ]
+    return [*shared, *(row for row in orphans if row["objects"] or row["policy"])]
+
+
+def _counted(census: Census, kind: CensusClass, policy: str, rule: int | None) -> dict[str, int]:
+    objects, size_bytes = census.decided.get((kind.value, policy, rule), (0, 0))
+    return {"objects": objects, "size_bytes": size_bytes}
+
+
 def placement_of(closings: Mapping[str, Closing]) -> dict[str, Any]:
     return {"closed": {site: asdict(closing) for site, closing in closings.items()}}
 
@@ -69,7 +99,8 @@ def totals_of(session: Session, users: Mapping[str, int]) -> dict[str, Any]:
         "by_country": _rows(
             session,
             ("country", "users", "objects", "copies", "size_bytes"),
-            "SELECT country, count(*), sum(objects), sum(copies), sum(size_bytes) FROM movers GROUP BY country ORDER BY country",
+            "SELECT if(country = '', 'everywhere', country) AS name, count(*), sum(objects), sum(copies), sum(size_bytes) "
+            "FROM movers GROUP BY name ORDER BY name",
         ),
         "by_site": _rows(
             session,
@@ -177,7 +208,8 @@ def _find_nothing_owned(session: Session, source: str, census: StoreCensus) -> N
 
     A plan of nothing would end verified, and say of people who have data there that all of it has arrived.
     """
-    if census.classes[CensusClass.OWNED.value] == 0:
+    copied = sum(kinds.get(kind, 0) for kinds in (census.shared, census.orphans) for kind in ("planned", "unchanged"))
+    if census.classes[CensusClass.OWNED.value] == 0 and not copied:
         detail = f"none of {census.listed} keys is owned" if census.listed else "it holds no key"
         session.query("INSERT INTO findings VALUES ('nothing_owned', ?, NULL, NULL, ?, 1)", (source, detail))
 

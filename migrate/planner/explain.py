@@ -12,15 +12,16 @@ from typing import Any
 import duckdb
 
 from migrate.errors import IntegrityError, UsageError
-from migrate.model import UserInfo
+from migrate.model import STAND_IN, UserInfo
 from migrate.placement import Alternative, PlacementDecision, place
 from migrate.planner.digest import USERS
 from migrate.planner.folder import Plan, PlanReader, open_reader
+from migrate.units import number_of
 
 
 @dataclass(frozen=True, slots=True)
 class CopiesShare:
-    """The user's copies of one category at one target store."""
+    """The user's copies of one category at one target store; of shared objects, those of one layout rule."""
 
     category: str
     role: str
@@ -76,10 +77,7 @@ def _explain(connection: duckdb.DuckDBPyConnection, plan: Plan, user_id: str) ->
         f"SELECT {USERS.names} FROM {plan.relation('users')} WHERE user_id = ?", [user_id]
     ).fetchone()
     if row is None:
-        remedy = "Give the id as the directory has it."
-        if "orphan" in plan.document["findings"]:
-            remedy += f" `migrate show {plan.digest[:12]} --list orphan` names who has keys and is not in it."
-        raise UsageError("the directory that the plan was built from has no such user", remedy=remedy)
+        raise _unknown(connection, plan, user_id)
     user = UserInfo(*row)
     placement, closed = _placement(connection, plan, user)
     return Explanation(
@@ -101,10 +99,28 @@ def _explain(connection: duckdb.DuckDBPyConnection, plan: Plan, user_id: str) ->
     )
 
 
+def _unknown(connection: duckdb.DuckDBPyConnection, plan: Plan, user_id: str) -> UsageError:
+    """The directory has no such user; whether there are keys all the same, and what was decided of them."""
+    remedy = "Give the id as the directory has it."
+    found = connection.execute(
+        f"SELECT detail, CAST(sum(count) AS BIGINT), string_agg(store, ', ' ORDER BY store) FROM {plan.relation('findings')} "
+        "WHERE kind = 'orphan' AND user_id = ? GROUP BY detail",
+        [user_id],
+    ).fetchone()
+    if found is not None:
+        policy, count, stores = found
+        reason = plan.spec.orphans.reason if policy else None
+        decided = "nobody has decided what becomes of them" if policy is None else f"the policy of orphans is {policy}"
+        remedy = f"There are {number_of(count, 'key')} at {stores}; {decided}{f': {reason}' if reason else '.'}"
+    elif "orphan" in plan.document["findings"]:
+        remedy += f" `migrate show {plan.digest[:12]} --list orphan` names who has keys and is not in it."
+    return UsageError("the directory that the plan was built from has no such user", remedy=remedy)
+
+
 def _placement(
     connection: duckdb.DuckDBPyConnection, plan: Plan, user: UserInfo
 ) -> tuple[PlacementDecision | None, tuple[str, ...]]:
-    if user.home is None:
+    if user.home is None or user.state == STAND_IN:
         return None, ()
     turn = 1 + _number(
         connection.execute(
@@ -132,6 +148,8 @@ def _number(row: tuple[Any, ...] | None) -> int:
 def _wave_reason(plan: Plan, user: UserInfo) -> str | None:
     if user.wave is None:
         return None
+    if user.state == STAND_IN:
+        return "first, so that whoever is cut over finds there what everybody uses"
     if user.wave == 0:
         return "in the canary: its SHA-256 is among the lowest"
     return f"by size: wave {user.wave} of {plan.spec.waves.count}, the small users first"
@@ -147,7 +165,7 @@ def _copies(connection: duckdb.DuckDBPyConnection, plan: Plan, user: UserInfo) -
     finally:
         reader.close()
     rows = connection.execute(
-        f"SELECT category, target_role, target_store, count(*), CAST(sum(size) AS BIGINT) "
+        f"SELECT coalesce(category, rule), target_role, target_store, count(*), CAST(sum(size) AS BIGINT) "
         f"FROM {plan.relation('copies', first=user.first_batch, last=user.last_batch)} "
         "WHERE batch BETWEEN ? AND ? AND user_id = ? GROUP BY ALL ORDER BY ALL",
         [user.first_batch, user.last_batch, user.user_id],

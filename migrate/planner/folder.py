@@ -288,7 +288,7 @@ def _object(row: tuple[Any, ...]) -> PlannedObject:
         etag=etag,
         size=size,
         last_modified=utc(last_modified),
-        category=Category(category),
+        category=None if category is None else Category(category),
         rule=rule,
         target_key=target_key,
         flag=flag,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import duckdb
 
 from migrate.errors import IntegrityError
-from migrate.model import TOMBSTONES
+from migrate.model import STAND_IN, STAND_INS, TOMBSTONES, Policy, Role
 from migrate.planner.folder import PREFIX_DIGITS, Plan, open_reader
 from migrate.sql import literal
 
@@ -92,3 +93,35 @@ def keys_sql(plan: Plan, store: str) -> str:
         f"SELECT target_key FROM ({rows}) GROUP BY target_key "
         f"HAVING max(place) = {len(line)} OR coalesce(arg_max(coalesce(flag, ''), place) NOT IN ({removed}), TRUE)"
     )
+
+
+def write_copied_orphans(plans: Sequence[Plan], scratch: Path) -> Path:
+    """A Parquet file of the `site` and target `key` of the copies of orphans in these plans, oldest first: as the
+    newest that names each has it. IntegrityError where a plan was changed."""
+    path = scratch / "orphans.parquet"
+    removed = ", ".join(map(literal, TOMBSTONES))
+    rows = ["SELECT '' AS site, '' AS key, '' AS flag, 0 AS place WHERE FALSE"]
+    with closing(open_reader(spill=scratch)) as connection:
+        for place, plan in enumerate(plans):
+            if plan.spec.orphans.policy is not Policy.COPY:
+                continue
+            spans = connection.execute(
+                f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
+                f"WHERE state = {literal(STAND_IN)} AND first_batch IS NOT NULL"
+            ).fetchall()
+            plan.check_copies(sorted({number for first, last in spans for number in range(first, last + 1)}))
+            sites = " ".join(
+                f"WHEN {literal(name)} THEN {literal(store.site)}"
+                for name, store in plan.spec.by_role(Role.TARGET).items()
+            )
+            rows += [
+                f"SELECT CASE target_store {sites} END, target_key, coalesce(flag, ''), {place} "
+                f"FROM {plan.relation('copies', first=first, last=last)} "
+                f"WHERE batch BETWEEN {first} AND {last} AND starts_with(user_id, {literal(STAND_INS)}) AND category IS NOT NULL"
+                for first, last in spans
+            ]
+        connection.execute(
+            f"COPY (SELECT site, key FROM ({' UNION ALL '.join(rows)}) GROUP BY site, key "
+            f"HAVING arg_max(flag, place) NOT IN ({removed})) TO {literal(str(path))} (FORMAT parquet)"
+        )
+    return path

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from migrate.errors import InputError
-from migrate.model import Role
+from migrate.model import STAND_INS, Role
 from migrate.planner.folder import Plan
 from migrate.planner.inputs import PlanInputs
 from migrate.planner.session import Session, pattern
@@ -55,12 +55,20 @@ def demand_newer(line: Line, inputs: PlanInputs) -> None:
         )
 
 
-def take_settled(session: Session, line: Line | None) -> None:
-    """Make the table `settled`: where users have been placed. Empty without a line."""
+def take_settled(session: Session, spec: Spec, line: Line | None) -> None:
+    """Make the tables `stand_ins`, and `settled`: where users have been placed. Without a line, these are the stand-ins alone.
+
+    They are in the first wave: who is cut over later finds there what everybody uses.
+    """
+    session.table(
+        "stand_ins",
+        "user_id VARCHAR, home VARCHAR, backup VARCHAR",
+        [(user_id, home, backup) for user_id, (home, backup) in spec.stand_ins.items()],
+    )
     if line is None:
         session.query(
-            "CREATE TEMP TABLE settled "
-            "(user_id VARCHAR, home VARCHAR, backup VARCHAR, placement_rule VARCHAR, wave INTEGER, is_away BOOLEAN)"
+            "CREATE TEMP TABLE settled AS "
+            "SELECT *, CAST(NULL AS VARCHAR) AS placement_rule, 0 AS wave, FALSE AS is_away FROM stand_ins"
         )
         return
     session.run(
@@ -69,7 +77,7 @@ def take_settled(session: Session, line: Line | None) -> None:
 
 
 def take_line(session: Session, spec: Spec, line: Line) -> None:
-    """Make the view `line`: a row for each key of a source that the line has planned."""
+    """Make the views `line_rows`, and `line`: a row for each key of a source that the line has planned."""
     session.table("sources", "store VARCHAR, source VARCHAR", list(_sources(spec)))
     session.query(
         f"CREATE TEMP VIEW unsound AS SELECT * FROM read_parquet({pattern(line.unsound)}, hive_partitioning = false)"
@@ -79,15 +87,20 @@ def take_line(session: Session, spec: Spec, line: Line) -> None:
         f"(SELECT o.*, s.source FROM {plan.relation('objects')} AS o JOIN sources AS s ON o.store = s.store)"
         for plan in line.plans
     ]
-    session.run("line", objects=_newest(objects, "source", "key"), path=literal(str(path)))
-    session.query(f"CREATE TEMP VIEW line AS SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)")
+    session.run(
+        "line", objects=_newest(objects, "source", "key"), stand_ins=literal(STAND_INS), path=literal(str(path))
+    )
+    session.query(
+        f"CREATE TEMP VIEW line_rows AS SELECT * FROM read_parquet({pattern(path)}, hive_partitioning = false)"
+    )
+    session.run("line_keys")
 
 
 def placed_bytes(session: Session, spec: Spec) -> dict[str, int]:
-    """By site, the bytes of the line's objects, by the newest plan that names each. Needs `line`."""
+    """By site, the bytes of the line's objects, by the newest plan that names each. Needs `line_rows`."""
     found: dict[str, int] = {}
     for store, size in session.query(
-        "SELECT store, CAST(sum(size) AS BIGINT) FROM (SELECT unnest([home_store, backup_store]) AS store, size FROM line) "
+        "SELECT store, CAST(sum(size) AS BIGINT) FROM (SELECT unnest([home_store, backup_store]) AS store, size FROM line_rows) "
         "WHERE store IS NOT NULL GROUP BY store"
     ):
         site = spec.stores[store].site
@@ -96,23 +109,23 @@ def placed_bytes(session: Session, spec: Spec) -> dict[str, int]:
 
 
 def take_replaced(session: Session, line: Line | None) -> None:
-    """Make the table `replaced`: the ETags that the line's copies of planned objects have left at the targets."""
+    """Make the tables `replaced` and `replaced_everywhere`: the ETags that the line's copies of planned objects have left at the
+    targets."""
     if line is None:
         session.query(
             "CREATE TEMP TABLE replaced "
             "(plan INTEGER, batch INTEGER, ordinal INTEGER, home_replaces VARCHAR, backup_replaces VARCHAR)"
         )
+        session.query(
+            "CREATE TEMP TABLE replaced_everywhere (source VARCHAR, key VARCHAR, store VARCHAR, etag VARCHAR)"
+        )
         return
     session.query("CREATE TEMP TABLE left_there (plan INTEGER, batch INTEGER, ordinal INTEGER, etag VARCHAR)")
-    session.query(
-        "CREATE TEMP TABLE asked AS SELECT *, row_number() OVER (ORDER BY line_plan, line_batch, ordinal) AS place FROM ("
-        "SELECT line_plan, line_batch, unnest([line_ordinal, line_ordinal + 1]) AS ordinal FROM planned "
-        "WHERE line_plan IS NOT NULL)"
-    )
+    session.run("asked")
     number = session.query("SELECT count(*) FROM asked")[0][0]
     for start in range(0, number, _ASKED):
         asked = session.query(
-            "SELECT line_plan, line_batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
+            "SELECT plan, batch, ordinal FROM asked WHERE place BETWEEN ? AND ? ORDER BY place",
             [start + 1, start + _ASKED],
         )
         found = list(line.receipts(asked))
@@ -121,6 +134,7 @@ def take_replaced(session: Session, line: Line | None) -> None:
             [list(column) for column in zip(*found, strict=True)] or [[]] * 4,
         )
     session.run("replaced")
+    session.run("replaced_everywhere")
 
 
 def _sources(spec: Spec) -> Iterable[tuple[str, str]]:

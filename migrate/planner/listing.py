@@ -9,11 +9,15 @@ from __future__ import annotations
 import duckdb
 
 from migrate.errors import IntegrityError, UsageError
+from migrate.model import STAND_INS
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.summary import Listed
+from migrate.sql import literal
 
 FLAGS = ("diverged", "incomparable", "unbacked")
 LISTED_MAX = 10_000
+# a SQL condition: what goes to every site is told of the first stand-in alone
+ONCE = f"(NOT starts_with(user_id, {literal(STAND_INS)}) OR ends_with(user_id, '/1'))"
 
 
 def list_findings(plan: Plan, kind: str, *, limit: int = LISTED_MAX) -> list[Listed]:
@@ -27,7 +31,7 @@ def list_findings(plan: Plan, kind: str, *, limit: int = LISTED_MAX) -> list[Lis
     if kind in FLAGS:
         findings += (
             f" UNION ALL SELECT store, user_id, key, NULL, 1 FROM {plan.relation('copies')} "
-            "WHERE flag = $kind AND target_role = 'home'"
+            f"WHERE flag = $kind AND target_role = 'home' AND {ONCE}"
         )
     connection = open_reader()
     try:

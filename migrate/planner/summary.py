@@ -66,7 +66,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A plan in numbers. `inputs`, `census`, `reconciliation` and `closed` are as in `plan.json`.
+    """A plan in numbers. `inputs`, `census`, `policies`, `reconciliation` and `closed` are as in `plan.json`.
 
     `listed` are findings of one kind, of a plan that is not kept, where they were asked for; else None.
     """
@@ -84,6 +84,7 @@ class PlanSummary:
     by_wave: tuple[Share, ...]
     inputs: list[dict[str, Any]]
     census: dict[str, Any]
+    policies: list[dict[str, Any]]
     reconciliation: dict[str, dict[str, int]]
     skew_seconds: dict[str, int]
     closed: dict[str, dict[str, int]]
@@ -115,6 +116,7 @@ def summarise(
         by_wave=tuple(_share(row, "wave") for row in totals["by_wave"]),
         inputs=document["inputs"],
         census=document["census"],
+        policies=document.get("policies", []),  # which plans of earlier versions do not have
         reconciliation=document["reconciliation"],
         skew_seconds=document["skew_seconds"],
         closed=document["placement"]["closed"],

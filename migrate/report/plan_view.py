@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from migrate.model import LEAVING, MOVED, CensusClass, Role, UserInfo
+from migrate.model import LEAVING, MOVED, STAND_IN, CensusClass, Policy, Role, UserInfo
 from migrate.planner.diff import PlanDiff
 from migrate.planner.explain import Explanation
 from migrate.planner.summary import Listed, PlanSummary, Share, accept_word
@@ -22,12 +22,14 @@ DIGEST_SHOWN = 12
 FINDINGS: dict[str, str] = {
     "unclassified": "keys that no layout rule matches; they stay where they are",
     "review": "users whose country or status nobody has decided; they do not move",
+    "claimed": "users whom the directory has by now, and whose keys were copied to every site as orphans'; what lies at other "
+    "sites than theirs stays there until somebody removes it (`migrate sweep` names it)",
     "vanished": "users whom the plan before has copied and the directory does not have any more; what was copied of them stays",
     "backup_only": "keys that only a backup holds: deleted at the primary, or lost there",
     "unprobed": "copies to a store that nobody has probed as it is: run `migrate doctor SPEC` and plan again, "
     "or objects with tags, metadata or odd keys are quarantined there",
     "nothing_owned": "source stores without a key of anybody who moves: empty, another place, or another layout",
-    "orphan": "keys of users whom the directory does not have; they stay where they are",
+    "orphan": "keys of users whom the directory does not have; undecided, they stay where they are",
     "diverged": "keys that differ between primary and backup; the primary's are copied",
     "incomparable": "keys whose ETags cannot be compared between primary and backup; the primary's are copied",
     "unbacked": "keys that the backup does not hold; copied from the primary",
@@ -42,6 +44,13 @@ FINDINGS: dict[str, str] = {
     "too_large": "objects larger than S3's multipart uploads reach; they are quarantined",
     "key_too_long": "keys that are too long at the target; they are quarantined",
     "odd_key": "keys that the target store may not hold under their own name",
+}
+
+POLICIES: dict[str | None, str] = {
+    Policy.COPY: "copied to every site that placement names",
+    Policy.KEEP: "kept at the source for now",
+    Policy.EXCLUDE: "left at the source",
+    None: "blocks a run until the spec decides",
 }
 
 
@@ -109,6 +118,20 @@ def left_out_lines(summary: PlanSummary) -> list[str]:
         "outside its prefix, or the prefix itself"
         for found in summary.inputs
         if found.get("left_out")
+    ]
+
+
+def policy_rows(policies: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What becomes of shared objects, by layout rule, and of orphans: the policy, its reason, and of how many keys."""
+    return [
+        (
+            row["rule"] or "orphans",
+            row["policy"] or "undecided",
+            f"{row['objects']:,}",
+            format_size(row["size_bytes"]),
+            row["reason"] or POLICIES[row["policy"]],
+        )
+        for row in policies
     ]
 
 
@@ -181,6 +204,8 @@ def state_words(user: UserInfo) -> str:
     """Why a user who is in scope by residence, or may be, does not move, and what would change it; empty for all others."""
     if user.state == LEAVING:
         return "was to move, and is out of scope by now: what was copied is removed"
+    if user.state == STAND_IN:
+        return "no person: shared objects and orphans that are copied to every site belong to it"
     if user.state == MOVED:
         return "lives at the new home already, or is on the way there: the sources count no more"
     if user.state == "held":

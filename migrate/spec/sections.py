@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from migrate.model import Category, Level, Role
+from migrate.model import Category, Level, Policy, Role, stand_in_id
 from migrate.spec.places import check_endpoint, check_url
 from migrate.spec.routing import Routing
 from migrate.spec.values import (
@@ -132,6 +132,18 @@ class Directory(Section):
     """Whether `PATH.sha256` stands beside it, as `sha256sum` writes it; it must match. A CSV cut at a line's end does not."""
 
 
+Reason = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+def _demand_reason(policy: Policy | None, reason: str | None) -> None:
+    if policy is Policy.EXCLUDE and (reason is None or not reason.strip()):
+        raise ValueError(
+            "policy `exclude` needs a `reason`: whoever signs for the plan reads why these objects stay behind"
+        )
+    if policy is not Policy.EXCLUDE and reason is not None:
+        raise ValueError("`reason` goes with policy `exclude`, and only there")
+
+
 _PLACEHOLDER = re.compile(r"\{([a-z_]*)\}")
 
 
@@ -155,6 +167,11 @@ class LayoutRule(Section):
     """Required unless the rule is for shared objects."""
     shared: bool = False
     """The keys belong to no single user."""
+    policy: Policy | None = None
+    """For a shared rule: `copy` to every site that a placement rule names, `keep` at the source for now, or `exclude` for good.
+    Without it: `keep`."""
+    reason: Reason | None = None
+    """Why they are excluded. Goes with `exclude`, and is required there."""
     target: str | None = None
     """The key at the target, from the same placeholders. Without it: the same key."""
     stores: tuple[Name, ...] | None = None
@@ -176,6 +193,9 @@ class LayoutRule(Section):
             raise ValueError("a rule names {user}, unless it is shared")
         if self.shared == (self.category is not None):
             raise ValueError("a rule has a category, unless it is shared")
+        if self.policy is not None and not self.shared:
+            raise ValueError("`policy` goes with shared = true: where users' objects go is decided by placement")
+        _demand_reason(self.policy, self.reason)
         if self.target is not None:
             used = _PLACEHOLDER.findall(self.target)
             if sorted(used) != sorted(names):
@@ -189,6 +209,26 @@ class LayoutRule(Section):
     @property
     def target_pattern(self) -> str:
         return self.target or self.pattern
+
+    @property
+    def shared_policy(self) -> Policy | None:
+        """What becomes of the rule's objects where they are shared; None where they are users'."""
+        return (self.policy or Policy.KEEP) if self.shared else None
+
+
+class Orphans(Section):
+    """What becomes of keys of users whom the directory does not have. Undecided, they block `run`."""
+
+    policy: Policy | None = None
+    """`copy` to every site that a placement rule names, `keep` at the source for now, or `exclude` for good. A delta does not
+    apply it to users whom its line has copied."""
+    reason: Reason | None = None
+    """Why they are excluded. Goes with `exclude`, and is required there."""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Self:
+        _demand_reason(self.policy, self.reason)
+        return self
 
 
 class Layout(Section):
@@ -340,6 +380,7 @@ class Spec(Section):
     """The stores, by name."""
     directory: Directory
     layout: Layout
+    orphans: Orphans = Orphans()
     scope: Scope = Scope()
     placement: Placement
     residency: Residency
@@ -362,6 +403,20 @@ class Spec(Section):
             for name, store in self.by_role(Role.TARGET).items()
             if store.site == site and (store.receives is None or source in store.receives)
         )
+
+    @property
+    def stand_ins(self) -> dict[str, tuple[str, str | None]]:
+        """By id, who the objects belong to that are copied to every site: one for each two of the sites that placement names, so
+        that an object is read once for two. Empty where nothing is copied so."""
+        policies = {self.orphans.policy, *(rule.shared_policy for rule in self.layout.rules)}
+        if Policy.COPY not in policies:
+            return {}
+        sites = sorted({site for rule in self.placement.rules for site in (*rule.home, *rule.backup)})
+        pairs = [(sites[place], *sites[place + 1 : place + 2]) for place in range(0, len(sites), 2)]
+        return {
+            stand_in_id(self.name, number): (pair[0], pair[1] if len(pair) > 1 else None)
+            for number, pair in enumerate(pairs, 1)
+        }
 
     @property
     def default_home(self) -> str | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from migrate.errors import IntegrityError, SealLostError, UnreachableError
-from migrate.layout import CompiledRule, has_loose_rules, literal_prefix
+from migrate.layout import CompiledRule, has_loose_rules, is_for_all, literal_prefix
 from migrate.ledger import (
     EXTRA,
     FULL_SAMPLE_PPM,
@@ -21,7 +21,7 @@ from migrate.ledger import (
     SealKind,
     UserCheck,
 )
-from migrate.model import CheckResult, Level, PlannedCopy, PlannedObject, Receipt, Verdict
+from migrate.model import CheckResult, Level, PlannedCopy, PlannedObject, Receipt, Verdict, is_stand_in
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.kept import Kept
 from migrate.transfer.caller import Caller
@@ -96,7 +96,9 @@ class _Place:
 
 
 def user_prefixes(rules: Sequence[CompiledRule], user_id: str) -> list[str]:
-    """The user's target prefixes, none of them within another."""
+    """The user's target prefixes, none of them within another. A stand-in has none: nobody's EXTRA objects are looked for."""
+    if is_stand_in(user_id):
+        return []
     found = sorted(
         {prefix for rule in rules if not rule.shared and (prefix := literal_prefix(rule, user_id)) is not None}
     )
@@ -222,7 +224,8 @@ class CheckWork:
         expected: dict[_Place, list[Expected]] = {}
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
-        for user_id, kept in self._tools.kept({planned.user_id for planned in self._objects}).items():
+        persons = {planned.user_id for planned in self._objects if not is_stand_in(planned.user_id)}
+        for user_id, kept in self._tools.kept(persons).items():
             for each in user_prefixes(self._tools.rules, user_id):
                 for store, key in kept:
                     planned_keys[_Place(store, user_id, each)].add(key)
@@ -255,7 +258,11 @@ class CheckWork:
         if found.failed is not None and not items:
             # nothing was said of any copy here, so nothing would show that EXTRA objects were not looked for
             raise not_listed(place.store, found.failed)
-        extras = [extra for extra in found.extras if extra.key not in planned_keys] if self._is_full else []
+        extras = [
+            extra
+            for extra in (found.extras if self._is_full else ())
+            if extra.key not in planned_keys and not is_for_all(self._tools.rules, place.store, extra.key)
+        ]
         return _Checked(found.results, extras, 0)
 
     def _head(self, store: str, item: Expected) -> _Checked:

@@ -359,6 +359,7 @@ SUMMARY = PlanSummary(
     by_site=(),
     by_wave=(),
     census={},
+    policies=[],
     reconciliation={},
     skew_seconds={},
     closed={"dublin-1": {"turn": 1234, "bytes_placed": 2**30}},

@@ -225,3 +225,16 @@ def test_a_capacity_counts_what_is_there_once(tmp_path: Path) -> None:
     items = [*ITEMS, Item("users/nils/photos/0")]
     last = world_of(tmp_path, items, people).delta(spec, line_of(tmp_path, plans))
     assert {user.user_id: user.home for user in last.users()}["nils"] == "hamar"
+
+
+def test_without_backups_the_next_object_is_not_taken_for_a_second_copy(tmp_path: Path) -> None:
+    """Neighbours in a batch that all change: each names the ETag of its own one copy."""
+    rules = [{"name": "all", "countries": ["*"], "home": ["hamar"]}]
+    spec = spec_with(placement={"rules": rules})
+    plan = world_of(tmp_path, ITEMS).plan(spec)
+    refs = refs_of(plan)
+    changed = [Item(item.key, size=11) for item in ITEMS]
+    delta = world_of(tmp_path, changed).delta(spec, line_of(tmp_path, [plan]))
+    assert shape(objects_of(delta)) == {
+        key: (None, 11, [f"etag-{'-'.join(map(str, ref))}" for ref in copies]) for key, copies in refs.items()
+    }

@@ -13,6 +13,7 @@ import pytest
 
 from migrate.errors import ExitCode, SpecError
 from migrate.layout import compile_rules
+from migrate.model import is_stand_in
 from migrate.residency import POLICY_CODES
 from migrate.spec import Spec, load_spec, parse_spec, spec_from_data
 
@@ -402,6 +403,24 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
         {"pattern": "m/{year}/{user}/{rest}", "target": "u/{user}/{rest}", "category": "restricted"},
         "each placeholder of the pattern once",
     ),
+    (
+        "a policy for users' objects",
+        {"pattern": "a/{user}/{rest}", "category": "restricted", "policy": "copy"},
+        "`policy` goes with shared = true",
+    ),
+    ("no such policy", {"pattern": "a/{rest}", "shared": True, "policy": "move"}, "copy"),
+    ("excluded without a reason", {"pattern": "a/{rest}", "shared": True, "policy": "exclude"}, "needs a `reason`"),
+    (
+        "excluded for a blank",
+        {"pattern": "a/{rest}", "shared": True, "policy": "exclude", "reason": " "},
+        "needs a `reason`",
+    ),
+    (
+        "a reason to copy",
+        {"pattern": "a/{rest}", "shared": True, "policy": "copy", "reason": "x"},
+        "`reason` goes with",
+    ),
+    ("a reason for nothing", {"pattern": "a/{rest}", "shared": True, "reason": "x"}, "`reason` goes with"),
 ]
 
 
@@ -425,6 +444,39 @@ def test_one_placeholder_a_segment_is_enough(pattern: str, target: str) -> None:
     changed = data()
     more_rules({"name": "more", "pattern": pattern, "target": target, "category": "restricted"})(changed)
     assert spec_from_data(changed, place="x").layout.rules[1].target == target
+
+
+@pytest.mark.parametrize(
+    ("orphans", "complaint"),
+    [
+        ({"policy": "exclude"}, "needs a `reason`"),
+        ({"policy": "keep", "reason": "x"}, "`reason` goes with"),
+        ({"reason": "x"}, "`reason` goes with"),
+        ({"policy": "drop"}, "copy"),
+    ],
+)
+def test_a_policy_for_orphans_is_refused_for(orphans: dict[str, str], complaint: str) -> None:
+    """The same rules as for a shared rule's policy; the line begins with the section."""
+    (found,) = problems(put("orphans", orphans))
+    assert found.startswith("small.toml: orphans")
+    assert complaint in found
+
+
+def test_stand_ins_take_the_sites_in_pairs_where_something_is_copied_to_all() -> None:
+    """Each site that placement names once, the last one alone where they are odd; nobody where nothing is copied so."""
+    changed = data()
+    sites = sorted(
+        {site for rule in changed["placement"]["rules"] for site in (*rule["home"], *rule.get("backup", ()))}
+    )
+    assert spec_from_data(changed, place="x").stand_ins == {}
+    for section in ({"policy": "keep"}, {"policy": "exclude", "reason": "x"}):
+        put("orphans", section)(changed)
+        assert spec_from_data(changed, place="x").stand_ins == {}
+    put("orphans", {"policy": "copy"})(changed)
+    found = spec_from_data(changed, place="x").stand_ins
+    assert [site for pair in found.values() for site in pair if site is not None] == sites
+    assert len(found) == -(-len(sites) // 2)
+    assert all(is_stand_in(user_id) and "/" in user_id for user_id in found)
 
 
 def test_a_rule_name_stands_once() -> None:

@@ -1,4 +1,5 @@
--- Every key of a source store and its backups, once, in exactly one class, and what planning does with the owned ones.
+-- Every key of a source store and its backups, once, in exactly one class, and what planning does with it.
+-- `is_everywhere`: the line has copied it to every site. `for_all`: it is planned for the stand-ins, and not for a user.
 COPY (
     WITH listed AS ($listed),
     ruled AS (SELECT *, $rule AS rule FROM listed),
@@ -18,6 +19,16 @@ COPY (
             END AS class
         FROM named AS n
         LEFT JOIN users AS u ON n.user_id = u.user_id
+    ),
+    decided AS (
+        SELECT
+            c.*,
+            CASE
+                WHEN class = 'shared' THEN $shared_policy
+                WHEN class = 'orphan' THEN CASE WHEN v.user_id IS NULL THEN $orphan_policy ELSE 'undecided' END
+            END AS policy
+        FROM classed AS c
+        LEFT JOIN vanished AS v ON c.user_id = v.user_id
     )
     SELECT
         '$source' AS source,
@@ -31,19 +42,20 @@ COPY (
         encryption,
         lock,
         rule,
-        turn,
         CASE WHEN class = 'orphan' THEN user_id END AS orphan_user,
         class,
+        policy,
         CASE
-            WHEN state = 'leaving' AND line_plan IS NOT NULL
+            WHEN (state = 'leaving' AND line_plan IS NOT NULL) OR (state = 'out' AND is_stand_ins)
             THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'left' END
-            WHEN class <> 'owned' THEN NULL
+            WHEN policy <> 'copy' THEN policy
+            WHEN class IN ('unclassified', 'out-of-scope') THEN NULL
             WHEN state <> 'planned' THEN state
             -- what the source had and has no more was deleted there, whatever a backup still holds, and does not come back from it
             WHEN NOT in_primary AND line_plan IS NOT NULL AND (was_deleted OR seen = 0 OR line_store = '$source')
             THEN CASE WHEN was_removed AND is_sound THEN 'gone' ELSE 'deleted' END
             WHEN in_primary OR rule IN $copied_rules
-            THEN CASE WHEN is_unchanged AND line_store = origin THEN 'unchanged' ELSE 'planned' END
+            THEN CASE WHEN is_unchanged AND line_store = origin AND is_stand_ins = (class <> 'owned') THEN 'unchanged' ELSE 'planned' END
             WHEN rule IN $excluded_rules THEN 'excluded'
             ELSE 'blocked'
         END AS disposition,
@@ -54,12 +66,19 @@ COPY (
             WHEN incomparable > 0 THEN 'incomparable'
             WHEN seen = 0 AND $backups > 0 THEN 'unbacked'
         END AS flag,
+        CASE
+            WHEN disposition IN ('deleted', 'left', 'gone') THEN is_stand_ins
+            ELSE coalesce(policy = 'copy', FALSE)
+        END AS for_all,
+        is_stand_ins AND NOT (was_removed AND is_sound) AS is_everywhere,
+        CASE WHEN NOT for_all THEN turn END AS turn,
         in_primary,
         seen,
         diverged,
         incomparable,
-        line_plan,
-        line_batch,
-        line_ordinal
-    FROM classed
+        -- what the stand-ins have left at the targets is found by key and store
+        CASE WHEN NOT is_stand_ins THEN line_plan END AS line_plan,
+        CASE WHEN NOT is_stand_ins THEN line_batch END AS line_batch,
+        CASE WHEN NOT is_stand_ins THEN line_ordinal END AS line_ordinal
+    FROM decided
 ) TO $path (FORMAT parquet, COMPRESSION uncompressed)

@@ -1,9 +1,10 @@
 -- What the line has planned of each key of a source, by the newest of its plans that did: where its receipts are to be found, and
--- whether nothing is left to do for it as long as it does not change.
+-- whether nothing is left to do for it as long as it does not change. A key of the stand-ins has a row for each of them.
 COPY (
     SELECT
         o.source,
         o.key,
+        starts_with(o.user_id, $stand_ins) AS is_stand_ins,
         o.store,
         o.version_id,
         o.etag,

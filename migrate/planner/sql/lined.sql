@@ -16,6 +16,7 @@ SELECT
     b.batch AS line_batch,
     b.ordinal AS line_ordinal,
     b.store AS line_store,
+    coalesce(b.is_stand_ins, FALSE) AS is_stand_ins,
     coalesce(b.was_removed, FALSE) AS was_removed,
     coalesce(b.was_deleted, FALSE) AS was_deleted,
     coalesce(b.is_sound, FALSE) AS is_sound,

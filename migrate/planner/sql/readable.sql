@@ -5,12 +5,13 @@ WITH reasons AS (
         o.origin,
         p.user_id,
         o.key,
+        r.role = 'home' AND $once AS told,
         list_filter(
             [
-                CASE WHEN r.role = 'home' AND storage_class IN $archived THEN {'kind': 'archived', 'detail': storage_class} END,
-                CASE WHEN r.role = 'home' AND encryption = 'SSE-C' THEN {'kind': 'customer_key', 'detail': encryption} END,
-                CASE WHEN r.role = 'home' AND lock IS NOT NULL THEN {'kind': 'object_lock', 'detail': lock} END,
-                CASE WHEN r.role = 'home' AND size > $object_max THEN {'kind': 'too_large', 'detail': NULL} END,
+                CASE WHEN told AND storage_class IN $archived THEN {'kind': 'archived', 'detail': storage_class} END,
+                CASE WHEN told AND encryption = 'SSE-C' THEN {'kind': 'customer_key', 'detail': encryption} END,
+                CASE WHEN told AND lock IS NOT NULL THEN {'kind': 'object_lock', 'detail': lock} END,
+                CASE WHEN told AND size > $object_max THEN {'kind': 'too_large', 'detail': NULL} END,
                 CASE WHEN strlen(o.target_key) > t.key_bytes THEN {'kind': 'key_too_long', 'detail': r.store} END,
                 CASE WHEN $bent THEN {'kind': 'odd_key', 'detail': r.store} END
             ],

@@ -7,7 +7,8 @@ SELECT
     l.ordinal,
     CASE WHEN h.batch IS NULL THEN l.home_replaces ELSE nullif(h.etag, '') END AS home_replaces,
     CASE WHEN b.batch IS NULL THEN l.backup_replaces ELSE nullif(b.etag, '') END AS backup_replaces
-FROM line AS l
+FROM line_rows AS l
 SEMI JOIN planned AS p ON l.plan = p.line_plan AND l.batch = p.line_batch AND l.ordinal = p.line_ordinal
 LEFT JOIN left_there AS h ON l.plan = h.plan AND l.batch = h.batch AND l.ordinal = h.ordinal
-LEFT JOIN left_there AS b ON l.plan = b.plan AND l.batch = b.batch AND l.ordinal + 1 = b.ordinal
+LEFT JOIN left_there AS b
+    ON l.backup_store IS NOT NULL AND l.plan = b.plan AND l.batch = b.batch AND l.ordinal + 1 = b.ordinal

@@ -5,6 +5,7 @@ SELECT
     CAST(NULL AS INTEGER) AS line_batch,
     CAST(NULL AS INTEGER) AS line_ordinal,
     CAST(NULL AS VARCHAR) AS line_store,
+    FALSE AS is_stand_ins,
     FALSE AS was_removed,
     FALSE AS was_deleted,
     FALSE AS is_sound,
