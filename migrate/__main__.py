@@ -12,7 +12,9 @@ from migrate.cli.interrupts import end_on_signals
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     end_on_signals()
-    gc.set_threshold(50_000)  # loading makes a lot that stays: looking through it each 700 objects is a tenth of a start
+    gc.set_threshold(
+        50_000
+    )  # loading makes a lot that stays: looking through it each 700 objects is a tenth of a start
     from migrate.cli.boundary import run  # here: it loads for a tenth of a second, in which signals are heard already
 
     code = run(sys.argv[1:])

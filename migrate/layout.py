@@ -9,7 +9,7 @@ The first rule that matches decides. A backup has the layout of the source that 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from migrate.model import Category, Policy
@@ -124,6 +124,18 @@ def literal_prefix(rule: CompiledRule, user_id: str) -> str | None:
 def at_source(rules: Sequence[CompiledRule], source: str) -> tuple[CompiledRule, ...]:
     """The rules as a source store's listing, or its backup's, is read by them: the target keys are the keys there."""
     return tuple(replace(rule, target=rule.pieces) for rule in rules if rule.applies_to(source))
+
+
+def unlistable_rules(rules: Sequence[CompiledRule], sources: Iterable[str]) -> list[str]:
+    """The rules whose keys at a source cannot be listed by user, by name."""
+    return sorted(
+        {
+            rule.name
+            for source in sources
+            for rule in at_source(rules, source)
+            if not rule.shared and literal_prefix(rule, "user") is None
+        }
+    )
 
 
 def at_targets(rules: Sequence[CompiledRule]) -> tuple[CompiledRule, ...]:

@@ -52,6 +52,16 @@ class PausePoint(StrEnum):
     TAGS_UNSET = "tags-unset"  # joined on an S3 server, without its tags
     PARTS_JOINED = "parts-joined"  # the object stands, without a receipt
 
+    # a user's cutover
+    FREEZE_RECORDED = "freeze-recorded"  # frozen in the ledger; the platform was not asked yet
+    USER_FROZEN = "user-frozen"  # the platform keeps the user's writers off
+    LATE_PLANNED = "late-planned"  # the last delta is in the ledger, nothing of it was sent
+    LATE_COPIED = "late-copied"  # it stands at the targets and was looked at again, without receipts
+    LATE_CONFIRMED = "late-confirmed"  # its receipts are in the ledger, the home is what it was
+    USER_FLIPPED = "user-flipped"  # the platform has the new home, the ledger does not know
+    USER_UNFROZEN = "user-unfrozen"  # the same, and writers are let in again
+    MOVE_RECORDED = "move-recorded"  # the ledger knows the flip, and no window yet
+
     # verifying
     CHECK_LEASED = "check-leased"  # a pass has begun, nothing of the batch is checked
     VERDICTS_COMMITTING = "verdicts-committing"  # inside the transaction, verdicts inserted

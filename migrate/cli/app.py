@@ -43,6 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "delta": Entry("migrate.cli.delta", "Build a plan of what changed at the sources since a plan.", "delta"),
     "run": Entry("migrate.cli.run", "Copy what a plan says; stop and resume at any moment.", "run"),
     "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
+    "cutover": Entry("migrate.cli.cutover", "Move a wave's users to their new home.", "cutover"),
     "hold": Entry(
         "migrate.cli.hold", "Put users on hold: whatever is verified, nothing is cut over or purged.", "hold"
     ),

@@ -72,7 +72,7 @@ def _delta(context: Context, parent: Plan, ledger: Ledger, *, dry_run: bool, lis
                 is_stopping=stop.is_set,
                 dry_run=dry_run,
                 list_anew=list_anew,
-                line=lambda scratch: reader.line(scratch, stop.is_set),
+                line=lambda scratch: reader.line(scratch, door.open, stop.is_set),
             )
     _tell(context, parent, built, unprobed_stores(spec, capabilities))
 

@@ -60,6 +60,8 @@ def show_summary(
         )
     for line in plan_view.skew_lines(summary):
         output.line(f"  {line}")
+    for line in plan_view.cutover_lines(summary):
+        output.line(f"  {line}", style="yellow")
     _findings(output, summary, unprobed)
     if summary.listed is not None:
         output.line()

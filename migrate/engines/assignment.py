@@ -17,13 +17,13 @@ from migrate.layout import compile_rules
 from migrate.ledger import LEASE_SECONDS, Lease, LeaseWatch, Ledger, ProcessIdentity
 from migrate.model import Level, Purpose, Role
 from migrate.planner.folder import Plan, PlanReader
-from migrate.planner.kept import KeptKeys
 from migrate.privacy import pseudonyms_of
 from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller
 from migrate.transfer.limits import RateLimit
 from migrate.worker.checking import CheckTools, CheckWork
 from migrate.worker.copying import CopyTools, CopyWork
+from migrate.worker.kept import KeptObjects
 from migrate.worker.loop import Stop, Worker, WorkerLimits, WorkerReport
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally, Work
@@ -206,7 +206,7 @@ def _leaser(
         assignment.pass_id,
         Level(assignment.level),
         assignment.sample_ppm,
-        KeptKeys(plan).of,
+        KeptObjects(plan, ledger).of,
         assignment.run_id,
         utc_now,
     )

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby, islice
 from pathlib import Path
 
 import duckdb
 
-from migrate.errors import SealLostError
+from migrate.errors import NotFoundError, SealLostError
 from migrate.inventory.aside import Stopping, never
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, Seal, SealKind
-from migrate.model import Outcome, Verdict
+from migrate.model import ObjectInfo, Outcome, TargetRole, Verdict
+from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
 from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
+from migrate.stores.base import Store
+from migrate.transfer.caller import Caller
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -56,24 +59,74 @@ class LineReader:
             self._held.callback(seals.close)
             self._seals.append(seals)
         self._known = lru_cache(_REMEMBERED)(self._read)
+        self._late_etags: dict[int, str] = {}
 
-    def line(self, scratch: Path, is_stopping: Stopping = never) -> Line:
-        """The line; what it is told by lies in `scratch`. InterruptedRun when stopped."""
+    def line(self, scratch: Path, opener: Callable[[str], Store], is_stopping: Stopping = never) -> Line:
+        """The line; what it is told by lies in `scratch`. InterruptedRun when stopped.
+
+        `opener` opens the targets: what a cutover that was killed has left there is asked for.
+        """
         mark = self._ledger.mark_of(self._ids)
         away, unsound = scratch / "away.parquet", scratch / "unsound.parquet"
         for plan in self._plans:  # what is compared with the sources must be what was planned
             plan.check_users(is_stopping)
             plan.check_copies([batch.number for batch in plan.batches()], is_stopping)
+        late = scratch / "late.parquet"
         connection = open_reader(spill=scratch)
         try:
             _write_users(connection, "away", self._ledger.users_away(self._ids), away)
+            self._write_late(connection, late, Caller(opener, concurrency=lambda _: 1))
             self._find_unsound(connection, scratch, unsound, is_stopping)
         finally:
             connection.close()
-        return Line(self._plans, away, unsound, self._receipts, mark)
+        return Line(self._plans, away, unsound, late, self._receipts, mark)
 
     def close(self) -> None:
         self._held.close()
+
+    def _write_late(self, connection: duckdb.DuckDBPyConnection, path: Path, caller: Caller) -> None:
+        """Write down what cutovers have copied late, as one batch of a plan behind the newest. Copies of which nothing is proved
+        are unsound; of the others the ETags are kept."""
+        place = len(self._plans)
+        connection.execute(f"CREATE TEMP TABLE late ({', '.join(f'{name} {kind}' for name, kind in OBJECTS.columns)})")
+        connection.execute("CREATE TEMP TABLE unsound_late (plan INTEGER, batch INTEGER, ordinal INTEGER)")
+        ordinal = 0
+        copies = self._ledger.late_copies(self._ids)
+        for _, group in groupby(copies, key=lambda copy: (copy.user_id, copy.store, copy.key)):
+            of_object = {copy.role: copy for copy in group}
+            home, backup = of_object[TargetRole.HOME], of_object.get(TargetRole.BACKUP)
+            connection.execute(
+                f"INSERT INTO late VALUES ({', '.join('?' * len(OBJECTS.columns))})",
+                [
+                    0,
+                    ordinal,
+                    home.user_id,
+                    home.store,
+                    home.key,
+                    home.version_id,
+                    home.etag,
+                    home.size,
+                    home.last_modified.replace(tzinfo=None),
+                    home.category.value,
+                    home.rule,
+                    home.flag,
+                    home.target_store,
+                    None if backup is None else backup.target_store,
+                    None,
+                    None,
+                    home.target_key,
+                ],
+            )
+            for step, copy in enumerate(each for each in (home, backup) if each is not None):
+                if copy.receipt is not None:
+                    self._late_etags[ordinal + step] = copy.receipt.etag
+                    continue
+                connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
+                with suppress(NotFoundError):  # nobody else writes at a target before the user lives there
+                    found = caller.call(copy.target_store, partial(_head, key=copy.target_key))
+                    self._late_etags[ordinal + step] = found.etag
+            ordinal += 2
+        connection.execute(f"COPY (FROM late ORDER BY ordinal) TO {literal(str(path))} (FORMAT parquet)")
 
     def _find_unsound(
         self, connection: duckdb.DuckDBPyConnection, scratch: Path, path: Path, is_stopping: Stopping
@@ -96,11 +149,16 @@ class LineReader:
         )
         connection.execute(
             f"COPY (SELECT c.* FROM ({copies}) AS c ANTI JOIN sound AS s "
-            f"ON c.plan = s.plan AND c.batch = s.batch AND c.ordinal = s.ordinal) TO {literal(str(path))} (FORMAT parquet)"
+            f"ON c.plan = s.plan AND c.batch = s.batch AND c.ordinal = s.ordinal "
+            f"UNION ALL FROM unsound_late) TO {literal(str(path))} (FORMAT parquet)"
         )
 
     def _receipts(self, copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str]]:
         for (place, number), group in groupby(copies, key=lambda copy: copy[:2]):
+            if place == len(self._plans):
+                etags = self._late_etags
+                yield from ((place, number, ordinal, etags[ordinal]) for *_, ordinal in group if ordinal in etags)
+                continue
             etags = self._known(place, number).etags
             yield from ((place, number, ordinal, etags[ordinal]) for *_, ordinal in group if ordinal in etags)
 
@@ -137,6 +195,10 @@ class LineReader:
             if matched.get(ordinal, 0) > sequence and ordinal not in proof.wrong
         )
         return _Known(etags, sound)
+
+
+def _head(store: Store, key: str) -> ObjectInfo:
+    return store.head(key)
 
 
 def _receipts_of(reader: Seals, seal: Seal) -> list[tuple[int, str]]:

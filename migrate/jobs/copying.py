@@ -26,6 +26,7 @@ from migrate.jobs.common import (
     users_with_a_row,
 )
 from migrate.jobs.elsewhere import beginning, demand_newest, demand_only_child, hold_line, is_begun, wait_for_requests
+from migrate.jobs.late import forget_replanned
 from migrate.jobs.registered import check_sums, demand_not_begun, plan_entry, registered, unfinished
 from migrate.jobs.waves import are_held_up, choose_waves, held_up_words, is_to_verify, what_next
 from migrate.ledger import Ledger, WaveProgress
@@ -203,6 +204,8 @@ def run_plan(
     with ledger.hold_plan(plan.digest, share=request.share):
         demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         plan_id = _register(plan, workspace, ledger, request, run_id, now, stop, on_registering)
+        if plan.document["parent"] is not None:
+            forget_replanned(plan, plan_id, ledger)
         free_dead_leases(ledger)
         ledger.check_counters(plan_id)
         progress = ledger.progress(plan_id, held_up=True)

@@ -65,13 +65,24 @@ def hold_line(plan: Plan, ledger: Ledger) -> Iterator[None]:
 
 
 def wait_for_requests(
-    plan: Plan, ledger: Ledger, stop: Stop, deadline: float | None, now: Callable[[], datetime]
+    plan: Plan,
+    ledger: Ledger,
+    stop: Stop,
+    deadline: float | None,
+    now: Callable[[], datetime],
+    *,
+    run_id: int | None = None,
 ) -> None:
-    """Before a delta begins: wait until no request of an older plan's runs can be under way, since no lease reaches the stores
-    (design, invariant 2). InterruptedRun when stopped, LaterError when time is up."""
+    """Before something else is written than before: wait until no older request can be under way, since no lease reaches the
+    stores (design, invariant 2). InterruptedRun when stopped, LaterError when time is up.
+
+    A delta waits for the plans before it; the cutover `run_id` for all that wrote to its plan as well.
+    """
     older = [each.digest for each in parents_of(plan)]
+    if run_id is not None:
+        older.append(plan.digest)
     said, begun = False, now()
-    while older and (last := ledger.last_run_of(older, begun)) is not None:
+    while older and (last := ledger.last_run_of(older, begun, besides=run_id)) is not None:
         left = LATE_SECONDS - (now() - last).total_seconds()
         if left <= 0:
             return

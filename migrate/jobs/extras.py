@@ -33,15 +33,16 @@ from migrate.layout import (
     user_sql,
 )
 from migrate.ledger import EXTRA, EmptyUser, Ledger, NewFinding, Pass
-from migrate.model import Role
+from migrate.model import TOMBSTONES, Role
 from migrate.planner.folder import Plan, open_reader
-from migrate.planner.kept import KeptKeys, keys_sql
+from migrate.planner.kept import keys_sql
 from migrate.spec import InventorySource
 from migrate.sql import literal
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
 from migrate.verify import check_prefix
 from migrate.worker.checking import not_listed, user_prefixes
+from migrate.worker.kept import KeptObjects
 from migrate.workspace import Workspace
 
 _CHUNK = 1_000
@@ -84,10 +85,24 @@ def find_loose_extras(
     with locked(_lock(plan, workspace, verification), wait):
         if not ledger.is_open(verification.id):
             return 0
-        for chunk in _look(plan, opener, workspace, verification, rules, now, is_stopping, on_listing):
+        for found in _look(plan, opener, workspace, verification, rules, now, is_stopping, on_listing):
+            chunk = _of_who_is_here(found, ledger)
             ledger.add_findings(verification, chunk, run_id=run_id, now=now())
             count += len(chunk)
     return count
+
+
+def _of_who_is_here(found: Sequence[NewFinding], ledger: Ledger) -> list[NewFinding]:
+    """Those that no cutover has copied late, of users who do not live at their new home yet: there the platform writes."""
+    users = {finding.user_id for finding in found if finding.user_id is not None}
+    away = ledger.away_among(users)
+    late = {
+        (copy.target_store, copy.target_key)
+        for copies in ledger.late_of(users).values()
+        for copy in copies
+        if copy.flag not in TOMBSTONES
+    }
+    return [each for each in found if each.user_id not in away and (each.store, each.key) not in late]
 
 
 def _look(
@@ -154,7 +169,7 @@ def look_for_users_without_copies(
                 ]
         return found
 
-    line = KeptKeys(plan)
+    line = KeptObjects(plan, ledger)
     after, count = "", 0
     while users := ledger.users_without_copies(verification, after, _USERS_AT_ONCE):
         kept = line.of([user.user_id for user in users])

@@ -1,5 +1,6 @@
 """The ledger: runs, plans, leases, receipts, verdicts, findings and user states, on SQLite or PostgreSQL."""
 
+from migrate.ledger.late import LateRef
 from migrate.ledger.ledger import Ledger
 from migrate.ledger.lines import continued_by
 from migrate.ledger.processes import LEASE_SECONDS, LeaseWatch, ProcessIdentity
@@ -9,6 +10,7 @@ from migrate.ledger.rows import (
     SEAL_LOST,
     SOURCE_MOVED_ON,
     BatchRow,
+    Candidate,
     CheckCounts,
     CheckState,
     CopyRow,
@@ -19,6 +21,7 @@ from migrate.ledger.rows import (
     FindingRow,
     FrozenTimes,
     Hold,
+    LateCopy,
     Lease,
     Left,
     Move,
@@ -51,6 +54,7 @@ __all__ = [
     "SEAL_LOST",
     "SOURCE_MOVED_ON",
     "BatchRow",
+    "Candidate",
     "CheckCounts",
     "CheckState",
     "CopyRow",
@@ -61,6 +65,8 @@ __all__ = [
     "FindingRow",
     "FrozenTimes",
     "Hold",
+    "LateCopy",
+    "LateRef",
     "Lease",
     "LeaseWatch",
     "Ledger",

@@ -18,6 +18,7 @@ from migrate.ledger.copying import Copying
 from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
 from migrate.ledger.history import History
 from migrate.ledger.holds import Holds
+from migrate.ledger.late import Late
 from migrate.ledger.leases import Leases
 from migrate.ledger.lines import Lines
 from migrate.ledger.lock import Lock
@@ -44,6 +45,7 @@ class Ledger(
     Repairing,
     Holds,
     Moving,
+    Late,
     History,
     Reading,
     OfUsers,

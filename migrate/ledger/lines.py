@@ -141,12 +141,15 @@ class Lines(Core):
                 {row.ordinal: row.etag for row in wrong},
             )
 
-    def last_run_of(self, digests: Sequence[str], now: datetime) -> datetime | None:
-        """When the last run of these plans ended; `now`, where one has not ended, or was killed. None where there was none."""
+    def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
+        """When the last run or cutover of these plans ended, `besides` left out; `now`, where one has not ended, or was killed.
+        None where there was none."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
-                select(runs.c.ended_at).where(runs.c.plan_digest.in_(digests), runs.c.verb == "run")
+                select(runs.c.ended_at).where(
+                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(["run", "cutover"]), runs.c.id != (besides or 0)
+                )
             ).scalars()
             ended: list[datetime] = [now if at is None else at for at in found]
         return max(ended, default=None)
@@ -183,7 +186,8 @@ def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
 
 
 def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
-    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, and open findings."""
+    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, open findings, and what
+    cutovers have copied late."""
     seals, batches, verdicts, findings = schema.seals, schema.batches, schema.verdicts, schema.findings
     last = (
         select(seals.c.plan_id, func.max(seals.c.sequence), func.count())
@@ -208,7 +212,13 @@ def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
     )
     found = select(findings.c.id).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
     digest = hashlib.sha256()
-    for query in (last, voided, doubted, found.order_by(findings.c.id)):
+    late = (
+        select(schema.late.c.user_id, func.count(), func.max(schema.late.c.at))
+        .where(schema.late.c.plan_id.in_(plan_ids))
+        .group_by(schema.late.c.user_id)
+        .order_by(schema.late.c.user_id)
+    )
+    for query in (last, voided, doubted, found.order_by(findings.c.id), late):
         for row in connection.execute(query.execution_options(yield_per=_PAGE)):
             digest.update(":".join(map(str, row)).encode() + b"\n")
         digest.update(b"\n")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Table, and_, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Table, and_, exists, func, literal_column, or_, select, union
 
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core
+from migrate.ledger.core import Core, chunks, is_proven
+from migrate.ledger.lines import AWAY
 from migrate.ledger.passes import pass_row
-from migrate.ledger.rows import EXTRA, SEAL_LOST, CheckState, PlacedUser, SealKind, UserEvent, UserRow
+from migrate.ledger.rows import EXTRA, SEAL_LOST, Candidate, CheckState, PlacedUser, SealKind, UserEvent, UserRow
 from migrate.model import Outcome, Verdict
 from migrate.states import UserState
 
+_USERS = 500  # in one query
 _FAILED = (Outcome.QUARANTINED, Outcome.DRIFTED, Outcome.WITHDRAWN)
 _NO_MATCH = tuple(verdict for verdict in Verdict if verdict is not Verdict.MATCH)
 
@@ -34,6 +36,58 @@ class OfUsers(Core):
         with self._read() as connection:
             rows = connection.execute(query.limit(limit)).all()
         return [PlacedUser(row.user_id, row.home, row.backup, UserState(row.state)) for row in rows]
+
+    def candidates(self, plan_id: int, wave: int, after: str, limit: int) -> list[Candidate]:
+        """The next users of a wave after the id `after`, in the database's own order of ids, as a cutover asks for them."""
+        users, holds, findings = schema.users, schema.holds, schema.findings
+        extras = (
+            select(func.count())
+            .where(
+                findings.c.plan_id == users.c.plan_id,
+                findings.c.kind == EXTRA,
+                findings.c.answered == literal_column("false"),
+                findings.c.user_id == users.c.user_id,
+            )
+            .scalar_subquery()
+        )
+        query = (
+            select(
+                users,
+                is_proven().label("is_proven"),
+                extras.label("extras"),
+                exists().where(holds.c.user_id == users.c.user_id).label("is_on_hold"),
+            )
+            .where(users.c.plan_id == plan_id, users.c.wave == wave, users.c.user_id > after)
+            .order_by(users.c.user_id)
+            .limit(limit)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Candidate(
+                user_id=row.user_id,
+                state=UserState(row.state),
+                home=row.home,
+                backup=row.backup,
+                copies=row.copies,
+                good=row.good,
+                quarantined=row.quarantined,
+                is_proven=bool(row.is_proven),
+                extras=row.extras,
+                is_on_hold=bool(row.is_on_hold),
+            )
+            for row in rows
+        ]
+
+    def away_among(self, user_ids: Collection[str]) -> set[str]:
+        """Those of these users whose home has moved, or who are forgotten: what the targets have of them is not ours any more."""
+        users, away = schema.users, [state.value for state in AWAY]
+        found: set[str] = set()
+        with self._read() as connection:
+            for chunk in chunks(user_ids, _USERS):
+                query = select(users.c.user_id).where(users.c.user_id.in_(chunk), users.c.state.in_(away))
+                found.update(connection.execute(query).scalars())
+        return found
 
     def known_of(self, user: UserRow, ordinals: Collection[int] | None) -> dict[str, int]:
         """What is known to be wrong of a user, or could not be checked, by kind and number; what nothing has answered yet.

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from migrate.model import BatchInfo, Level, Outcome, Purpose, Receipt, Verdict
+from migrate.model import BatchInfo, Category, Level, Outcome, Purpose, Receipt, TargetRole, Verdict
 from migrate.states import BatchState, UserState
 
 FULL_SAMPLE_PPM = 1_000_000
@@ -476,6 +476,45 @@ class Move:
     observe_until: datetime | None
     rolled_back_at: datetime | None
     purged_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LateCopy:
+    """One copy that a cutover planned while its user was frozen, or with a tombstone's `flag` one that it was to take away.
+    `receipt` is None until it is there, or gone, and was looked at again."""
+
+    user_id: str
+    plan_id: int
+    store: str
+    key: str
+    role: TargetRole
+    version_id: str | None
+    etag: str
+    size: int
+    last_modified: datetime
+    category: Category
+    rule: str
+    flag: str | None
+    target_store: str
+    target_key: str
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A user before a cutover, as the ledger has them. `is_proven`: a full pass has matched every copy, and nothing speaks
+    against one of them since; `extras` are the EXTRA objects that nothing has answered."""
+
+    user_id: str
+    state: UserState
+    home: str
+    backup: str | None
+    copies: int
+    good: int
+    quarantined: int
+    is_proven: bool
+    extras: int
+    is_on_hold: bool
 
 
 @dataclass(frozen=True, slots=True)

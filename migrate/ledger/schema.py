@@ -32,7 +32,7 @@ from sqlalchemy import (
 from migrate.ledger import counts
 from migrate.ledger.columns import EVIDENCE_CODES, OUTCOME_CODES, KeyBytes, Micros, one_of
 from migrate.ledger.rows import CheckState, EventKind, SealKind
-from migrate.model import Level, Purpose, Verdict
+from migrate.model import Category, Level, Purpose, TargetRole, Verdict
 from migrate.states import BatchState, UserState
 
 REVISION = "0001"
@@ -467,6 +467,48 @@ moves = Table(
     ),
     CheckConstraint(
         "purged_at IS NULL OR (observe_until IS NOT NULL AND rolled_back_at IS NULL)", name="observed_first"
+    ),
+    sqlite_with_rowid=False,
+)
+
+late = Table(
+    "late",
+    metadata,
+    # A row a copy that a cutover has planned while its user was frozen: no plan names it. The source's half says what the object
+    # was; the receipt's half comes once the copy is there and was read again.
+    Column("user_id", Text, ForeignKey("users.user_id"), nullable=False),
+    Column("store", Text, nullable=False),
+    Column("key", KeyBytes, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("plan_id", Integer, ForeignKey("plans.id"), nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("version_id", Text),
+    Column("etag", LargeBinary, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("last_modified", Micros, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("flag", Text),
+    Column("target_store", Text, nullable=False),
+    Column("target_key", KeyBytes, nullable=False),
+    Column("sha256", LargeBinary),
+    Column("part_bytes", Integer),
+    Column("attributes", LargeBinary),
+    Column("target_etag", LargeBinary),
+    Column("target_version", Text),
+    Column("evidence", Text),
+    Column("at", Micros),
+    PrimaryKeyConstraint("user_id", "store", "key", "role"),
+    one_of("role", TargetRole),
+    one_of("category", Category),
+    one_of("evidence", EVIDENCE_CODES.values()),
+    CheckConstraint("size_bytes >= 0 AND part_bytes >= 0", name="counted"),
+    CheckConstraint("length(sha256) = 32 AND length(attributes) = 32", name="digests"),
+    CheckConstraint(
+        "(sha256 IS NULL) = (part_bytes IS NULL) AND (sha256 IS NULL) = (attributes IS NULL)"
+        " AND (sha256 IS NULL) = (target_etag IS NULL) AND (sha256 IS NULL) = (evidence IS NULL)"
+        " AND (sha256 IS NULL) = (at IS NULL)",
+        name="receipt",
     ),
     sqlite_with_rowid=False,
 )

@@ -107,10 +107,12 @@ class Verifying(Core):
         *,
         run_id: int,
         now: datetime,
+        away: int = 0,
     ) -> None:
         """End the check of a batch: MATCH verdicts leave for the sealed file, the others stay, users move.
 
-        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. Older verdicts and findings that
+        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. `away` counts the copies with a
+        receipt that are nobody's to check, since their users live at their new home. Older verdicts and findings that
         this check has answered go. IntegrityError where `counts`, `users`, `findings`, the seal and the verdicts in the ledger do
         not agree (invariant 3), or where a MATCH stands against a difference that a deeper look found.
         """
@@ -121,7 +123,7 @@ class Verifying(Core):
             found = _touch(connection, lease, now)
             _demand_counts(connection, lease, of_check, counts, users, findings, seal)
             if found.is_full:
-                _demand_whole(connection, lease, counts)
+                _demand_whole(connection, lease, counts, away)
             if seal is not None:
                 append_seal(connection, lease, SealKind.VERDICTS, seal)
             answer(connection, lease, found)
@@ -212,16 +214,16 @@ def _demand_counts(
         raise IntegrityError(f"the check of batch {lease.number} cannot end: {'; '.join(problems)}")
 
 
-def _demand_whole(connection: Connection, lease: Lease, counts: CheckCounts) -> None:
+def _demand_whole(connection: Connection, lease: Lease, counts: CheckCounts, away: int) -> None:
     """A full check has a verdict for each copy that has a receipt; of a batch that is done the open rows are the others."""
     copies = schema.copies
     without = connection.execute(
         select(func.count()).select_from(copies).where(in_batch(copies, lease.plan_id, lease.number))
     ).scalar_one()
-    if counts.checked + without != lease.batch.copies:
+    if counts.checked + without + away != lease.batch.copies:
         raise IntegrityError(
             f"the check of batch {lease.number} cannot end: {counts.checked} verdicts for"
-            f" {lease.batch.copies - without} copies that have a receipt"
+            f" {lease.batch.copies - without - away} copies that have a receipt"
         )
 
 

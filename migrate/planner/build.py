@@ -212,6 +212,7 @@ def _steps(
         "totals": document.totals_of(session, users),
         "placement": document.placement_of(closings),
         "forecast": document.forecast_of(session, spec),
+        "cutover": document.cutover_of(session, spec, rules),
         "findings": document.findings_of(session),
         "blockers": assemble.blockers(session),
         "files": {"objects": objects, **files},

@@ -26,7 +26,7 @@ from migrate.spec import deciding
 from migrate.sql import canonical
 
 BLOCK_ROWS = 10_000
-OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec"})
+OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec", "cutover"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from migrate.inventory.files import DirectoryFile, InventoryFile
-from migrate.layout import CompiledRule
+from migrate.layout import CompiledRule, unlistable_rules
 from migrate.model import CensusClass, Role
 from migrate.placement import Closing
 from migrate.planner.census import Census, StoreCensus, backups_of
@@ -221,6 +221,14 @@ def _stores_of_key(spec: Spec) -> str:
         for place, backup in enumerate(backups_of(spec, source)):
             held.append(f"CASE WHEN source = {literal(source)} AND seen & {1 << place} > 0 THEN {literal(backup)} END")
     return f"list_filter([{', '.join(held)}], lambda store: store IS NOT NULL)"
+
+
+def cutover_of(session: Session, spec: Spec, rules: Sequence[CompiledRule]) -> dict[str, Any]:
+    """Who could not be cut over, whatever happens: the rules whose source keys cannot be listed by user, and how many users have
+    more objects than may be listed in a freeze."""
+    most = spec.cutover.objects_max
+    count = session.query("SELECT count(*) FROM movers WHERE objects > ?", [most])[0][0]
+    return {"unlistable_rules": unlistable_rules(rules, spec.by_role(Role.SOURCE)), "users_too_large": int(count)}
 
 
 def findings_of(session: Session) -> dict[str, int]:

@@ -255,7 +255,7 @@ class PlanReader:
             digest.update(row[-1].encode())
         if digest.digest() != batch.digest:
             raise IntegrityError(f"batch {batch.number} in {path} is not what its digest covers", remedy=_REBUILD)
-        return [_object(row) for row in rows]
+        return [object_of(row[:-1]) for row in rows]
 
     def batch(self, number: int) -> BatchInfo | None:
         """What the plan says of a batch; None where it has none of this number."""
@@ -273,10 +273,11 @@ class PlanReader:
         self._connection.close()
 
 
-def _object(row: tuple[Any, ...]) -> PlannedObject:
+def object_of(row: tuple[Any, ...]) -> PlannedObject:
+    """The object of a row with the columns of `OBJECTS`."""
     (
         _, ordinal, user_id, store, key, version_id, etag, size, last_modified, category, rule, flag, home, backup, home_replaces,
-        backup_replaces, target_key, _,
+        backup_replaces, target_key,
     ) = row  # fmt: skip
     targets = ((TargetRole.HOME, home, home_replaces), (TargetRole.BACKUP, backup, backup_replaces))
     there = [target for target in targets if target[1] is not None]

@@ -34,6 +34,9 @@ class Line:
     unsound: Path
     """A Parquet file of copies (`plan`, `batch`, `ordinal`) for which something is left to do: no receipt, no MATCH after it, or
     something that is known against them."""
+    late: Path
+    """A Parquet file, with the columns of a plan's objects, of what cutovers have copied or removed after the newest plan. Its
+    place in the line is behind that plan."""
     receipts: Callable[[Sequence[CopyRef]], Iterable[tuple[int, int, int, str]]]
     """The ETags of the receipts of these copies; a copy that has none is left out."""
     mark: str
@@ -83,9 +86,10 @@ def take_line(session: Session, spec: Spec, line: Line) -> None:
         f"CREATE TEMP VIEW unsound AS SELECT * FROM read_parquet({pattern(line.unsound)}, hive_partitioning = false)"
     )
     path = session.folder / "line.parquet"
+    relations = [plan.relation("objects") for plan in line.plans]
+    relations.append(f"read_parquet({pattern(line.late)}, hive_partitioning = false)")
     objects = [
-        f"(SELECT o.*, s.source FROM {plan.relation('objects')} AS o JOIN sources AS s ON o.store = s.store)"
-        for plan in line.plans
+        f"(SELECT o.*, s.source FROM {relation} AS o JOIN sources AS s ON o.store = s.store)" for relation in relations
     ]
     session.run(
         "line", objects=_newest(objects, "source", "key"), stand_ins=literal(STAND_INS), path=literal(str(path))

@@ -91,6 +91,7 @@ class PlanSummary:
     findings: dict[str, int]
     blockers: tuple[Blocker, ...]
     forecast: Forecast
+    cutover: dict[str, Any]  # `unlistable_rules`, `users_too_large`
     listed: tuple[Listed, ...] | None = None
 
 
@@ -123,6 +124,7 @@ def summarise(
         findings=document["findings"],
         blockers=tuple(Blocker(**blocker) for blocker in document["blockers"]),
         forecast=_forecast(document, objects_per_second, bytes_per_second),
+        cutover=document.get("cutover") or {"unlistable_rules": [], "users_too_large": 0},
     )
 
 

@@ -148,6 +148,19 @@ def finding_rows(findings: Mapping[str, int]) -> list[tuple[str, str, str]]:
     return [(kind, f"{count:,}", FINDINGS.get(kind, "")) for kind, count in sorted(findings.items())]
 
 
+def cutover_lines(summary: PlanSummary) -> list[str]:
+    """Who cannot be cut over by this plan, said while there is time to change it."""
+    lines = []
+    rules, users = summary.cutover["unlistable_rules"], summary.cutover["users_too_large"]
+    if rules:
+        lines.append(
+            f"nobody can be cut over: keys of {', '.join(rules)} cannot be listed by user (the pattern does not begin with one)"
+        )
+    if users:
+        lines.append(f"{users:,} users have more objects than may be listed in a freeze (cutover.objects_max)")
+    return lines
+
+
 def closed_lines(summary: PlanSummary) -> list[str]:
     """Which sites take no more users, and from which one on."""
     return [

@@ -97,7 +97,7 @@ class Routing(Section):
     """For tables: the site where a user without a row lives. Without it: the site of the source stores."""
     drain_seconds: Seconds = 5
     """How long a freeze waits at most for writes that began before it."""
-    freeze_seconds_max: Seconds = 60
+    freeze_seconds_max: Seconds = 30
     """How long a freeze may last at most. Longer than `drain_seconds`."""
     sql: SqlRouting | None = None
     """Goes with kind `sql`, and is required there."""

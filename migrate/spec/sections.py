@@ -358,6 +358,25 @@ class Verification(Section):
     """What a user needs to go on. A deeper check serves, a shallower one does not."""
 
 
+class Cutover(Section):
+    """What a user's cutover may cost, and what comes after it. Outside of a plan's digest."""
+
+    lag_max: Seconds = 86_400
+    """How old what the newest plan knows of the sources may be. Older: a delta comes first."""
+    objects_max: int = Field(default=50_000, ge=1)
+    """Source objects that a user may have: their prefixes are listed while they are frozen, a second for about 5,000."""
+    late_bytes_max: Size = 256 * 2**20
+    """Bytes that may have changed since the newest plan and are copied while the user is frozen. More: a delta comes first."""
+    late_objects_max: int = Field(default=1_000, ge=1)
+    """The same by number: objects that are copied or removed while the user is frozen."""
+    concurrency: int = Field(default=8, ge=1, le=64)
+    """Users who are moved at once."""
+    max_failures: int = Field(default=5, ge=1)
+    """A wave halts when so many users failed; `--max-failures` on the command line."""
+    observe: Seconds = 14 * 86_400
+    """How long a user is observed after the flip. Until then the sources stand, and the user can be taken back."""
+
+
 class Privacy(Section):
     """How logs speak of persons."""
 
@@ -391,6 +410,7 @@ class Spec(Section):
     run: RunLimits = RunLimits()
     verify: Verification = Verification()
     routing: Routing = Routing()
+    cutover: Cutover = Cutover()
     privacy: Privacy = Privacy()
 
     def by_role(self, *roles: Role) -> dict[str, StoreSpec]:
@@ -433,7 +453,7 @@ class Spec(Section):
         return ZoneInfo(self.time_zone)
 
 
-_NOT_DECIDING = {"run", "routing", "privacy", "time_zone"}
+_NOT_DECIDING = {"run", "routing", "cutover", "privacy", "time_zone"}
 _NOT_DECIDING_OF_A_STORE = {"credentials", "concurrency_max", "timeout"}
 
 

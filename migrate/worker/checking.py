@@ -36,6 +36,7 @@ from migrate.verify import (
     check_removed,
     is_sampled,
 )
+from migrate.worker.kept import as_cut_over
 from migrate.worker.pool import Task
 from migrate.worker.seals import Seals
 from migrate.worker.work import Tally
@@ -116,11 +117,14 @@ class CheckWork:
     def __init__(self, lease: Lease, objects: Sequence[PlannedObject], tools: CheckTools) -> None:
         pause_at(PausePoint.CHECK_LEASED)
         self.lease = lease
-        self._objects = objects
+        late = tools.ledger.late_of({planned.user_id for planned in objects})
+        self._objects, self._late_receipts = as_cut_over(objects, late)
         self._tools = tools
         self._level = tools.level
         self._is_full = tools.sample_ppm >= FULL_SAMPLE_PPM
         self._users = {copy.ordinal: planned.user_id for planned in objects for copy in planned.copies}
+        # who lives at the new home writes there: what is at the targets is not ours to judge any more
+        self._away = tools.ledger.away_among(set(self._users.values()))
         self._extras: dict[tuple[str, str], Extra] = self._known_extras()
         self._lost: SealLostError | None = None
         self._due, self._has_begun_all = 0, False  # tasks of which nothing was heard yet
@@ -144,8 +148,7 @@ class CheckWork:
         What was found wrong is looked at again: the verdict may be from before the check was begun anew.
         """
         ledger, lease = self._tools.ledger, self.lease
-        # a batch that is checked is done: its open rows are those without a receipt
-        opened = {row.ordinal for row in ledger.copy_rows(lease)}
+        opened = self._without_receipt()
         known = {
             row.ordinal
             for row in ledger.verdict_rows(lease)
@@ -156,8 +159,13 @@ class CheckWork:
             for ordinal in self._users
             if ordinal not in opened
             and ordinal not in known
+            and self._users[ordinal] not in self._away
             and is_sampled(lease.batch.digest, ordinal, self._tools.sample_ppm)
         }
+
+    def _without_receipt(self) -> set[int]:
+        """A batch that is checked is done: its open rows are those without a receipt."""
+        return {row.ordinal for row in self._tools.ledger.copy_rows(self.lease)}
 
     def _read_receipts(self, wanted: Collection[int]) -> dict[int, Receipt]:
         """Their receipts; none at all where a seal is lost."""
@@ -167,7 +175,9 @@ class CheckWork:
         except SealLostError as error:
             self._lost = error
             return {}
-        return {ordinal: receipt for ordinal, (_, receipt) in receipts.items()}
+        return {ordinal: receipt for ordinal, (_, receipt) in receipts.items()} | {
+            ordinal: receipt for ordinal, receipt in self._late_receipts.items() if ordinal in receipts
+        }
 
     def _known_extras(self) -> dict[tuple[str, str], Extra]:
         """What a look through whole stores found of this batch's users, by store and key: told with a user's first batch."""
@@ -179,7 +189,7 @@ class CheckWork:
         return {
             (finding.store, finding.key): Extra(finding.store, finding.key, finding.user_id, finding.size_bytes or 0)
             for finding in (row.finding for row in rows)
-            if finding.key is not None and finding.user_id is not None
+            if finding.key is not None and finding.user_id is not None and finding.user_id not in self._away
         }
 
     def tasks(self) -> Iterator[Task]:
@@ -224,12 +234,14 @@ class CheckWork:
         expected: dict[_Place, list[Expected]] = {}
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
-        persons = {planned.user_id for planned in self._objects if not is_stand_in(planned.user_id)}
-        for user_id, kept in self._tools.kept(persons).items():
+        here = {planned.user_id for planned in self._objects if not is_stand_in(planned.user_id)} - self._away
+        for user_id, kept in self._tools.kept(here).items():
             for each in user_prefixes(self._tools.rules, user_id):
                 for store, key in kept:
                     planned_keys[_Place(store, user_id, each)].add(key)
         for planned in self._objects:
+            if planned.user_id in self._away:
+                continue
             prefixes = user_prefixes(self._tools.rules, planned.user_id)
             prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
             for copy in planned.copies:
@@ -322,11 +334,26 @@ class CheckWork:
         pause_at(PausePoint.VERDICTS_SEALED)
         users = self._user_checks(results)
         tools.ledger.finish_check(
-            self.lease, seal, users, self._counts(results), findings, run_id=tools.run_id, now=tools.now()
+            self.lease,
+            seal,
+            users,
+            self._counts(results),
+            findings,
+            run_id=tools.run_id,
+            now=tools.now(),
+            away=self._copies_away({result.ordinal for result in results}),
         )
         tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence)
         self._tally.users += len(users)
         self._tally.batches += 1
+
+    def _copies_away(self, judged: Collection[int]) -> int:
+        """Copies with a receipt that nobody judges; some were `judged` before their user moved."""
+        opened = self._without_receipt() if self._away else set()
+        return sum(
+            user in self._away and ordinal not in opened and ordinal not in judged
+            for ordinal, user in self._users.items()
+        )
 
     def _counts(self, results: Sequence[CheckResult]) -> CheckCounts:
         verdicts = [result.verdict for result in results]

@@ -69,6 +69,11 @@ class CopyWork:
             copy.ordinal: copy.replaces for planned in objects for copy in planned.copies if copy.replaces is not None
         } | {row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None}
         self._todo = self._open_ordinals(rows)
+        # of who lives at the new home nothing is copied any more, whatever a repair has put back: the platform writes there
+        away = tools.ledger.away_among({planned.user_id for planned in objects})
+        self._moved = {
+            copy.ordinal for planned in objects if planned.user_id in away for copy in planned.copies
+        } & self._todo
         losing = {planned.user_id for planned in objects if planned.is_tombstone}
         self._on_hold = tools.ledger.held(losing) if losing else set()
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
@@ -88,8 +93,12 @@ class CopyWork:
         return every - {row.ordinal for row in rows if row.outcome is not Outcome.PENDING}
 
     def tasks(self) -> Iterator[Task]:
+        if self._moved:
+            withdrawn = [CopyResult(ordinal, Outcome.WITHDRAWN, reason="moved") for ordinal in sorted(self._moved)]
+            yield Task(self, 0, lambda: _WholeDone(withdrawn))
+        todo = self._todo - self._moved
         for planned in self._objects:
-            copies = [copy for copy in planned.copies if copy.ordinal in self._todo]
+            copies = [copy for copy in planned.copies if copy.ordinal in todo]
             if not copies:
                 continue
             if planned.is_tombstone:

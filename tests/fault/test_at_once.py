@@ -67,7 +67,7 @@ def test_timers_that_overlap_do_the_work_once(world: SmallWorld) -> None:
         said += "".join(err for _, _, err in ends)
         if [code for code, _, _ in ends[:2]].count(0) and ends[2][0] == 0 and is_verified(ends[2][1]):
             break
-    assert "another run or verification works on plan" in said
+    assert "another command works on plan" in said
     assert world.migrate("verify").code == 0
     assert_all_is_well(world)
 
@@ -99,7 +99,7 @@ def test_a_verification_waits_for_its_turn_while_a_run_stands_still(world: Small
         for words in (("run",), ("verify",), ("run", "--retry-quarantined")):
             answer = world.migrate(*words)
             assert answer.code == 75
-            assert "another run or verification works on plan" in answer.err
+            assert "another command works on plan" in answer.err
             assert "--share" in answer.err
         assert world.migrate("status").code == 0
         code, _, err = wake(run)

@@ -154,7 +154,7 @@ def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: Sm
     wait_for(lambda: has_begun(world))
     overlap = world.migrate("run", "--wave", "all")
     assert overlap.code == 75
-    assert "another run or verification works on plan" in overlap.err
+    assert "another command works on plan" in overlap.err
     assert f"`migrate run {digest[:12]}` again" in overlap.err
     verify = world.migrate("verify", "--wave", "all")
     assert verify.code == 75

@@ -11,6 +11,7 @@ from planning import Item, Person, World, make_world, spec_data, spec_with, writ
 
 from migrate.errors import RefusedError
 from migrate.model import PlannedObject
+from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.line import CopyRef, Line
 
@@ -21,15 +22,16 @@ _COPY = (("plan", "INTEGER"), ("batch", "INTEGER"), ("ordinal", "INTEGER"))
 
 def line_of(root: Path, plans: Sequence[Plan], unsound: Iterable[CopyRef] = (), away: Sequence[str] = ()) -> Line:
     """A line all of whose copies have receipts, but for those that are unsound."""
-    path, away_path = root / "unsound.parquet", root / "away.parquet"
+    path, away_path, late_path = root / "unsound.parquet", root / "away.parquet", root / "late.parquet"
     lost = set(unsound)
     write_parquet(path, _COPY, sorted(lost))
     write_parquet(away_path, (("user_id", "VARCHAR"),), [(user,) for user in away])
+    write_parquet(late_path, OBJECTS.columns, [])
 
     def receipts(copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str]]:
         return [(*copy, f"etag-{'-'.join(map(str, copy))}") for copy in copies if copy not in lost]
 
-    return Line(plans, away_path, path, receipts, "")
+    return Line(plans, away_path, path, late_path, receipts, "")
 
 
 def objects_of(plan: Plan) -> dict[str, PlannedObject]:

@@ -526,7 +526,7 @@ def test_the_deciding_part_leaves_out_what_may_change_while_a_plan_runs() -> Non
     """Limits, the time zone and references to secrets are not under the plan's digest; all else is, in sections and in stores."""
     spec = parse_spec(MINIMAL, place="x")
     deciding = spec.deciding()
-    assert set(Spec.model_fields) - set(deciding) == {"run", "routing", "privacy", "time_zone"}
+    assert set(Spec.model_fields) - set(deciding) == {"run", "routing", "cutover", "privacy", "time_zone"}
     assert set(type(spec.directory).model_fields) - set(deciding["directory"]) == {"max_age"}
     for name, store in spec.stores.items():
         assert set(type(store).model_fields) - set(deciding["stores"][name]) == {

@@ -9,7 +9,7 @@ from sqlalchemy import inspect
 from migrate.errors import LedgerError
 from migrate.ledger import EXTRA, NewFinding, PartRow
 from migrate.ledger.schema import metadata
-from migrate.model import CheckResult, Level, Verdict
+from migrate.model import Category, CheckResult, Level, PlannedCopy, PlannedObject, TargetRole, Verdict
 
 D32 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
@@ -182,6 +182,18 @@ BREAKS: dict[str, list[str]] = {
         "UPDATE moves SET flipped_at = 1, frozen_ms = 1, purged_at = 1",
         "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, rolled_back_at = 1, purged_at = 1",
     ],
+    "pk_late": ["INSERT INTO late SELECT * FROM late"],
+    "fk_late_user_id": ["UPDATE late SET user_id = 'nobody'"],
+    "fk_late_plan_id": ["UPDATE late SET plan_id = 99"],
+    "fk_late_run_id": ["UPDATE late SET run_id = 99"],
+    "ck_late_role_known": ["UPDATE late SET role = 'x'"],
+    "ck_late_category_known": ["UPDATE late SET category = 'x'"],
+    "ck_late_evidence_known": ["UPDATE late SET evidence = 'x'"],
+    "ck_late_counted": ["UPDATE late SET size_bytes = -1", "UPDATE late SET part_bytes = -1"],
+    "ck_late_digests": ["UPDATE late SET sha256 = target_key", "UPDATE late SET attributes = target_key"],
+    "ck_late_receipt": [
+        f"UPDATE late SET {name} = NULL" for name in ("sha256", "part_bytes", "attributes", "target_etag", "evidence", "at")
+    ],
     "pk_events": ["INSERT INTO events SELECT * FROM events"],
     "fk_events_run_id": ["INSERT INTO events (user_id, at, kind, run_id) VALUES ('anna', 1, 'hold', 99)"],
     "fk_events_plan_id": ["INSERT INTO events (user_id, at, kind, plan_id) VALUES ('anna', 1, 'hold', 99)"],
@@ -240,7 +252,25 @@ def full_world(world: World) -> World:
     world.execute("INSERT INTO routes (user_id, home) VALUES ('anna', 'us')")
     world.ledger.hold("anna", "a claim", operator="op", run_id=world.run_id, now=NOW)
     world.look_at_empty(found)
-    world.freeze("empty")
+    token = world.freeze("empty")
+    late = PlannedObject(
+        "empty",
+        "us",
+        "k",
+        None,
+        "e",
+        1,
+        NOW,
+        Category.RESTRICTED,
+        "r",
+        "k",
+        None,
+        (PlannedCopy(0, TargetRole.HOME, "hamar"),),
+    )
+    world.ledger.plan_late("empty", token, world.plan_id, world.run_id, [late])
+    proof = receipt(0).receipt
+    assert proof is not None
+    world.ledger.confirm_late("empty", token, {("us", "k", TargetRole.HOME): proof})
     return world
 
 

@@ -1,0 +1,134 @@
+"""The gate before a user's cutover: a list of checks, each of which says what is missing, or nothing.
+
+One more condition, such as the approval of two people, is one more entry of `CHECKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from migrate.jobs.last_delta import LastDelta
+from migrate.ledger import Candidate
+from migrate.routing import Route
+from migrate.spec.sections import Cutover
+from migrate.states import UserState
+from migrate.units import format_duration, format_size
+
+LISTED_A_SECOND = 5_000
+"""Keys that a store lists a second, one request after another: a page of 1,000 in 0.2 s. What is slower is measured."""
+FROM = (UserState.VERIFIED, UserState.READY)
+PLANNED = UserState.PLANNED.value
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """All that the checks ask about one user.
+
+    `planned` is the user's state in the newest plan, which knows the sources as of `sources_seen`. `unlistable`: layout rules by
+    which nobody's source keys can be listed. `objects` are the user's at the sources, `listing_seconds` how long it took to list
+    them now, and `late` what has changed since the plan.
+    """
+
+    candidate: Candidate
+    planned: str
+    route: Route
+    source_sites: frozenset[str]
+    sources_seen: datetime
+    now: datetime
+    unlistable: Sequence[str]
+    objects: int
+    listing_seconds: float
+    late: LastDelta
+    limits: Cutover
+    freeze_seconds: int
+
+
+def _state(seen: Seen) -> str | None:
+    state = seen.candidate.state
+    return None if state in FROM else f"is {state}, and not verified"
+
+
+def _scope(seen: Seen) -> str | None:
+    return None if seen.planned == PLANNED else f"is {seen.planned} by the newest plan, and not to be moved"
+
+
+def _copies(seen: Seen) -> str | None:
+    missing = seen.candidate.copies - seen.candidate.good
+    if seen.candidate.quarantined:
+        return f"{seen.candidate.quarantined} copies are quarantined"
+    return f"{missing} copies have no receipt" if missing else None
+
+
+def _verdicts(seen: Seen) -> str | None:
+    if seen.candidate.extras:
+        return f"{seen.candidate.extras} EXTRA objects stand at the targets"
+    return None if seen.candidate.is_proven else "no full verification has matched every copy"
+
+
+def _hold(seen: Seen) -> str | None:
+    return "is on hold" if seen.candidate.is_on_hold else None
+
+
+def _route(seen: Seen) -> str | None:
+    if seen.route.frozen_by is not None:
+        return "is frozen by somebody else"
+    return (
+        None if seen.route.home in seen.source_sites else f"lives at {seen.route.home}, which is no site of the sources"
+    )
+
+
+def _lag(seen: Seen) -> str | None:
+    lag = int((seen.now - seen.sources_seen).total_seconds())
+    if lag <= seen.limits.lag_max:
+        return None
+    return f"the sources were seen {format_duration(lag)} ago: `migrate delta` first"
+
+
+def _listing(seen: Seen) -> str | None:
+    if seen.unlistable:
+        return f"keys of the rules {', '.join(seen.unlistable)} cannot be listed by user"
+    if seen.objects > seen.limits.objects_max:
+        return f"{seen.objects} objects are more than may be listed in a freeze (cutover.objects_max)"
+    if seen.listing_seconds > seen.freeze_seconds / 3:
+        return f"listing took {seen.listing_seconds:.1f} s, over a third of a freeze (routing.freeze_seconds_max)"
+    return None
+
+
+def _late(seen: Seen) -> str | None:
+    return too_much(seen.late, seen.limits)
+
+
+def too_much(late: LastDelta, limits: Cutover) -> str | None:
+    """Why a last delta is not for a freeze; None where it is. Asked again while the user is frozen."""
+    if late.unclassified:
+        return f"{late.unclassified} keys are new, and no rule knows them"
+    if late.collisions:
+        return f"{late.collisions} target keys would be taken by two objects: `migrate delta` says which"
+    if late.size_bytes > limits.late_bytes_max:
+        return f"{format_size(late.size_bytes)} have changed since the plan (cutover.late_bytes_max): `migrate delta` first"
+    if len(late.objects) > limits.late_objects_max:
+        return (
+            f"{len(late.objects)} objects have changed since the plan (cutover.late_objects_max): `migrate delta` first"
+        )
+    return None
+
+
+Check = Callable[[Seen], str | None]
+CHECKS: dict[str, Check] = {
+    "state": _state,
+    "scope": _scope,
+    "copies": _copies,
+    "verdicts": _verdicts,
+    "hold": _hold,
+    "route": _route,
+    "lag": _lag,
+    "listing": _listing,
+    "late": _late,
+}
+
+
+def missing(seen: Seen) -> dict[str, str]:
+    """What is missing, by check."""
+    return {name: why for name, check in CHECKS.items() if (why := check(seen)) is not None}

@@ -1,0 +1,379 @@
+"""One user's way to the new home: gate, freeze, last delta, flip, read back, unfreeze; or back to where it stood.
+
+The order is that of invariant 1: what is to be sent stands in the ledger first, its receipts come after it was read again, and
+the platform is told of the new home last. What the platform has done decides, whatever became of our question: after anything
+that failed the freeze is ended, which also ends what of ours may still be on its way to the platform, and then the route is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from migrate.errors import (
+    IntegrityError,
+    InterruptedRun,
+    LaterError,
+    MigrateError,
+    MoveRefusedError,
+    OnHoldError,
+    StoreError,
+    UnreachableError,
+)
+from migrate.jobs.cutover_gate import Seen, missing, too_much
+from migrate.jobs.last_delta import Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
+from migrate.jobs.steps import Way
+from migrate.layout import CompiledRule
+from migrate.ledger import Candidate, LateCopy, LateRef, Ledger
+from migrate.model import PlannedObject, Receipt, Role
+from migrate.pauses import PausePoint, pause_at
+from migrate.planner.of_users import PlannedAt, SourceKey
+from migrate.routing import Route, Router
+from migrate.spec import Spec
+from migrate.states import UserState
+from migrate.transfer.caller import Caller
+
+_READ_AGAIN_SECONDS = 1.0
+_LATE_AT_ONCE = 4
+_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
+"""What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every user's way needs. `stopped` says that no user may begin to be frozen or flipped any more; `takes` bounds what
+    is in memory by bytes while the block lasts."""
+
+    plan_id: int
+    run_id: int
+    spec: Spec
+    rules: tuple[CompiledRule, ...]
+    ledger: Ledger
+    router: Router
+    caller: Caller
+    sources_seen: datetime
+    unlistable: Sequence[str]
+    now: Callable[[], datetime]
+    stopped: Callable[[], bool]
+    takes: Callable[[int], Any]
+
+    @property
+    def freeze_seconds(self) -> int:
+        return self.spec.routing.freeze_seconds_max
+
+    @property
+    def source_sites(self) -> frozenset[str]:
+        return frozenset(store.site for store in self.spec.by_role(Role.SOURCE).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A user who is to move: as the ledger has them, their state in the newest plan, what the line has planned of them, and what
+    earlier cutovers have copied late."""
+
+    candidate: Candidate
+    planned: str
+    line: Mapping[SourceKey, PlannedAt]
+    late: Sequence[LateCopy]
+
+    @property
+    def user_id(self) -> str:
+        return self.candidate.user_id
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A user's cutover that has begun: under which token, and to which home."""
+
+    user_id: str
+    token: str
+    to_site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one user's way ended.
+
+    `moved`: the new home holds. `missing`: what the gate found, by check; nothing was begun then. `error`: what broke the way off
+    after it was begun; the user is where they were, unless `is_open`: then the next cutover finds out. `late`: how many objects
+    the last delta had. `listing_seconds`: how long listing the sources took.
+    """
+
+    user_id: str
+    moved: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    error: MigrateError | None = None
+    is_open: bool = False
+    late: int = 0
+    listing_seconds: float = 0.0
+
+
+def look(tools: Tools, mover: Mover) -> Way[Ended]:
+    """Every check, for real, and nothing else: what a dry run does for each user."""
+    try:
+        seen, _ = yield from _look(tools, mover)
+    except (StoreError, UnreachableError, LaterError) as error:
+        return Ended(mover.user_id, error=error)
+    return Ended(
+        mover.user_id,
+        missing=missing(seen),
+        late=len(seen.late.objects),
+        listing_seconds=seen.listing_seconds,
+    )
+
+
+def cut(tools: Tools, mover: Mover) -> Way[Ended]:
+    """The whole way. Raises only what no user is at fault for: RefusedError, IntegrityError, an error of the ledger's."""
+    looked = yield from look(tools, mover)
+    if looked.missing or looked.error is not None:
+        return looked
+    candidate, ledger = mover.candidate, tools.ledger
+    user_id = candidate.user_id
+    try:
+        (route,) = yield [partial(tools.router.read, user_id)]
+        if tools.stopped():
+            raise InterruptedRun("stopped before the user was frozen")
+        token = ledger.begin_freeze(
+            user_id,
+            tools.plan_id,
+            tools.run_id,
+            from_site=route.home,
+            to_site=candidate.home,
+            now=tools.now(),
+        )
+    except OnHoldError:  # since the gate
+        return Ended(user_id, missing={"hold": "is on hold"}, listing_seconds=looked.listing_seconds)
+    except MoveRefusedError as refused:  # the same
+        return Ended(user_id, missing={"state": refused.what}, listing_seconds=looked.listing_seconds)
+    except (InterruptedRun, StoreError, UnreachableError, LaterError) as failure:  # nothing was begun
+        return Ended(user_id, error=failure)
+    pause_at(PausePoint.FREEZE_RECORDED)
+    begun = time.monotonic()
+    error: Exception | None = None
+    count = 0
+    try:
+        count = yield from _move(tools, mover, token, begun)
+    except Exception as broken_off:  # noqa: BLE001 - whatever it was, the user's freeze is ended first
+        error = broken_off
+    way = Attempt(user_id, token, candidate.home)
+    ended = yield from settle(tools, way, lambda: round((time.monotonic() - begun) * 1000), error)
+    if error is not None and not isinstance(error, _OF_THE_USER):
+        raise error
+    return Ended(
+        user_id,
+        moved=ended.moved,
+        error=ended.error,
+        is_open=ended.is_open,
+        late=count,
+        listing_seconds=looked.listing_seconds,
+    )
+
+
+def settle(
+    tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exception | None
+) -> Generator[Sequence[Callable[[], Any]], list[Any], Ended]:
+    """End a user's freeze, and write down where the platform has the user: at the new home, or where they were.
+
+    For a move that came to its end as well as for one that broke off, by `error` or by a process that died. `frozen_ms` tells how
+    long the user was frozen. Where the platform cannot be asked the move stays open.
+    """
+    user_id = move.user_id
+    try:
+        route: Route = yield from _unfrozen(tools, move)
+    except (UnreachableError, LaterError) as unknown:
+        return Ended(user_id, error=error if isinstance(error, MigrateError) else unknown, is_open=True)
+    pause_at(PausePoint.USER_UNFROZEN)
+    try:
+        return _written_down(tools, move, route, frozen_ms, error)
+    except MoveRefusedError as refused:
+        return Ended(user_id, error=refused, is_open=True)
+
+
+def _written_down(
+    tools: Tools, move: Attempt, route: Route, frozen_ms: Callable[[], int], error: Exception | None
+) -> Ended:
+    """What the platform has, in the ledger."""
+    user_id, ledger = move.user_id, tools.ledger
+    if route.home == move.to_site:
+        now = tools.now()
+        ledger.flipped(user_id, move.token, tools.run_id, at=now, frozen_ms=frozen_ms())
+        pause_at(PausePoint.MOVE_RECORDED)
+        ledger.observe(
+            user_id, tools.run_id, until=now + timedelta(seconds=tools.spec.cutover.observe), now=tools.now()
+        )
+        return Ended(user_id, moved=True)
+    ledger.thaw(user_id, move.token, tools.run_id, tools.now(), note=None if error is None else _note(error))
+    broken_off = LaterError("a cutover of the user broke off, and was taken back")
+    return Ended(user_id, error=error if isinstance(error, MigrateError) else broken_off)
+
+
+def _unfrozen(tools: Tools, move: Attempt) -> Generator[Sequence[Callable[[], Any]], list[Any], Route]:
+    """End the token's freeze, and read the route once it has ended. UnreachableError where neither can be had in a freeze's
+    longest time: then the freeze has ended by itself, and nobody knows the home."""
+    until = time.monotonic() + tools.freeze_seconds
+    while True:
+        try:
+            yield [partial(tools.router.unfreeze, move.user_id, move.token)]
+            (route,) = yield [partial(tools.router.read, move.user_id)]
+            assert isinstance(route, Route), "a router reads routes"
+        except (UnreachableError, LaterError):
+            if time.monotonic() >= until:
+                raise
+        else:
+            if route.frozen_by != move.token:
+                return route
+            if time.monotonic() >= until:
+                raise UnreachableError(
+                    "the platform says that it has ended a freeze, and shows it all the same",
+                    remedy="Ask `migrate doctor` about the routing; a freeze ends by itself.",
+                )
+        yield [partial(time.sleep, _READ_AGAIN_SECONDS)]
+
+
+def _note(error: Exception) -> str:
+    """For the user's history: the kind of an error, without its text, in which a key may stand."""
+    return type(error).__name__
+
+
+def _look(
+    tools: Tools, mover: Mover
+) -> Generator[Sequence[Callable[[], Any]], list[Any], tuple[Seen, Mapping[SourceKey, Known]]]:
+    candidate = mover.candidate
+    (route,) = yield [partial(tools.router.read, candidate.user_id)]
+    known = known_of(mover.line, mover.late, tools.spec)
+    begun = time.monotonic()
+    found: LastDelta = LastDelta((), 0)
+    objects = len(known)
+    if not tools.unlistable and objects <= tools.spec.cutover.objects_max:
+        found, objects = yield from _differences(tools, candidate, known)
+    seen = Seen(
+        candidate=candidate,
+        planned=mover.planned,
+        route=route,
+        source_sites=tools.source_sites,
+        sources_seen=tools.sources_seen,
+        now=tools.now(),
+        unlistable=tools.unlistable,
+        objects=objects,
+        listing_seconds=time.monotonic() - begun,
+        late=found,
+        limits=tools.spec.cutover,
+        freeze_seconds=tools.freeze_seconds,
+    )
+    return seen, known
+
+
+def _differences(
+    tools: Tools, candidate: Candidate, known: Mapping[SourceKey, Known]
+) -> Generator[Sequence[Callable[[], Any]], list[Any], tuple[LastDelta, int]]:
+    (now,) = yield [partial(list_now, candidate.user_id, known, tools.spec, tools.rules, tools.caller)]
+    found = last_delta(
+        candidate.user_id,
+        candidate.home,
+        candidate.backup,
+        known,
+        now,
+        tools.spec,
+        tools.rules,
+        seen=tools.sources_seen,
+    )
+    return found, len(now)
+
+
+def _move(
+    tools: Tools,
+    mover: Mover,
+    token: str,
+    begun: float,
+) -> Generator[Sequence[Callable[[], Any]], list[Any], int]:
+    """From the freeze to the flip that was read back; how many objects the last delta had. Raises what broke it off."""
+    candidate = mover.candidate
+    user_id = candidate.user_id
+    yield [partial(tools.router.freeze, user_id, token, tools.freeze_seconds)]
+    pause_at(PausePoint.USER_FROZEN)
+    known = known_of(mover.line, mover.late, tools.spec)
+    found, _ = yield from _differences(tools, candidate, known)
+    if (problem := too_much(found, tools.spec.cutover)) is not None:
+        raise LaterError(problem)
+    if found.objects:
+        yield from _copy(tools, user_id, token, found.objects, known, begun)
+    _demand_time(tools, begun)
+    _demand_sound(tools.ledger, user_id, token)
+    yield [partial(tools.router.flip, user_id, token, candidate.home)]
+    pause_at(PausePoint.USER_FLIPPED)
+    (route,) = yield [partial(tools.router.read, user_id)]
+    if route.home != candidate.home:
+        raise IntegrityError(
+            "the platform has taken a new home, and does not show it",
+            remedy="Look at its routing: no user can go over by it.",
+        )
+    return len(found.objects)
+
+
+def _copy(
+    tools: Tools,
+    user_id: str,
+    token: str,
+    objects: Sequence[PlannedObject],
+    known: Mapping[SourceKey, Known],
+    begun: float,
+) -> Generator[Sequence[Callable[[], Any]], list[Any], None]:
+    """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came."""
+    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects)
+    pause_at(PausePoint.LATE_PLANNED)
+
+    def copied(planned: PlannedObject) -> LateDone:
+        demand_time()
+        before = known.get((tools.spec.stores[planned.store].backup_of or planned.store, planned.key))
+        is_ours = before is not None and before.planned.target_key == planned.target_key
+        with tools.takes(planned.size):
+            return copy_late(
+                planned,
+                is_ours,
+                tools.caller,
+                tools.spec,
+                tools.spec.verify.level,
+                now=tools.now,
+                demand_time=demand_time,
+            )
+
+    def demand_time() -> None:
+        _demand_time(tools, begun)
+
+    receipts: dict[LateRef, Receipt] = {}
+    problem: str | None = None
+    for start in range(0, len(objects), _LATE_AT_ONCE):  # so that other users' questions find a thread
+        done: list[LateDone] = yield [partial(copied, planned) for planned in objects[start : start + _LATE_AT_ONCE]]
+        for each in done:
+            if each.problem is None:
+                receipts |= each.receipts
+            else:
+                problem = problem or each.problem
+        if problem is not None:
+            break
+    pause_at(PausePoint.LATE_COPIED)
+    # also where one failed: what stands at a target is known by its receipt to whoever comes next
+    tools.ledger.confirm_late(user_id, token, receipts)
+    pause_at(PausePoint.LATE_CONFIRMED)
+    if problem is not None:
+        raise LaterError(f"an object of the last delta was not copied ({problem})")
+
+
+def _demand_time(tools: Tools, begun: float) -> None:
+    """InterruptedRun where somebody said stop, LaterError where the freeze may have ended."""
+    if tools.stopped():
+        raise InterruptedRun("stopped before the user was flipped")
+    if time.monotonic() - begun >= tools.freeze_seconds:
+        raise LaterError("the last delta takes longer than a freeze may (routing.freeze_seconds_max)")
+
+
+def _demand_sound(ledger: Ledger, user_id: str, token: str) -> None:
+    """LaterError where something came up against the user since the gate, such as an object that a verification has found."""
+    user, move = ledger.user(user_id), ledger.move_of(user_id)
+    is_ours = move is not None and move.token == token and move.state is UserState.FROZEN
+    if user is None or not is_ours or user.good < user.copies or user.quarantined or user.matched < user.copies:
+        raise LaterError("something was found wrong of the user, or put back, while they were frozen")

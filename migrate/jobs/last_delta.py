@@ -1,0 +1,260 @@
+"""The last delta of one user, while their writers are kept off: what the sources show now, beside what the line has planned.
+
+The same rules as in a delta (design, section 6), for one user and without a plan: new and changed objects are copied, what the
+source has no more is removed at the targets. Each source store is listed by the user's prefixes; what the line has read from a
+backup, since the source had it no more, is asked for by HEAD.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from migrate.errors import NotFoundError
+from migrate.layout import CompiledRule, at_source, match
+from migrate.ledger import LateCopy, LateRef
+from migrate.model import (
+    DELETED,
+    TOMBSTONES,
+    CheckResult,
+    CopyResult,
+    Level,
+    ObjectInfo,
+    PlannedCopy,
+    PlannedObject,
+    Receipt,
+    Role,
+    TargetRole,
+    Verdict,
+)
+from migrate.planner.of_users import PlannedAt, SourceKey
+from migrate.spec import Spec
+from migrate.stores.base import Store
+from migrate.transfer.at_once import copy_at_once
+from migrate.transfer.caller import Caller
+from migrate.verify import check_object, check_removed
+from migrate.worker.checking import user_prefixes
+
+Now = Mapping[SourceKey, tuple[str, ObjectInfo]]
+"""What the sources show of a user: by source key, the store that it is to be read from, and its listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of one source key: the object that was planned last, and whether its copies have receipts."""
+
+    planned: PlannedObject
+    is_settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LastDelta:
+    """What is to be done. `unclassified` counts keys that no rule knows: nobody may decide about them now; `collisions` target
+    keys that two source keys would share."""
+
+    objects: tuple[PlannedObject, ...]
+    unclassified: int
+    collisions: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What is to be read of the sources."""
+        return sum(planned.size for planned in self.objects if not planned.is_tombstone)
+
+
+def known_of(line: Mapping[SourceKey, PlannedAt], late: Sequence[LateCopy], spec: Spec) -> dict[SourceKey, Known]:
+    """What the line and earlier attempts at a cutover know of a user. Of who is verified all copies of the line have receipts."""
+    found = {key: Known(at.planned, True) for key, at in line.items()}
+    grouped: dict[tuple[str, str], list[LateCopy]] = {}
+    for copy in late:
+        grouped.setdefault((copy.store, copy.key), []).append(copy)
+    for (store, key), copies in grouped.items():
+        is_settled = all(copy.receipt is not None for copy in copies)
+        source = spec.stores[store].backup_of or store
+        found[source, key] = Known(_object_of(copies), is_settled)
+    return found
+
+
+def _object_of(copies: Sequence[LateCopy]) -> PlannedObject:
+    one = copies[0]
+    order = sorted(copies, key=lambda copy: list(TargetRole).index(copy.role))
+    return PlannedObject(
+        user_id=one.user_id,
+        store=one.store,
+        key=one.key,
+        version_id=one.version_id,
+        etag=one.etag,
+        size=one.size,
+        last_modified=one.last_modified,
+        category=one.category,
+        rule=one.rule,
+        target_key=one.target_key,
+        flag=one.flag,
+        copies=tuple(PlannedCopy(place, copy.role, copy.target_store) for place, copy in enumerate(order)),
+    )
+
+
+def list_now(
+    user_id: str, known: Mapping[SourceKey, Known], spec: Spec, rules: Sequence[CompiledRule], caller: Caller
+) -> Now:
+    """What the sources show of the user. Raises what a listing raises: one that failed reads as no absence (invariant 4)."""
+    found: dict[SourceKey, tuple[str, ObjectInfo]] = {}
+    for source in spec.by_role(Role.SOURCE):
+        for prefix in user_prefixes(at_source(rules, source), user_id):
+
+            def list_all(store: Store, prefix: str = prefix) -> list[ObjectInfo]:
+                return [info for page in store.list(prefix) for info in page]
+
+            for info in caller.call(source, list_all):
+                found[source, info.key] = (source, info)
+    for (source, key), each in known.items():
+        store = each.planned.store
+        if store != source and (source, key) not in found and not each.planned.is_tombstone:
+            try:
+                found[source, key] = (store, caller.call(store, lambda opened, key=key: opened.head(key)))  # type: ignore[misc]
+            except NotFoundError:  # the store has said so twice
+                continue
+    return found
+
+
+def last_delta(
+    user_id: str,
+    home: str,
+    backup: str | None,
+    known: Mapping[SourceKey, Known],
+    now: Now,
+    spec: Spec,
+    rules: Sequence[CompiledRule],
+    *,
+    seen: datetime,
+) -> LastDelta:
+    """What differs, as objects to be copied or removed. `home` and `backup` are the user's sites; `seen` is as of when the plan
+    knows the sources: of a key that no rule knows and that was there then, an operator has decided that it stays."""
+    objects: list[PlannedObject] = []
+    unclassified = 0
+    for (source, key), (store, info) in now.items():
+        before = known.get((source, key))
+        if before is not None and before.is_settled and _is_unchanged(before.planned, store, info):
+            continue
+        found = match(rules, source, key)
+        if found is None:
+            unclassified += info.last_modified > seen
+        elif found.user_id == user_id and found.rule.category is not None and found.target_key is not None:
+            objects.append(
+                PlannedObject(
+                    user_id=user_id,
+                    store=store,
+                    key=key,
+                    version_id=info.version_id,
+                    etag=info.etag,
+                    size=info.size,
+                    last_modified=info.last_modified,
+                    category=found.rule.category,
+                    rule=found.rule.name,
+                    target_key=found.target_key,
+                    flag=None,
+                    copies=tuple(_copies(spec, source, home, backup)),
+                )
+            )
+    for key_of, before in known.items():
+        gone = key_of not in now
+        if gone and not (before.planned.is_tombstone and before.is_settled):
+            copies = tuple(_copies(spec, key_of[0], home, backup))
+            flag = before.planned.flag if before.planned.flag in TOMBSTONES else DELETED
+            objects.append(replace(before.planned, flag=flag, copies=copies))
+    return LastDelta(tuple(objects), unclassified, _collisions(objects, known, now, spec))
+
+
+def _collisions(objects: Sequence[PlannedObject], known: Mapping[SourceKey, Known], now: Now, spec: Spec) -> int:
+    """Target keys that two source keys would take, or that one takes and another gives up: in which order, nobody would know."""
+    takers: dict[tuple[str, str], set[SourceKey]] = defaultdict(set)
+    standing = [each.planned for key, each in known.items() if key in now]
+    for planned in (*standing, *objects):
+        source = spec.stores[planned.store].backup_of or planned.store
+        for copy in planned.copies:
+            takers[copy.store, planned.target_key].add((source, planned.key))
+    return sum(len(sources) > 1 for sources in takers.values())
+
+
+def _is_unchanged(planned: PlannedObject, store: str, info: ObjectInfo) -> bool:
+    """As a delta sees it: size and ETag, and version and time where both have them. Times to the second, since inventories,
+    listings and HEAD show them with more digits or fewer."""
+    return (
+        not planned.is_tombstone
+        and planned.store == store
+        and (planned.size, planned.etag) == (info.size, info.etag)
+        and (planned.version_id is None or info.version_id is None or planned.version_id == info.version_id)
+        and planned.last_modified.replace(microsecond=0) == info.last_modified.replace(microsecond=0)
+    )
+
+
+def _copies(spec: Spec, source: str, home: str, backup: str | None) -> Iterator[PlannedCopy]:
+    yield PlannedCopy(0, TargetRole.HOME, spec.target_store(home, source))
+    if backup is not None:
+        yield PlannedCopy(1, TargetRole.BACKUP, spec.target_store(backup, source))
+
+
+@dataclass(frozen=True, slots=True)
+class LateDone:
+    """What became of one late object: receipts of the copies that are there and were read again, or what failed first."""
+
+    receipts: Mapping[LateRef, Receipt]
+    problem: str | None
+
+
+def copy_late(
+    planned: PlannedObject,
+    is_ours: bool,
+    caller: Caller,
+    spec: Spec,
+    level: Level,
+    *,
+    now: Callable[[], datetime],
+    demand_time: Callable[[], None],
+) -> LateDone:
+    """Copy or remove one object, and look at it again as a verification does.
+
+    `is_ours`: line or ledger know of something of ours at the target key, so what is there may be replaced: nobody else writes
+    at a target before the user lives there.
+    """
+    replaceable = {copy.ordinal: _etag_at(copy, planned.target_key, caller) for copy in planned.copies if is_ours}
+    results = copy_at_once(
+        planned,
+        {ordinal: etag for ordinal, etag in replaceable.items() if etag is not None},
+        caller,
+        multipart_from=spec.copying.multipart_from,
+        part_bytes=spec.copying.part_bytes,
+        now=now,
+        demand_time=demand_time,
+    )
+    receipts = {result.ordinal: result.receipt for result in results if result.receipt is not None}
+    if len(receipts) < len(planned.copies):
+        return LateDone(
+            {}, next((_why(result) for result in results if result.receipt is None), "nothing came of a copy")
+        )
+    if planned.is_tombstone:
+        checks = [check_removed(planned, copy, caller) for copy in planned.copies]
+    else:
+        checks = check_object(planned, receipts, level if level.rank > Level.LISTING.rank else Level.CONTENT, caller)
+    problem = next((_doubt(check) for check in checks if check.verdict is not Verdict.MATCH), None)
+    roles = {copy.ordinal: copy.role for copy in planned.copies}
+    return LateDone(
+        {(planned.store, planned.key, roles[ordinal]): receipt for ordinal, receipt in receipts.items()}, problem
+    )
+
+
+def _etag_at(copy: PlannedCopy, key: str, caller: Caller) -> str | None:
+    try:
+        return caller.call(copy.store, lambda store: store.head(key)).etag
+    except NotFoundError:
+        return None
+
+
+def _why(result: CopyResult) -> str:
+    return f"{result.outcome}: {result.reason}" if result.reason else str(result.outcome)
+
+
+def _doubt(check: CheckResult) -> str:
+    return f"{check.verdict}: {check.reason}" if check.reason else str(check.verdict)

@@ -1,0 +1,97 @@
+"""Many ways at once, each a generator: it talks to the ledger itself, in the thread that drives it, and yields what talks to
+stores and platform, which is done in threads.
+
+So the ledger is spoken to by one thread alone, which always hears a signal (design, section 3), and each way reads as one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
+Job = Callable[[], Any]
+Way = Generator[Sequence[Job], list[Any], R]
+"""Yields jobs that are done side by side, and gets their results in order; the first error of one is raised at the yield."""
+
+_LOOK_SECONDS = 0.2
+
+
+class _Going(Generic[R]):
+    """A way that is under way: its jobs, and how many of them are not done."""
+
+    def __init__(self, way: Way[R]) -> None:
+        self.way = way
+        self.futures: list[Future[Any]] = []
+
+    def advance(self, pool: ThreadPoolExecutor) -> R | None:
+        """Go on with what the jobs gave; None while there are more of them. What the way raises is raised."""
+        error = next((failed for future in self.futures if (failed := future.exception()) is not None), None)
+        results = [] if error is not None else [future.result() for future in self.futures]
+        try:
+            if error is not None:
+                jobs = self.way.throw(error)
+            elif self.futures:
+                jobs = self.way.send(results)
+            else:
+                jobs = next(self.way)
+        except StopIteration as end:
+            ended: R = end.value
+            return ended
+        self.futures = [pool.submit(job) for job in jobs]
+        return None
+
+    @property
+    def is_due(self) -> bool:
+        return all(future.done() for future in self.futures)
+
+
+def side_by_side(
+    ways: Iterator[Way[R]],
+    *,
+    at_once: int,
+    threads: int,
+    is_over: Callable[[], bool],
+    on_look: Callable[[], None],
+) -> Iterator[R]:
+    """What each way ends with, as they end. Once `is_over`, none is begun any more; those under way come to their end.
+
+    `on_look` is called several times a second. What a way raises keeps others from being begun; it is raised once those that are
+    under way have come to their end.
+    """
+    failed: Exception | None = None
+    going: list[_Going[R]] = []
+    more = True
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="step")
+    try:
+        while True:
+            while more and failed is None and len(going) < at_once and not is_over():
+                try:
+                    way = next(ways, None)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failed, way = error, None
+                if way is None:
+                    more = False
+                    break
+                going.append(_Going(way))
+            if not going:
+                break
+            for each in [one for one in going if one.is_due]:
+                try:
+                    ended = each.advance(pool)
+                except Exception as error:  # noqa: BLE001 - raised below
+                    failed = failed or error
+                    going.remove(each)
+                    continue
+                if ended is not None:
+                    going.remove(each)
+                    yield ended
+            pending = [future for one in going for future in one.futures if not future.done()]
+            if pending and not any(one.is_due for one in going):
+                wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            on_look()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise failed

@@ -1,0 +1,109 @@
+"""A cutover is killed with -9 at each of its points: no user has two homes, none stays frozen, and the next one ends the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smallworld import SmallWorld, build, planned
+from test_crashes import BOTH_LEDGERS, IN_A_CUTOVER, NOBODY_IS_LATE, do, killed_at
+
+from migrate.ledger import Ledger
+from migrate.pauses import PausePoint
+from migrate.routing import FreezeLimits
+from migrate.routing.sql import SqlRouter
+from migrate.spec import RoutingColumns
+from migrate.states import UserState
+
+_P = PausePoint
+TTL_SECONDS = 6
+
+
+@pytest.fixture(autouse=True)
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request of these worlds is ever late."""
+    monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
+
+
+def ready(root: Path, ledger: str | None) -> SmallWorld:
+    """Verified, and changed at the source since."""
+    world = build(root, users=4, per_user=3, odd=False, large=False)
+    spec = root / "plans" / "small.toml"
+    more = f'\n[routing]\ndrain_seconds = "1s"\nfreeze_seconds_max = "{TTL_SECONDS}s"\n'
+    spec.write_text(spec.read_text() + more, encoding="utf-8")
+    world.ledger = ledger
+    planned(world)
+    do(world, "run", "--wave", "all")
+    do(world, "verify")
+    for user in world.users:
+        world.put_source(f"users/{user}/new.jpg", b"new")
+        world.put_source(f"users/{user}/photo-0001.jpg", b"changed")
+        for store in ("us", "singapore"):
+            world.store(store).delete(f"users/{user}/photo-0002.jpg")
+        del world.objects[f"users/{user}/photo-0002.jpg"]
+    return world
+
+
+@contextmanager
+def opened(world: SmallWorld) -> Iterator[tuple[Ledger, SqlRouter]]:
+    ledger = Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")
+    try:
+        limits = FreezeLimits(1, TTL_SECONDS)
+        columns = RoutingColumns(writers="writers")
+        yield ledger, SqlRouter(ledger.database, "routes", columns, default_home="us", limits=limits)
+    finally:
+        ledger.close()
+
+
+def assert_one_home_each(world: SmallWorld) -> None:
+    """Nobody lives at a home to which not all of them was brought: the ledger has the receipts of whoever was flipped."""
+    with opened(world) as (ledger, routes):
+        for user in world.users:
+            row = ledger.user(user)
+            assert row is not None
+            home = routes.read(user).home
+            assert home in ("us", row.home)
+            late = ledger.late_of([user]).get(user, [])
+            if home != "us":
+                assert late
+                assert all(copy.receipt is not None for copy in late)  # Invariant 1
+            if row.state in (UserState.CUT_OVER, UserState.OBSERVING):
+                assert home == row.home
+
+
+@pytest.mark.parametrize("kind", BOTH_LEDGERS)
+@pytest.mark.parametrize("point", IN_A_CUTOVER, ids=str)
+def test_a_crash_in_a_cutover_leaves_nobody_between_two_homes(
+    point: PausePoint, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Killed at the point: the freeze ends by itself, the next cutover finds out where each user lives, and everybody ends at the
+    new home with everything, and nothing that was deleted (Invariants 1, 2 and 9)."""
+    world = ready(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
+    words: tuple[str, ...] = ("cutover", "--wave", "all")
+    killed_at(world, point, *words, program=NOBODY_IS_LATE)
+    assert_one_home_each(world)
+    if point is _P.USER_FROZEN:
+        until = time.monotonic() + TTL_SECONDS + 2
+        with opened(world) as (_, routes):
+            while any(routes.read(user).frozen_by is not None for user in world.users):
+                assert time.monotonic() < until
+                time.sleep(0.1)
+    answer = world.migrate(*words, "--json")
+    assert answer.code == 0, (answer.out, answer.err)
+    found: dict[str, Any] = answer.json["users"]
+    assert found["moved"] + found["settled"] + found["moved_before"] >= len(world.users)
+    with opened(world) as (ledger, routes):
+        for user in world.users:
+            row, route = ledger.user(user), routes.read(user)
+            assert row is not None
+            assert (row.state, route.home, route.frozen_by) == (UserState.OBSERVING, row.home, None)
+            move = ledger.move_of(user)
+            assert move is not None
+            assert move.flipped_at is not None
+            assert move.observe_until is not None
+    world.assert_all_there()
+    assert world.open_uploads() == 0
