@@ -366,6 +366,7 @@ SUMMARY = PlanSummary(
     findings={},
     blockers=(),
     forecast=Forecast(3, 2, 4, 2, 2**20, 2**21, 7200),
+    cutover={"unlistable_rules": [], "users_too_large": 0},
 )
 
 
