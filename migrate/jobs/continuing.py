@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
 
 import duckdb
 
-from migrate.errors import NotFoundError, SealLostError
+from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, Seal, SealKind
-from migrate.model import ObjectInfo, Outcome, TargetRole, Verdict
+from migrate.model import Outcome, TargetRole, Verdict
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
@@ -24,6 +24,7 @@ from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
+from migrate.transfer.existing import etag_at
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
@@ -122,9 +123,9 @@ class LineReader:
                     self._late_etags[ordinal + step] = copy.receipt.etag
                     continue
                 connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
-                with suppress(NotFoundError):  # nobody else writes at a target before the user lives there
-                    found = caller.call(copy.target_store, partial(_head, key=copy.target_key))
-                    self._late_etags[ordinal + step] = found.etag
+                # nobody else writes at a target before the user lives there
+                if (seen := etag_at(copy.target_store, copy.target_key, caller)) is not None:
+                    self._late_etags[ordinal + step] = seen
             ordinal += 2
         connection.execute(f"COPY (FROM late ORDER BY ordinal) TO {literal(str(path))} (FORMAT parquet)")
 
@@ -195,10 +196,6 @@ class LineReader:
             if matched.get(ordinal, 0) > sequence and ordinal not in proof.wrong
         )
         return _Known(etags, sound)
-
-
-def _head(store: Store, key: str) -> ObjectInfo:
-    return store.head(key)
 
 
 def _receipts_of(reader: Seals, seal: Seal) -> list[tuple[int, str]]:

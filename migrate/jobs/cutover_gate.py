@@ -16,8 +16,6 @@ from migrate.spec.sections import Cutover
 from migrate.states import UserState
 from migrate.units import format_duration, format_size
 
-LISTED_A_SECOND = 5_000
-"""Keys that a store lists a second, one request after another: a page of 1,000 in 0.2 s. What is slower is measured."""
 FROM = (UserState.VERIFIED, UserState.READY)
 PLANNED = UserState.PLANNED.value
 

@@ -8,7 +8,7 @@ that failed the freeze is ended, which also ends what of ours may still be on it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -115,8 +115,8 @@ class Ended:
 def look(tools: Tools, mover: Mover) -> Way[Ended]:
     """Every check, for real, and nothing else: what a dry run does for each user."""
     try:
-        seen, _ = yield from _look(tools, mover)
-    except (StoreError, UnreachableError, LaterError) as error:
+        seen = yield from _look(tools, mover)
+    except _OF_THE_USER as error:
         return Ended(mover.user_id, error=error)
     return Ended(
         mover.user_id,
@@ -149,7 +149,7 @@ def cut(tools: Tools, mover: Mover) -> Way[Ended]:
         return Ended(user_id, missing={"hold": "is on hold"}, listing_seconds=looked.listing_seconds)
     except MoveRefusedError as refused:  # the same
         return Ended(user_id, missing={"state": refused.what}, listing_seconds=looked.listing_seconds)
-    except (InterruptedRun, StoreError, UnreachableError, LaterError) as failure:  # nothing was begun
+    except _OF_THE_USER as failure:  # nothing was begun
         return Ended(user_id, error=failure)
     pause_at(PausePoint.FREEZE_RECORDED)
     begun = time.monotonic()
@@ -173,9 +173,7 @@ def cut(tools: Tools, mover: Mover) -> Way[Ended]:
     )
 
 
-def settle(
-    tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exception | None
-) -> Generator[Sequence[Callable[[], Any]], list[Any], Ended]:
+def settle(tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exception | None) -> Way[Ended]:
     """End a user's freeze, and write down where the platform has the user: at the new home, or where they were.
 
     For a move that came to its end as well as for one that broke off, by `error` or by a process that died. `frozen_ms` tells how
@@ -211,7 +209,7 @@ def _written_down(
     return Ended(user_id, error=error if isinstance(error, MigrateError) else broken_off)
 
 
-def _unfrozen(tools: Tools, move: Attempt) -> Generator[Sequence[Callable[[], Any]], list[Any], Route]:
+def _unfrozen(tools: Tools, move: Attempt) -> Way[Route]:
     """End the token's freeze, and read the route once it has ended. UnreachableError where neither can be had in a freeze's
     longest time: then the freeze has ended by itself, and nobody knows the home."""
     until = time.monotonic() + tools.freeze_seconds
@@ -239,9 +237,7 @@ def _note(error: Exception) -> str:
     return type(error).__name__
 
 
-def _look(
-    tools: Tools, mover: Mover
-) -> Generator[Sequence[Callable[[], Any]], list[Any], tuple[Seen, Mapping[SourceKey, Known]]]:
+def _look(tools: Tools, mover: Mover) -> Way[Seen]:
     candidate = mover.candidate
     (route,) = yield [partial(tools.router.read, candidate.user_id)]
     known = known_of(mover.line, mover.late, tools.spec)
@@ -250,7 +246,7 @@ def _look(
     objects = len(known)
     if not tools.unlistable and objects <= tools.spec.cutover.objects_max:
         found, objects = yield from _differences(tools, candidate, known)
-    seen = Seen(
+    return Seen(
         candidate=candidate,
         planned=mover.planned,
         route=route,
@@ -264,12 +260,9 @@ def _look(
         limits=tools.spec.cutover,
         freeze_seconds=tools.freeze_seconds,
     )
-    return seen, known
 
 
-def _differences(
-    tools: Tools, candidate: Candidate, known: Mapping[SourceKey, Known]
-) -> Generator[Sequence[Callable[[], Any]], list[Any], tuple[LastDelta, int]]:
+def _differences(tools: Tools, candidate: Candidate, known: Mapping[SourceKey, Known]) -> Way[tuple[LastDelta, int]]:
     (now,) = yield [partial(list_now, candidate.user_id, known, tools.spec, tools.rules, tools.caller)]
     found = last_delta(
         candidate.user_id,
@@ -289,7 +282,7 @@ def _move(
     mover: Mover,
     token: str,
     begun: float,
-) -> Generator[Sequence[Callable[[], Any]], list[Any], int]:
+) -> Way[int]:
     """From the freeze to the flip that was read back; how many objects the last delta had. Raises what broke it off."""
     candidate = mover.candidate
     user_id = candidate.user_id
@@ -321,7 +314,7 @@ def _copy(
     objects: Sequence[PlannedObject],
     known: Mapping[SourceKey, Known],
     begun: float,
-) -> Generator[Sequence[Callable[[], Any]], list[Any], None]:
+) -> Way[None]:
     """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came."""
     tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects)
     pause_at(PausePoint.LATE_PLANNED)

@@ -34,6 +34,7 @@ from migrate.spec import Spec
 from migrate.stores.base import Store
 from migrate.transfer.at_once import copy_at_once
 from migrate.transfer.caller import Caller
+from migrate.transfer.existing import etag_at
 from migrate.verify import check_object, check_removed
 from migrate.worker.checking import user_prefixes
 
@@ -219,7 +220,7 @@ def copy_late(
     `is_ours`: line or ledger know of something of ours at the target key, so what is there may be replaced: nobody else writes
     at a target before the user lives there.
     """
-    replaceable = {copy.ordinal: _etag_at(copy, planned.target_key, caller) for copy in planned.copies if is_ours}
+    replaceable = {copy.ordinal: etag_at(copy.store, planned.target_key, caller) for copy in planned.copies if is_ours}
     results = copy_at_once(
         planned,
         {ordinal: etag for ordinal, etag in replaceable.items() if etag is not None},
@@ -243,13 +244,6 @@ def copy_late(
     return LateDone(
         {(planned.store, planned.key, roles[ordinal]): receipt for ordinal, receipt in receipts.items()}, problem
     )
-
-
-def _etag_at(copy: PlannedCopy, key: str, caller: Caller) -> str | None:
-    try:
-        return caller.call(copy.store, lambda store: store.head(key)).etag
-    except NotFoundError:
-        return None
 
 
 def _why(result: CopyResult) -> str:
