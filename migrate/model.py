@@ -105,6 +105,10 @@ class Purpose(StrEnum):
     VERIFY = "verify"
     DOCTOR = "doctor"
     SWEEP = "sweep"
+    ROLLBACK = "rollback"
+    SEND_BACK = "send-back"  # a rollback that may write to sources: an exception that somebody has approved by name
+    PURGE = "purge"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)

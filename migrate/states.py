@@ -22,6 +22,8 @@ class UserState(StrEnum):
     FROZEN = "frozen"
     CUT_OVER = "cut_over"
     OBSERVING = "observing"
+    RETURNING = "returning"
+    PURGING = "purging"
     PURGED = "purged"
     QUARANTINED = "quarantined"
     HELD = "held"
@@ -47,8 +49,13 @@ USER_MOVES: dict[UserState, frozenset[UserState]] = {
     _U.READY: frozenset({_U.FROZEN, _U.COPIED, _U.COPYING, _U.FORGOTTEN}),
     # a thaw goes to `verified`, or as far back as what was found meanwhile leads
     _U.FROZEN: frozenset({_U.CUT_OVER, _U.VERIFIED, _U.COPIED, _U.COPYING, _U.QUARANTINED, _U.FORGOTTEN}),
-    _U.CUT_OVER: frozenset({_U.OBSERVING, _U.ROLLED_BACK, _U.FORGOTTEN}),
-    _U.OBSERVING: frozenset({_U.PURGED, _U.ROLLED_BACK, _U.FORGOTTEN}),
+    _U.CUT_OVER: frozenset({_U.OBSERVING, _U.FORGOTTEN}),
+    _U.OBSERVING: frozenset({_U.RETURNING, _U.PURGING, _U.FORGOTTEN}),
+    # the way back: to the old home, or broken off
+    _U.RETURNING: frozenset({_U.ROLLED_BACK, _U.OBSERVING, _U.FORGOTTEN}),
+    _U.PURGING: frozenset(
+        {_U.PURGED, _U.FORGOTTEN}
+    ),  # something may be gone at the sources, so nobody goes back from here
     _U.PURGED: frozenset(),
     _U.QUARANTINED: frozenset({_U.COPYING, _U.FORGOTTEN}),
     _U.HELD: frozenset({_U.PLANNED, _U.FORGOTTEN}),
@@ -58,7 +65,9 @@ USER_MOVES: dict[UserState, frozenset[UserState]] = {
 }
 
 # Of whom a full pass has matched every copy: what a newer pass has matched so far says nothing against that.
-PROVEN = (_U.VERIFIED, _U.READY, _U.FROZEN, _U.CUT_OVER, _U.OBSERVING)
+PROVEN = (_U.VERIFIED, _U.READY, _U.FROZEN, _U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING)
+# Who lives at the new home, or did when the way back began, or is erased: what the targets have of them is not ours to change.
+AWAY = (_U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING, _U.PURGED, _U.FORGOTTEN)
 
 
 def check_batch_move(old: BatchState, new: BatchState) -> None:

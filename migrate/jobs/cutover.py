@@ -25,7 +25,7 @@ from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
 from migrate.planner.summary import sources_seen, summarise
 from migrate.routing import Router
-from migrate.states import UserState
+from migrate.states import AWAY, UserState
 from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller, RetryPolicy
 from migrate.worker.loop import Stop
@@ -35,7 +35,6 @@ SHOWN_MAX = 1_000
 """Users with what is missing or what failed that an end keeps; of all others the numbers."""
 _PAGE = 256  # users who are asked of the ledger at once
 _USERS_AT_ONCE, _COPIES_AT_ONCE = 32, 20_000  # whose objects are read from the plans at once
-_DONE = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED, UserState.FORGOTTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +266,7 @@ class _Cutover:
         after = ""
         while page := self._ledger.candidates(plan_id, wave, after, _PAGE):
             after = page[-1].user_id
-            mine = [each for each in page if each.state not in _DONE and not is_stand_in(each.user_id)]
+            mine = [each for each in page if each.state not in AWAY and not is_stand_in(each.user_id)]
             self._end.away += len(page) - len(mine)
             yield from (_not_verified(candidate) for candidate in mine if candidate.state not in FROM)
             able = [candidate for candidate in mine if candidate.state in FROM]

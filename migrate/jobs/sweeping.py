@@ -58,7 +58,7 @@ from migrate.workspace import Workspace
 
 _LEFT_ALONE = timedelta(days=7)  # what was listed for a sweep that nobody went on with says too little of today
 _USERS_AT_ONCE = 20_000
-_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED)
+_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGING, UserState.PURGED)
 _HEADING = "sweep.json"
 
 

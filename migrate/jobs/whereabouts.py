@@ -47,6 +47,8 @@ _VERIFIED = (
     UserState.FROZEN,
     UserState.CUT_OVER,
     UserState.OBSERVING,
+    UserState.RETURNING,
+    UserState.PURGING,
     UserState.PURGED,
 )
 

@@ -17,10 +17,9 @@ from migrate.ledger import schema
 from migrate.ledger.columns import EVIDENCE_CODES, EVIDENCES, pack_etag, unpack_etag
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import upsert
-from migrate.ledger.lines import AWAY
 from migrate.ledger.rows import LateCopy
 from migrate.model import Category, PlannedObject, Receipt, TargetRole
-from migrate.states import UserState
+from migrate.states import AWAY, UserState
 
 _USERS = 500  # in one query
 LateRef = tuple[str, str, TargetRole]

@@ -32,11 +32,10 @@ from migrate.ledger.known import is_wrong
 from migrate.ledger.rows import FULL_SAMPLE_PPM, CopyRow, Seal, SealKind
 from migrate.ledger.seals import seal_of
 from migrate.model import MOVED, Level
-from migrate.states import BatchState, UserState
+from migrate.states import AWAY, BatchState, UserState
 
 _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
-AWAY = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGED, UserState.FORGOTTEN)
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, exists, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import LedgerError, MoveRefusedError
@@ -91,7 +91,7 @@ class Moving(Core):
             ).scalar()
             if back is None:
                 raise MoveRefusedError("the user is not frozen, so is not thawed")
-            _note_move(connection, user_id, token=token, unfrozen_at=now)
+            _note_move(connection, user_id, wanted=schema.moves.c.token == token, unfrozen_at=now)
             new = UserState(back)
             _tell(connection, row, UserState.FROZEN, new, run_id, now, note)
         return new
@@ -103,22 +103,55 @@ class Moving(Core):
         """
         with self._write() as connection:
             _step(connection, _user(connection, user_id), UserState.CUT_OVER, run_id, at)
-            _note_move(connection, user_id, token=token, flipped_at=at, frozen_ms=frozen_ms)
+            _note_move(connection, user_id, wanted=schema.moves.c.token == token, flipped_at=at, frozen_ms=frozen_ms)
 
     def observe(self, user_id: str, run_id: int, *, until: datetime, now: datetime) -> None:
         """cut_over → observing: until `until` nothing is taken away."""
         with self._write() as connection:
-            _step(connection, _user(connection, user_id), UserState.OBSERVING, run_id, now)
+            row = _user(connection, user_id)
+            _step(connection, row, UserState.OBSERVING, run_id, now, of=UserState.CUT_OVER)
             _note_move(connection, user_id, observe_until=until)
 
-    def rolled_back(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
-        """cut_over or observing → rolled_back: the home is again what it was. Also of a user on hold: nothing is taken away."""
+    def begin_return(self, user_id: str, run_id: int, now: datetime) -> str:
+        """observing → returning: the token under which the platform is to freeze the user for the way back.
+
+        A hold is the caller's to heed where something is to be deleted at the sources: the way back itself takes nothing away.
+        """
+        plans, moves = schema.plans, schema.moves
+        with self._write() as connection:
+            row = _user(connection, user_id)
+            _step(connection, row, UserState.RETURNING, run_id, now)
+            digest = connection.execute(select(plans.c.digest).where(plans.c.id == row.plan_id)).scalar_one()
+            tried = connection.execute(select(moves.c.attempt).where(moves.c.user_id == user_id)).scalar_one()
+            token = freeze_token(digest, user_id, tried + 1)
+            _note_move(connection, user_id, attempt=tried + 1, back_token=token)
+        return token
+
+    def stayed(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
+        """returning → observing: the freeze under this token has ended, and the home is still the new one."""
+        with self._write() as connection:
+            row = _user(connection, user_id)
+            _step(connection, row, UserState.OBSERVING, run_id, now, note, of=UserState.RETURNING)
+            _note_move(connection, user_id, wanted=schema.moves.c.back_token == token)
+
+    def rolled_back(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
+        """returning → rolled_back: under this token the home is again what it was. Also of a user on hold."""
         with self._write() as connection:
             _step(connection, _user(connection, user_id), UserState.ROLLED_BACK, run_id, now, note)
-            _note_move(connection, user_id, rolled_back_at=now)
+            _note_move(connection, user_id, rolled_back_at=now, wanted=schema.moves.c.back_token == token)
+
+    def begin_purge(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
+        """observing → purging, once the window is over: from here on something may be gone at the sources.
+
+        OnHoldError for a user on hold; MoveRefusedError before the window's end.
+        """
+        with self._write() as connection:
+            _step(connection, _user(connection, user_id), UserState.PURGING, run_id, now, note)
+            demand_not_held(connection, user_id)
+            _note_move(connection, user_id, wanted=schema.moves.c.observe_until <= now)
 
     def purged(self, user_id: str, run_id: int, now: datetime) -> None:
-        """observing → purged: nothing of the user is left at the sources. OnHoldError for a user on hold."""
+        """purging → purged: nothing of the user is left at the sources. OnHoldError for a user on hold."""
         with self._write() as connection:
             _step(connection, _user(connection, user_id), UserState.PURGED, run_id, now)
             demand_not_held(connection, user_id)
@@ -208,13 +241,21 @@ def _user(connection: Connection, user_id: str, *, waits: bool = False) -> Any:
 
 
 def _step(
-    connection: Connection, row: Row[Any], new: UserState, run_id: int, now: datetime, note: str | None = None
+    connection: Connection,
+    row: Row[Any],
+    new: UserState,
+    run_id: int,
+    now: datetime,
+    note: str | None = None,
+    *,
+    of: UserState | None = None,
 ) -> None:
-    """Move a user from the state that was read to `new`, and demand that they were still there."""
+    """Move a user from the state that was read to `new`, and demand that they were still there; where two steps lead to `new`,
+    the state `of` says which one this is."""
     if is_stand_in(row.user_id):
         raise MoveRefusedError(f"a stand-in is no person, and does not become {new}")
     old, users = UserState(row.state), schema.users
-    if new not in USER_MOVES[old]:
+    if new not in USER_MOVES[old] or old is not (of or old):
         raise MoveRefusedError(f"a user who is {old} cannot become {new}")
     moved = connection.execute(
         update(users).where(users.c.user_id == row.user_id, users.c.state == old.value).values(state=new.value)
@@ -245,14 +286,14 @@ def _tell(
     )
 
 
-def _note_move(connection: Connection, user_id: str, *, token: str | None = None, **values: Any) -> None:
-    """Write into the row of the user's move, and demand that it is there, under this token if one is given."""
+def _note_move(
+    connection: Connection, user_id: str, *, wanted: ColumnElement[bool] | None = None, **values: Any
+) -> None:
+    """Write into the row of the user's move, and demand that it is there, and as `wanted`: else the step is another attempt's."""
     moves = schema.moves
-    wanted = [moves.c.user_id == user_id]
-    if token is not None:
-        wanted.append(moves.c.token == token)
-    if connection.execute(update(moves).where(*wanted).values(values)).rowcount != 1:
-        raise MoveRefusedError("the user's freeze is of another attempt, under another token")
+    row = moves.c.user_id == user_id if wanted is None else and_(moves.c.user_id == user_id, wanted)
+    if connection.execute(update(moves).where(row).values(values or {"user_id": user_id})).rowcount != 1:
+        raise MoveRefusedError("the user's move is another attempt's, under another token, or its window is not over")
 
 
 def _moves() -> Select[Any]:
@@ -275,6 +316,7 @@ def _move(row: Row[Any]) -> Move:
         flipped_at=row.flipped_at,
         frozen_ms=row.frozen_ms,
         observe_until=row.observe_until,
+        back_token=row.back_token,
         rolled_back_at=row.rolled_back_at,
         purged_at=row.purged_at,
     )

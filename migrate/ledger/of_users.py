@@ -9,11 +9,10 @@ from sqlalchemy import ColumnElement, Table, and_, exists, func, literal_column,
 
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks, is_proven
-from migrate.ledger.lines import AWAY
 from migrate.ledger.passes import pass_row
 from migrate.ledger.rows import EXTRA, SEAL_LOST, Candidate, CheckState, PlacedUser, SealKind, UserEvent, UserRow
 from migrate.model import Outcome, Verdict
-from migrate.states import UserState
+from migrate.states import AWAY, UserState
 
 _USERS = 500  # in one query
 _FAILED = (Outcome.QUARANTINED, Outcome.DRIFTED, Outcome.WITHDRAWN)

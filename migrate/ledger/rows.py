@@ -459,6 +459,7 @@ class Move:
 
     `from_site` is the home before, as the router read it. `attempt` counts from 1, each under a token of its own. It ends with
     `unfrozen_at`, where it was broken off, or with `flipped_at` and `frozen_ms`: how long the user's writers were kept off.
+    `back_token` is of the last attempt at the way back.
     """
 
     user_id: str
@@ -474,6 +475,7 @@ class Move:
     flipped_at: datetime | None
     frozen_ms: int | None
     observe_until: datetime | None
+    back_token: str | None
     rolled_back_at: datetime | None
     purged_at: datetime | None
 

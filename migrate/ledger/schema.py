@@ -454,17 +454,20 @@ moves = Table(
     Column("flipped_at", Micros),
     Column("frozen_ms", BigInteger),  # how long the writers of who was flipped were kept off
     Column("observe_until", Micros),
+    Column("back_token", Text),  # of the way back: the last attempt at it
     Column("rolled_back_at", Micros),
     Column("purged_at", Micros),
     PrimaryKeyConstraint("user_id"),
-    CheckConstraint("length(token) = 64", name="token"),
+    CheckConstraint("length(token) = 64 AND (back_token IS NULL OR length(back_token) = 64)", name="token"),
     CheckConstraint("attempt >= 1", name="attempt"),
     CheckConstraint("frozen_ms >= 0", name="frozen_ms"),
     CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name="flipped"),
     CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name="ended_once"),
     CheckConstraint(
-        "flipped_at IS NOT NULL OR (observe_until IS NULL AND rolled_back_at IS NULL)", name="flipped_first"
+        "flipped_at IS NOT NULL OR (observe_until IS NULL AND back_token IS NULL AND rolled_back_at IS NULL)",
+        name="flipped_first",
     ),
+    CheckConstraint("rolled_back_at IS NULL OR back_token IS NOT NULL", name="back_begun"),
     CheckConstraint(
         "purged_at IS NULL OR (observe_until IS NOT NULL AND rolled_back_at IS NULL)", name="observed_first"
     ),
@@ -565,7 +568,14 @@ routes = Table(
 
 # Where a cutover has begun and is not done with: few users, so that a run finds at once what another one left. The text is the
 # condition of an index, and of the queries that use it; no IN, for the reason at `one_of`.
-UNDER_WAY = (UserState.FROZEN, UserState.CUT_OVER, UserState.OBSERVING, UserState.ROLLED_BACK)
+UNDER_WAY = (
+    UserState.FROZEN,
+    UserState.CUT_OVER,
+    UserState.OBSERVING,
+    UserState.RETURNING,
+    UserState.PURGING,
+    UserState.ROLLED_BACK,
+)
 UNDER_WAY_SQL = " OR ".join(f"state = '{state.value}'" for state in UNDER_WAY)
 
 user_counts = counts.counters_of(users, counts.USERS)

@@ -3,7 +3,8 @@
 Nothing else constructs a store; a test reads the source for it. What is checked is policy (design, invariant 7), and each
 refusal is a RefusedError: a worker in a country that may not handle the data, a target in a country that may not hold it, an
 AWS region or KMS key that lies in another country than the spec says, folders that share their files. Only targets can be
-written to, and only by who copies or probes. Each opening is logged with --debug, without any key or secret.
+written to, and only by who copies or probes; who may delete at a source stands in `_rights`. Each opening is logged with
+--debug, without any key or secret.
 
 An S3 server that is not AWS's does not show by its name where it is: `migrate doctor` asks it (`probe`).
 """
@@ -48,6 +49,16 @@ class Visitor:
     country: str | None
     purpose: Purpose
     plan: str | None
+
+
+def _rights(role: Role, purpose: Purpose) -> tuple[bool, bool]:
+    """Whether such a store may be written to, and whether things may be deleted there. No byte is sent to a source or its backup,
+    but by a rollback for which somebody has approved that by name."""
+    if role is Role.TARGET:
+        return purpose in (Purpose.COPY, Purpose.DOCTOR), purpose is Purpose.FORGET
+    if role is Role.REPORTS:
+        return False, False
+    return purpose is Purpose.SEND_BACK, purpose in (Purpose.ROLLBACK, Purpose.PURGE)
 
 
 class Door:
@@ -199,21 +210,22 @@ class Door:
     # opening
 
     def _construct(self, name: str, store: StoreSpec) -> tuple[Store, Questions]:
-        writable = store.role is Role.TARGET and self._visitor.purpose in (Purpose.COPY, Purpose.DOCTOR)
+        writable, deletable = _rights(store.role, self._visitor.purpose)
         is_probe = self._visitor.purpose is Purpose.DOCTOR
         known = self._capabilities.get(name)
         if store.scheme == "s3":
-            return self._s3(name, store, _TO_BE_PROBED if is_probe else known or Capabilities(), writable)
+            return self._s3(name, store, _TO_BE_PROBED if is_probe else known or Capabilities(), writable, deletable)
         if store.scheme == "memory":
             memory = place(store.url.removeprefix("memory:"))
             able = ALL_CAPABILITIES if is_probe else known or memory.able
-            opened = MemoryStore(name, memory, capabilities=able, writable=writable)
+            opened = MemoryStore(name, memory, capabilities=able, writable=writable, deletable=deletable)
             return opened, LocalQuestions(opened)
         folder = FileStore(
             name,
             self._folder(name),
             capabilities=FILE_CAPABILITIES if is_probe else known or FILE_CAPABILITIES,
             writable=writable,
+            deletable=deletable,
         )
         return folder, LocalQuestions(folder)
 
@@ -224,7 +236,9 @@ class Door:
             raise RefusedError(f"{name}: its folder has become a link", remedy="Put it back, and run again.")
         return folder
 
-    def _s3(self, name: str, store: StoreSpec, able: Capabilities, writable: bool) -> tuple[Store, Questions]:
+    def _s3(
+        self, name: str, store: StoreSpec, able: Capabilities, writable: bool, deletable: bool
+    ) -> tuple[Store, Questions]:
         # here, and not above: a run on folders does not pay for the AWS libraries (0.2 s)
         from migrate.stores.s3 import S3Store
         from migrate.stores.s3_probe import S3Questions
@@ -241,6 +255,7 @@ class Door:
             credentials=self._credentials(name, store),
             capabilities=able,
             writable=writable,
+            deletable=deletable,
             timeout=store.timeout,
             kms_key=store.kms_key,
             concurrency=store.concurrency_max,

@@ -75,12 +75,14 @@ class FileStore:
         *,
         capabilities: Capabilities = FILE_CAPABILITIES,
         writable: bool = False,
+        deletable: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.name = name
         self.capabilities = capabilities
         self.guarded = True
         self._writable = writable
+        self._deletable = writable or deletable
         self._tree = Tree(name, root)
         self._reserve = Reserve(name, self._tree)
         self._uploads = Uploads(name, self._tree, self._reserve)
@@ -194,7 +196,7 @@ class FileStore:
         return PutResult(joined.etag)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        self._check_write("abort_upload", key)
+        self._check_delete("abort_upload", key)
         with os_errors(self.name, "abort_upload", key):
             self._uploads.abort(key, upload_id)
 
@@ -204,7 +206,7 @@ class FileStore:
             self._writer.put_tags(key, tags)
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
-        self._check_write("delete", key, version_id)
+        self._check_delete("delete", key, version_id)
         with os_errors(self.name, "delete", key):
             self._writer.delete(key)
 
@@ -227,3 +229,9 @@ class FileStore:
                 f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
             )
         self._check(operation, key, version_id)
+
+    def _check_delete(self, operation: str, key: str, version_id: str | None = None) -> None:
+        if self._deletable:
+            self._check(operation, key, version_id)
+        else:
+            self._check_write(operation, key, version_id)

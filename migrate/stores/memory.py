@@ -84,12 +84,14 @@ class MemoryStore:
         *,
         capabilities: Capabilities = ALL_CAPABILITIES,
         writable: bool = True,
+        deletable: bool = False,
     ) -> None:
         self.name = name
         self.capabilities = capabilities
         self.place = place
         self.guarded = True
         self._writable = writable
+        self._deletable = writable or deletable
 
     # reading
 
@@ -240,7 +242,7 @@ class MemoryStore:
         return PutResult(info.etag, info.version_id)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        self._begin_writing("abort_upload", key)
+        self._begin_writing("abort_upload", key, is_removal=True)
 
         def effect() -> None:
             with self.place.lock:
@@ -265,7 +267,7 @@ class MemoryStore:
         self.place.after("put_tags", key)
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
-        self._begin_writing("delete", key)
+        self._begin_writing("delete", key, is_removal=True)
         self.place.deliver("delete", key, lambda: self.place.remove(key, version_id))
         self.place.after("delete", key)
 
@@ -280,8 +282,8 @@ class MemoryStore:
             raise UnsupportedError(self.name, operation, problem, key=key)
         self.place.fault(operation, key)
 
-    def _begin_writing(self, operation: str, key: str, *, new: bool = False) -> None:
-        if not self._writable:
+    def _begin_writing(self, operation: str, key: str, *, new: bool = False, is_removal: bool = False) -> None:
+        if not (self._deletable if is_removal else self._writable):
             raise RefusedError(
                 f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
             )

@@ -71,6 +71,7 @@ class S3Store(S3Reader):
         credentials: CredentialSource,
         capabilities: Capabilities,
         writable: bool = False,
+        deletable: bool = False,
         timeout: float = 60,
         kms_key: str | None = None,
         concurrency: int = 64,
@@ -91,6 +92,7 @@ class S3Store(S3Reader):
         super().__init__(name, prefix, client, capabilities)
         self.guarded = base.startswith("https:")
         self._writable = writable
+        self._deletable = writable or deletable
         self._kms_key = kms_key
         self._fast = FastWriter(
             name,
@@ -188,7 +190,7 @@ class S3Store(S3Reader):
         return PutResult(info.etag, info.version_id)
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        self._check_writable("abort upload")
+        self._check_deletable("abort upload")
         try:
             self._client.call("abort upload", "DELETE", self._possible("abort upload", key), [("uploadId", upload_id)])
         except NotFoundError:
@@ -202,7 +204,7 @@ class S3Store(S3Reader):
         self._client.call("put tags", "PUT", key, [("tagging", "")], headers, document)
 
     def delete(self, key: str, *, version_id: str | None = None) -> None:
-        self._check_writable("delete")
+        self._check_deletable("delete")
         query = [("versionId", version_id)] if version_id is not None else []
         try:
             self._client.call("delete", "DELETE", self._possible("delete", key), query)
@@ -218,6 +220,10 @@ class S3Store(S3Reader):
             raise RefusedError(
                 f"{self.name}: {operation}: the store was opened to be read", remedy="Only targets are written to."
             )
+
+    def _check_deletable(self, operation: str) -> None:
+        if not self._deletable:
+            self._check_writable(operation)
 
     def _keepable(self, operation: str, key: str, attributes: Attributes, tags: Tags) -> None:
         """UnsupportedError for what the store is known not to keep, or nobody knows that it does."""

@@ -47,6 +47,8 @@ class Place:
 
     store: Store
     reading: Store
+    clearing: Store
+    """Opened so that things may be deleted, and nothing written."""
 
 
 def s3_store(
@@ -56,6 +58,7 @@ def s3_store(
     capabilities: Capabilities,
     *,
     writable: bool = True,
+    deletable: bool = False,
     timeout: float = 30,
     kms_key: str | None = None,
 ) -> S3Store:
@@ -69,10 +72,14 @@ def s3_store(
         credentials=S3Credentials(server.access_key, server.secret_key),
         capabilities=capabilities,
         writable=writable,
+        deletable=deletable,
         timeout=timeout,
         kms_key=kms_key,
         concurrency=8,
     )
+
+
+_RIGHTS = ((True, False), (False, False), (False, True))  # writable, deletable: as a Place has them
 
 
 def new_bucket(server: S3Server) -> str:
@@ -85,28 +92,31 @@ def _on_server(fixture: str, capabilities: Capabilities) -> Callable[[pytest.Fix
     def make(request: pytest.FixtureRequest) -> Place:
         server: S3Server = request.getfixturevalue(fixture)
         bucket = new_bucket(server)
-        store, reading = (
-            s3_store(server, bucket, "some/prefix/", capabilities, writable=writable) for writable in (True, False)
-        )
-        request.addfinalizer(store.close)
-        request.addfinalizer(reading.close)
-        return Place(store, reading)
+        stores = [
+            s3_store(server, bucket, "some/prefix/", capabilities, writable=writable, deletable=deletable)
+            for writable, deletable in _RIGHTS
+        ]
+        for store in stores:
+            request.addfinalizer(store.close)
+        return Place(*stores)
 
     return make
 
 
 def _memory(request: pytest.FixtureRequest) -> Place:
     place = MemoryPlace()
-    return Place(MemoryStore("place", place), MemoryStore("place", place, writable=False))
+    return Place(
+        *(MemoryStore("place", place, writable=writable, deletable=deletable) for writable, deletable in _RIGHTS)
+    )
 
 
 def _file(request: pytest.FixtureRequest) -> Place:
     root = request.getfixturevalue("tmp_path") / "store"
     root.mkdir()
-    store, reading = (FileStore("place", root, writable=writable) for writable in (True, False))
-    request.addfinalizer(store.close)
-    request.addfinalizer(reading.close)
-    return Place(store, reading)
+    stores = [FileStore("place", root, writable=writable, deletable=deletable) for writable, deletable in _RIGHTS]
+    for store in stores:
+        request.addfinalizer(store.close)
+    return Place(*stores)
 
 
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {

@@ -355,21 +355,39 @@ def test_no_error_shows_the_key(store: Store) -> None:
     assert caught.value.key == key
 
 
-def test_a_store_opened_to_be_read_refuses_every_change(place: Place) -> None:
-    """Sources are only ever read."""
-    store = place.reading
-    put(place.store, "k", b"x")
+def writings(store: Store) -> list[Callable[[], object]]:
     part = PartInfo(1, "e", 1)
-    changes: list[Callable[[], object]] = [
+    return [
         lambda: put(store, "k", b"y"),
         lambda: store.create_upload("k", attributes=PLAIN),
         lambda: store.put_part("k", "u", 1, b"y", md5=md5(b"y")),
         lambda: store.complete_upload("k", "u", [part], tags=NO_TAGS),
-        lambda: store.abort_upload("k", "u"),
         lambda: store.put_tags("k", {"a": "b"}),
-        lambda: store.delete("k"),
     ]
-    for change in changes:
+
+
+def test_a_store_opened_to_be_cleared_takes_deletions_alone(place: Place) -> None:
+    """As the sources are for a purge: no byte is sent there."""
+    store = place.clearing
+    put(place.store, "k", b"x")
+    put(place.store, "other", b"x")
+    upload = place.store.create_upload("big", attributes=PLAIN) if place.store.capabilities.multipart else None
+    for write in writings(store):
+        with pytest.raises(RefusedError):
+            write()
+    assert get(store, "k") == b"x"
+    store.delete("k")
+    assert listed(store) == ["other"]
+    if upload is not None:
+        store.abort_upload("big", upload)
+        assert list(store.list_uploads("")) == []
+
+
+def test_a_store_opened_to_be_read_refuses_every_change(place: Place) -> None:
+    """Sources are only ever read."""
+    store = place.reading
+    put(place.store, "k", b"x")
+    for change in [*writings(store), lambda: store.abort_upload("k", "u"), lambda: store.delete("k")]:
         with pytest.raises(RefusedError):
             change()
     assert get(store, "k") == b"x"

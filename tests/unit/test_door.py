@@ -143,13 +143,15 @@ def test_who_only_asks_is_refused_as_who_opens(tmp_path: Path, country: str, mor
         (Purpose.DOCTOR, "dublin", True),
         (Purpose.PLAN, "dublin", False),
         (Purpose.VERIFY, "dublin", False),
-        *[(purpose, "us", False) for purpose in Purpose],
+        (Purpose.FORGET, "dublin", False),
+        (Purpose.SEND_BACK, "us", True),
+        *[(purpose, "us", False) for purpose in Purpose if purpose is not Purpose.SEND_BACK],
     ],
 )
-def test_only_targets_are_written_to_and_only_by_who_may(
+def test_sources_are_written_to_by_an_approved_way_back_alone(
     tmp_path: Path, purpose: Purpose, name: str, writable: bool
 ) -> None:
-    """Sources are only ever read, and so are targets by who plans or verifies: nothing reaches the store."""
+    """Else sources are read, and so are targets by who plans or verifies: nothing reaches the store."""
     asked: list[str] = []
     place(name).fault = lambda operation, key: asked.append(operation)
     one = door(tmp_path, purpose=purpose)
@@ -159,6 +161,28 @@ def test_only_targets_are_written_to_and_only_by_who_may(
         return
     with pytest.raises(RefusedError):
         write(one, name)
+    assert asked == []
+
+
+DELETING = {
+    "us": {Purpose.ROLLBACK, Purpose.SEND_BACK, Purpose.PURGE},
+    "dublin": {Purpose.COPY, Purpose.DOCTOR, Purpose.FORGET},
+}
+
+
+@pytest.mark.parametrize("name", DELETING)
+@pytest.mark.parametrize("purpose", Purpose)
+def test_who_may_delete_where_is_named(tmp_path: Path, purpose: Purpose, name: str) -> None:
+    """A source by who purges or takes back, a target by who copies or erases; for anybody else nothing reaches the store."""
+    asked: list[str] = []
+    place(name).fault = lambda operation, key: asked.append(operation)
+    store = door(tmp_path, purpose=purpose).open(name)
+    if purpose in DELETING[name]:
+        store.delete("k")
+        assert asked == ["delete"]
+        return
+    with pytest.raises(RefusedError):
+        store.delete("k")
     assert asked == []
 
 

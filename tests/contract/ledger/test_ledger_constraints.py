@@ -172,15 +172,22 @@ BREAKS: dict[str, list[str]] = {
     "fk_moves_user_id": ["UPDATE moves SET user_id = 'nobody'", "DELETE FROM users WHERE user_id = 'empty'"],
     "fk_moves_plan_id": ["UPDATE moves SET plan_id = 99"],
     "fk_moves_run_id": ["UPDATE moves SET run_id = 99"],
-    "ck_moves_token": ["UPDATE moves SET token = 'ab'"],
+    "ck_moves_token": [
+        "UPDATE moves SET token = 'ab'",
+        "UPDATE moves SET flipped_at = 1, frozen_ms = 1, back_token = 'ab'",
+    ],
+    "ck_moves_back_begun": ["UPDATE moves SET flipped_at = 1, frozen_ms = 1, rolled_back_at = 1"],
     "ck_moves_attempt": ["UPDATE moves SET attempt = 0"],
     "ck_moves_frozen_ms": ["UPDATE moves SET flipped_at = 1, frozen_ms = -1"],
     "ck_moves_flipped": ["UPDATE moves SET flipped_at = 1", "UPDATE moves SET frozen_ms = 1"],
     "ck_moves_ended_once": ["UPDATE moves SET unfrozen_at = 1, flipped_at = 1, frozen_ms = 1"],
-    "ck_moves_flipped_first": ["UPDATE moves SET observe_until = 1", "UPDATE moves SET rolled_back_at = 1"],
+    "ck_moves_flipped_first": ["UPDATE moves SET observe_until = 1", "UPDATE moves SET back_token = token"],
     "ck_moves_observed_first": [
         "UPDATE moves SET flipped_at = 1, frozen_ms = 1, purged_at = 1",
-        "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, rolled_back_at = 1, purged_at = 1",
+        (
+            "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, back_token = token, rolled_back_at = 1,"
+            " purged_at = 1"
+        ),
     ],
     "pk_late": ["INSERT INTO late SELECT * FROM late"],
     "fk_late_user_id": ["UPDATE late SET user_id = 'nobody'"],

@@ -72,7 +72,7 @@ def test_a_hold_stops_the_cutover_and_the_purge(world: World) -> None:
     assert refused.value.exit_code == ExitCode.LATER
     assert "anna" not in str(refused.value) + refused.value.remedy
     with pytest.raises(OnHoldError):
-        world.ledger.purged("bjorn", world.run_id, NOW)
+        world.ledger.begin_purge("bjorn", world.run_id, LATER)
     assert (world.state("anna"), world.state("bjorn")) == (UserState.VERIFIED, UserState.OBSERVING)
     assert world.ledger.move_of("anna") is None
     assert (world.ledger.history("bjorn")[:-1], world.ledger.move_of("bjorn")) == before
@@ -80,7 +80,13 @@ def test_a_hold_stops_the_cutover_and_the_purge(world: World) -> None:
     for user in ("anna", "bjorn"):
         world.ledger.release(user, "settled", run_id=world.run_id, now=NOW)
     world.freeze("anna")
-    world.ledger.purged("bjorn", world.run_id, NOW)
+    world.ledger.begin_purge("bjorn", world.run_id, LATER)
+    world.hold("bjorn")  # also one that comes once the purge has begun
+    with pytest.raises(OnHoldError):
+        world.ledger.purged("bjorn", world.run_id, LATER)
+    assert world.state("bjorn") == UserState.PURGING
+    world.ledger.release("bjorn", "settled", run_id=world.run_id, now=NOW)
+    world.ledger.purged("bjorn", world.run_id, LATER)
 
 
 def test_what_is_done_is_written_down_of_a_user_on_hold_too(world: World) -> None:
@@ -90,7 +96,7 @@ def test_what_is_done_is_written_down_of_a_user_on_hold_too(world: World) -> Non
     world.hold("anna")
     world.ledger.flipped("anna", token, world.run_id, at=NOW, frozen_ms=1)
     world.ledger.observe("anna", world.run_id, until=LATER, now=NOW)
-    world.ledger.rolled_back("anna", world.run_id, NOW)
+    world.ledger.rolled_back("anna", world.ledger.begin_return("anna", world.run_id, NOW), world.run_id, NOW)
     assert world.state("anna") == UserState.ROLLED_BACK
 
 

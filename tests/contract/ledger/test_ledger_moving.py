@@ -43,7 +43,22 @@ def test_a_user_goes_all_the_way_and_each_step_is_told(verified: World) -> None:
     ledger, run_id = verified.ledger, verified.run_id
     token = verified.freeze("anna")
     begun = Move(
-        "anna", U.FROZEN, verified.plan_id, run_id, "us", "hamar", token, 1, NOW, None, None, None, None, None, None
+        "anna",
+        U.FROZEN,
+        verified.plan_id,
+        run_id,
+        "us",
+        "hamar",
+        token,
+        1,
+        NOW,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
     )
     assert ledger.move_of("anna") == begun
     verified.demand_sums()
@@ -52,12 +67,13 @@ def test_a_user_goes_all_the_way_and_each_step_is_told(verified: World) -> None:
     assert ledger.move_of("anna") == flipped
     ledger.observe("anna", run_id, until=LATER, now=NOW)
     assert ledger.move_of("anna") == replace(flipped, state=U.OBSERVING, observe_until=LATER)
+    ledger.begin_purge("anna", run_id, LATER)
     ledger.purged("anna", run_id, LATER)
     assert ledger.move_of("anna") == replace(flipped, state=U.PURGED, observe_until=LATER, purged_at=LATER)
     told = ledger.history("anna")
     assert {(event.kind, event.run_id, event.plan_id) for event in told} == {(EventKind.MOVE, run_id, verified.plan_id)}
-    assert [event.at for event in told] == [NOW, LATER, NOW, LATER]
-    way = [U.VERIFIED, U.FROZEN, U.CUT_OVER, U.OBSERVING, U.PURGED]
+    assert [event.at for event in told] == [NOW, LATER, NOW, LATER, LATER]
+    way = [U.VERIFIED, U.FROZEN, U.CUT_OVER, U.OBSERVING, U.PURGING, U.PURGED]
     assert moved(verified, "anna") == list(pairwise(way))
     verified.demand_sums()
 
@@ -75,10 +91,22 @@ def test_each_attempt_has_its_token_and_the_history_keeps_them_apart(verified: W
     assert second is not None
     assert (second.attempt, second.unfrozen_at) == (2, None)
     assert second.token != first
-    ledger.rolled_back("anna", run_id, LATER, note="slow")
+    ledger.observe("anna", run_id, until=LATER, now=NOW)
+    third = ledger.begin_return("anna", run_id, NOW)
+    ledger.stayed("anna", third, run_id, NOW, note="busy")
+    fourth = ledger.begin_return("anna", run_id, NOW)
+    assert len({first, second.token, third, fourth}) == 4
+    with pytest.raises(MoveRefusedError, match="another attempt"):
+        ledger.rolled_back("anna", third, run_id, LATER)
+    ledger.rolled_back("anna", fourth, run_id, LATER, note="slow")
     back = ledger.move_of("anna")
-    assert back == replace(second, state=U.ROLLED_BACK, rolled_back_at=LATER)
-    assert [event.note for event in ledger.history("anna")] == [None, "no room", None, None, "slow"]
+    assert back == replace(
+        second, state=U.ROLLED_BACK, observe_until=LATER, attempt=4, back_token=fourth, rolled_back_at=LATER
+    )
+    assert [event.note for event in ledger.history("anna")] == [
+        *(None, "no room", None, None, None),
+        *(None, "busy", None, "slow"),
+    ]
     verified.demand_sums()
 
 
@@ -96,7 +124,10 @@ STEPS: dict[str, tuple[UserState, Callable[[World, str, str], object]]] = {
         lambda world, user, token: world.ledger.flipped(user, token, world.run_id, at=NOW, frozen_ms=1),
     ),
     "observe": (U.OBSERVING, lambda world, user, _: world.ledger.observe(user, world.run_id, until=LATER, now=NOW)),
-    "roll back": (U.ROLLED_BACK, lambda world, user, _: world.ledger.rolled_back(user, world.run_id, NOW)),
+    "begin the way back": (U.RETURNING, lambda world, user, _: world.ledger.begin_return(user, world.run_id, NOW)),
+    "stay": (U.OBSERVING, lambda world, user, token: world.ledger.stayed(user, token, world.run_id, NOW)),
+    "roll back": (U.ROLLED_BACK, lambda world, user, token: world.ledger.rolled_back(user, token, world.run_id, NOW)),
+    "begin a purge": (U.PURGING, lambda world, user, _: world.ledger.begin_purge(user, world.run_id, NOW)),
     "purge": (U.PURGED, lambda world, user, _: world.ledger.purged(user, world.run_id, NOW)),
     "forget": (U.FORGOTTEN, lambda world, user, _: world.ledger.forgotten(user, world.run_id, NOW)),
     "thaw": (U.VERIFIED, lambda world, user, token: world.ledger.thaw(user, token, world.run_id, NOW)),
@@ -107,17 +138,23 @@ STEPS: dict[str, tuple[UserState, Callable[[World, str, str], object]]] = {
 def test_a_step_is_made_from_its_own_states_alone(verified: World, step: str) -> None:
     """Design, section 5: from any other state it is refused with 75, and state, move and history stay as they were."""
     goal, make = STEPS[step]
-    allowed = {U.FROZEN} if step == "thaw" else {old for old in U if goal in USER_MOVES[old]}
+    only = {"thaw": {U.FROZEN}, "observe": {U.CUT_OVER}, "stay": {U.RETURNING}}
+    allowed = only.get(step) or {old for old in U if goal in USER_MOVES[old]}
     flipped = "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, attempt = 1 WHERE user_id = 'anna'"
-    started = "UPDATE moves SET flipped_at = NULL, frozen_ms = NULL, observe_until = NULL WHERE user_id = 'anna'"
+    started = (
+        "UPDATE moves SET flipped_at = NULL, frozen_ms = NULL, observe_until = NULL, back_token = NULL"
+        " WHERE user_id = 'anna'"
+    )
     token = verified.freeze("anna")
     for state in U:
         if state is U.QUARANTINED:  # a constraint allows it with quarantined copies alone
             continue
-        verified.execute(started if step in ("flip", "thaw") else flipped)
         verified.execute(
             "UPDATE moves SET unfrozen_at = NULL, rolled_back_at = NULL, purged_at = NULL, token = :t", t=token
         )
+        verified.execute(started if step in ("flip", "thaw") else flipped)
+        if step in ("stay", "roll back"):
+            verified.execute("UPDATE moves SET back_token = :t", t=token)
         verified.execute("UPDATE users SET state = :state WHERE user_id = 'anna'", state=state.value)
         before = verified.ledger.move_of("anna"), moved(verified, "anna")
         if state in allowed:
@@ -142,6 +179,17 @@ def test_nobody_is_moved_whom_the_ledger_does_not_have(verified: World, step: st
     assert refused.value.exit_code == ExitCode.INTEGRITY
     assert "stranger" not in str(refused.value)
     assert verified.ledger.history("stranger") == []
+
+
+def test_no_purge_begins_before_the_windows_end(verified: World) -> None:
+    """Nor is it told: until then the way back is open."""
+    verified.cut_over("anna")
+    verified.ledger.observe("anna", verified.run_id, until=LATER, now=NOW)
+    with pytest.raises(MoveRefusedError, match="window"):
+        verified.ledger.begin_purge("anna", verified.run_id, LATER - timedelta(microseconds=1))
+    assert verified.state("anna") == U.OBSERVING
+    verified.ledger.begin_purge("anna", verified.run_id, LATER)
+    assert verified.state("anna") == U.PURGING
 
 
 @pytest.mark.parametrize("step", ["flip", "thaw"])

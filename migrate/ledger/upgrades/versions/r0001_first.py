@@ -290,8 +290,8 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state = 'planned' OR state = 'copying' OR state = 'copied' OR state = 'verified' OR "
             "state = 'ready' OR state = 'frozen' OR state = 'cut_over' OR state = 'observing' OR "
-            "state = 'purged' OR state = 'quarantined' OR state = 'held' OR state = 'review' OR "
-            "state = 'rolled_back' OR state = 'forgotten'",
+            "state = 'returning' OR state = 'purging' OR state = 'purged' OR state = 'quarantined' OR "
+            "state = 'held' OR state = 'review' OR state = 'rolled_back' OR state = 'forgotten'",
             name=op.f("ck_users_state_known"),
         ),
         sa.CheckConstraint(
@@ -447,17 +447,21 @@ def upgrade() -> None:
         sa.Column("flipped_at", sa.BigInteger(), nullable=True),
         sa.Column("frozen_ms", sa.BigInteger(), nullable=True),
         sa.Column("observe_until", sa.BigInteger(), nullable=True),
+        sa.Column("back_token", sa.Text(), nullable=True),
         sa.Column("rolled_back_at", sa.BigInteger(), nullable=True),
         sa.Column("purged_at", sa.BigInteger(), nullable=True),
-        sa.CheckConstraint("length(token) = 64", name=op.f("ck_moves_token")),
+        sa.CheckConstraint(
+            "length(token) = 64 AND (back_token IS NULL OR length(back_token) = 64)", name=op.f("ck_moves_token")
+        ),
         sa.CheckConstraint("attempt >= 1", name=op.f("ck_moves_attempt")),
         sa.CheckConstraint("frozen_ms >= 0", name=op.f("ck_moves_frozen_ms")),
         sa.CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name=op.f("ck_moves_flipped")),
         sa.CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name=op.f("ck_moves_ended_once")),
         sa.CheckConstraint(
-            "flipped_at IS NOT NULL OR (observe_until IS NULL AND rolled_back_at IS NULL)",
+            "flipped_at IS NOT NULL OR (observe_until IS NULL AND back_token IS NULL AND rolled_back_at IS NULL)",
             name=op.f("ck_moves_flipped_first"),
         ),
+        sa.CheckConstraint("rolled_back_at IS NULL OR back_token IS NOT NULL", name=op.f("ck_moves_back_begun")),
         sa.CheckConstraint(
             "purged_at IS NULL OR (observe_until IS NOT NULL AND rolled_back_at IS NULL)",
             name=op.f("ck_moves_observed_first"),
@@ -531,7 +535,8 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "from_state = 'planned' OR from_state = 'copying' OR from_state = 'copied' OR from_state = "
             "'verified' OR from_state = 'ready' OR from_state = 'frozen' OR from_state = 'cut_over' OR "
-            "from_state = 'observing' OR from_state = 'purged' OR from_state = 'quarantined' OR "
+            "from_state = 'observing' OR from_state = 'returning' OR from_state = 'purging' OR "
+            "from_state = 'purged' OR from_state = 'quarantined' OR "
             "from_state = 'held' OR from_state = 'review' OR from_state = 'rolled_back' OR from_state = "
             "'forgotten'",
             name=op.f("ck_events_from_state_known"),
@@ -539,7 +544,8 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "to_state = 'planned' OR to_state = 'copying' OR to_state = 'copied' OR to_state = "
             "'verified' OR to_state = 'ready' OR to_state = 'frozen' OR to_state = 'cut_over' OR "
-            "to_state = 'observing' OR to_state = 'purged' OR to_state = 'quarantined' OR to_state = "
+            "to_state = 'observing' OR to_state = 'returning' OR to_state = 'purging' OR "
+            "to_state = 'purged' OR to_state = 'quarantined' OR to_state = "
             "'held' OR to_state = 'review' OR to_state = 'rolled_back' OR to_state = 'forgotten'",
             name=op.f("ck_events_to_state_known"),
         ),
@@ -607,7 +613,7 @@ def upgrade() -> None:
     op.execute("CREATE INDEX ix_users_without_copies ON users (plan_id, user_id) WHERE copies = 0")
     op.execute(
         "CREATE INDEX ix_users_moving ON users (plan_id, user_id, state) WHERE state = 'frozen' OR state = 'cut_over' "
-        "OR state = 'observing' OR state = 'rolled_back'"
+        "OR state = 'observing' OR state = 'returning' OR state = 'purging' OR state = 'rolled_back'"
     )
     op.execute(
         "CREATE UNIQUE INDEX uq_passes_open ON passes (plan_id, level, sample_ppm, waves) WHERE ended_at IS NULL"
