@@ -53,7 +53,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    rounds=2,
+    rounds=1,
     small_objects=400,
     small_users=20,
     large_objects=2,

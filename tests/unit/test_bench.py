@@ -14,6 +14,7 @@ from bench.figures import Figure, Measured, Target, row_of
 from bench.pairs import CannotMeasureError, alternate, measure, slope
 from bench.results import Results
 from bench.synthetic import Formula, body_of, etag_of
+from bench.watched import overlap
 
 FASTER = Figure("fast", "objects/s", "peer", Target(least=1.5))
 LESS = Figure("less", "s", "peer", Target(least=2), times_less=True)
@@ -63,6 +64,15 @@ def test_contenders_take_turns() -> None:
     turns: list[str] = []
     alternate({name: lambda name=name: turns.append(name) for name in "AB"}, 2)  # type: ignore[misc]
     assert turns == ["A", "B", "A", "B"]
+
+
+def test_a_run_waits_where_a_thread_and_the_ledger_do_at_once() -> None:
+    """What a thread lacks while the ledger is left alone is not the ledger's, and each thread's waiting counts."""
+    ledger = [(0.0, 2.0), (3.0, 4.0), (10.0, 11.0)]
+    assert overlap(ledger, [(2.0, 3.0), (4.0, 9.0)]) == 0
+    assert overlap(ledger, [(1.0, 3.5)]) == 1.5
+    assert overlap(ledger, [(3.5, 10.5), (1.0, 3.5), (1.5, 20.0)]) == 1.5 + 1.0 + 2.5
+    assert overlap([], [(0.0, 1.0)]) == overlap(ledger, []) == 0
 
 
 def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
