@@ -86,6 +86,11 @@ class Ledger(
         return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
     @property
+    def is_file(self) -> bool:
+        """Whether it is on SQLite, so that all who work with it are on this machine."""
+        return self._database.is_sqlite
+
+    @property
     def display_url(self) -> str:
         """The URL for people and logs: without its password."""
         return self._database.display_url

@@ -419,3 +419,15 @@ def test_what_a_cutover_that_broke_off_has_copied_is_known_to_all_that_come_afte
     world.store(home["u002"]).delete("users/u002/written-in-europe.jpg")
     world.put(home["u003"], "users/u003/photo-0000.jpg", *world.objects["users/u003/photo-0000.jpg"])
     world.assert_all_there()
+
+
+def test_who_may_have_requests_under_way_is_waited_for(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: on PostgreSQL others may write from elsewhere, so the last run has to come to rest. With folders and a ledger
+    that is a file nobody can, and it begins at once."""
+    monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 3600.0)
+    if world.ledger is None:
+        assert cutover(world, "--for", "1h")["users"]["moved"] == USERS
+        return
+    answer = world.migrate("cutover", "--wave", "all", "--for", "1s", "--json")
+    assert answer.code == 75, answer.err
+    assert set(homes(world).values()) == {"us"}
