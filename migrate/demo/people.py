@@ -181,7 +181,7 @@ def _things_of(dice: random.Random, person: Person) -> Iterator[Thing]:
         yield _thing(dice, user, "users", name, Kind.RESTRICTED, "video/mp4", 60_000, video=True)
     for _ in range(dice.randrange(4)):
         month, name = dice.randrange(1, 13), f"{dice.randrange(16**8):08x}.json.gz"
-        yield _thing(dice, user, f"messages/2026/{month:02d}", name, Kind.RESTRICTED, "application/json", 3_000)
+        yield _thing(dice, user, "messages", f"2026/{month:02d}/{name}", Kind.RESTRICTED, "application/json", 3_000)
     for number in range(dice.randrange(3)):
         yield _thing(dice, user, "payments", f"invoice-{number}.pdf", Kind.EXCEPTION, "application/pdf", 30_000)
 
