@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -16,11 +18,12 @@ from migrate.cli.records import existing_ledger, recorded_run
 from migrate.cli.working import stopping
 from migrate.errors import LaterError
 from migrate.jobs.continuing import LineReader
+from migrate.jobs.copying import open_blockers
 from migrate.ledger import Ledger
 from migrate.model import Purpose
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan, find_plan
-from migrate.planner.summary import PlanSummary, summarise
+from migrate.planner.summary import Blocker, PlanSummary, summarise
 from migrate.report.plan_view import summary_document, unprobed_stores
 from migrate.stores.door import load_capabilities
 
@@ -74,10 +77,14 @@ def _delta(context: Context, parent: Plan, ledger: Ledger, *, dry_run: bool, lis
                 list_anew=list_anew,
                 line=lambda scratch: reader.line(scratch, door.open, stop.is_set),
             )
-    _tell(context, parent, built, unprobed_stores(spec, capabilities))
+    blockers = open_blockers(built, ledger, ()) if isinstance(built, Plan) else built.blockers
+    _tell(context, parent, built, blockers, unprobed_stores(spec, capabilities))
 
 
-def _tell(context: Context, parent: Plan, built: Plan | PlanSummary, unprobed: list[str]) -> None:
+def _tell(
+    context: Context, parent: Plan, built: Plan | PlanSummary, blockers: Sequence[Blocker], unprobed: list[str]
+) -> None:
+    """`blockers` are those that nobody has accepted of the plans before."""
     summary = summarise(built.document) if isinstance(built, Plan) else built
     if context.as_json:
         folder = {"folder": str(built.folder)} if isinstance(built, Plan) else {}
@@ -86,12 +93,17 @@ def _tell(context: Context, parent: Plan, built: Plan | PlanSummary, unprobed: l
         )
         return
     context.output.line(f"continues plan {parent.digest[:12]}")
-    show_summary(context.output, summary, parent.spec, unprobed=unprobed, built=isinstance(built, Plan))
+    shown = replace(summary, blockers=tuple(blockers))
+    show_summary(context.output, shown, parent.spec, unprobed=unprobed, built=isinstance(built, Plan))
+    settled = [blocker for blocker in summary.blockers if blocker not in blockers]
+    if settled:
+        what = ", ".join(f"{blocker.count:,} {blocker.kind}" for blocker in settled)
+        context.output.line(f"accepted of a plan before, and the same to the last item: {what}")
     if not summary.copies:
         context.output.line("nothing changed at the sources; running it brings the users over")
     if not isinstance(built, Plan):
         context.output.note("nothing was built: `migrate delta` builds it", style="dim")
-    elif not summary.blockers:
+    elif not blockers:
         context.output.note(
             f"next: migrate run {summary.digest[:12]} --wave all, then migrate verify {summary.digest[:12]}"
         )
