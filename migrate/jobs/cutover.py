@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 
 from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
 from migrate.jobs.checking import plan_id_of
@@ -18,6 +15,7 @@ from migrate.jobs.cutover_gate import FROM
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
 from migrate.jobs.elsewhere import demand_newest, wait_for_requests
 from migrate.jobs.steps import Way, side_by_side
+from migrate.jobs.wave_users import PAGE, SHOWN_MAX, Memory, opened_line, read_ahead
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, FrozenTimes, Ledger, Move
 from migrate.model import Purpose, Role, is_stand_in
@@ -30,11 +28,6 @@ from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller, RetryPolicy
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace
-
-SHOWN_MAX = 1_000
-"""Users with what is missing or what failed that an end keeps; of all others the numbers."""
-_PAGE = 256  # users who are asked of the ledger at once
-_USERS_AT_ONCE, _COPIES_AT_ONCE = 32, 20_000  # whose objects are read from the plans at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,7 @@ def cut_over(
     with (
         _holding(ledger, plan, request, run_id, now, stop),
         _opened(plan, workspace, actor, request) as caller,
-        _line(plan) as line,
+        opened_line(plan) as line,
     ):
         tools = _tools(plan, plan_id, run_id, ledger, router, caller, now, stop)
         cutover = _Cutover(tools, line, ledger, request, end, stop, on_progress)
@@ -157,15 +150,6 @@ def _opened(plan: Plan, workspace: Workspace, actor: Actor, request: CutoverRequ
     door.close()  # not after an error: threads may be in a request
 
 
-@contextmanager
-def _line(plan: Plan) -> Iterator[LineOfUsers]:
-    line = LineOfUsers(plan)
-    try:
-        yield line
-    finally:
-        line.close()
-
-
 def _tools(
     plan: Plan,
     plan_id: int,
@@ -190,7 +174,7 @@ def _tools(
         unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
         now=now,
         stopped=stop.is_set,
-        takes=_Memory(spec.run.bytes_in_flight).takes,
+        takes=Memory(spec.run.bytes_in_flight).takes,
     )
 
 
@@ -264,38 +248,26 @@ class _Cutover:
     def _ways(self, plan_id: int, wave: int) -> Iterator[Way[Ended]]:
         """Read page by page: who was moved meanwhile is not asked for again."""
         after = ""
-        while page := self._ledger.candidates(plan_id, wave, after, _PAGE):
+        while page := self._ledger.candidates(plan_id, wave, after, PAGE):
             after = page[-1].user_id
             mine = [each for each in page if each.state not in AWAY and not is_stand_in(each.user_id)]
             self._end.away += len(page) - len(mine)
             yield from (_not_verified(candidate) for candidate in mine if candidate.state not in FROM)
-            able = [candidate for candidate in mine if candidate.state in FROM]
-            yield from self._read_ahead(_groups(able))
+            yield from self._ways_of([candidate for candidate in mine if candidate.state in FROM])
 
-    def _read_ahead(self, groups: Iterator[list[Candidate]]) -> Iterator[Way[Ended]]:
-        """The ways of these users. The objects of the next ones are read meanwhile, by the one thread that reads them: users
-        are frozen while this thread waits."""
+    def _ways_of(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
+        """The ways of these users, each begun when its turn comes."""
 
         def read(group: list[Candidate]) -> tuple[dict[str, str], dict[str, Mapping[SourceKey, PlannedAt]]]:
             names = [candidate.user_id for candidate in group]
             return self._line.states(names), self._line.of(names)
 
-        reader = ThreadPoolExecutor(1)
-        try:
-            ahead = deque((group, reader.submit(read, group)) for group in islice(groups, 2))
-            while ahead:
-                group, reading = ahead.popleft()
-                states, objects = reading.result()
-                late = self._ledger.late_of([candidate.user_id for candidate in group])
-                for candidate in group:
-                    user_id = candidate.user_id
-                    mover = Mover(
-                        candidate, states.get(user_id, "unknown"), objects.pop(user_id), late.get(user_id, [])
-                    )
-                    yield look(self._tools, mover) if self._request.dry_run else cut(self._tools, mover)
-                ahead.extend((each, reader.submit(read, each)) for each in islice(groups, 1))
-        finally:
-            reader.shutdown(wait=True, cancel_futures=True)
+        for group, (states, objects) in read_ahead(candidates, read):
+            late = self._ledger.late_of([candidate.user_id for candidate in group])
+            for candidate in group:
+                user_id = candidate.user_id
+                mover = Mover(candidate, states.get(user_id, "unknown"), objects.pop(user_id), late.get(user_id, []))
+                yield look(self._tools, mover) if self._request.dry_run else cut(self._tools, mover)
 
     def _side_by_side(self, ways: Iterator[Way[Ended]]) -> Iterator[Ended]:
         return side_by_side(
@@ -333,20 +305,6 @@ class _Cutover:
             self._end.shown.append((user_id, why))
 
 
-def _groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
-    """In order, as many at a time as fit in memory with their objects."""
-    group: list[Candidate] = []
-    for candidate in candidates:
-        if group and (
-            len(group) >= _USERS_AT_ONCE or sum(each.copies for each in group) + candidate.copies > _COPIES_AT_ONCE
-        ):
-            yield group
-            group = []
-        group.append(candidate)
-    if group:
-        yield group
-
-
 def _not_verified(candidate: Candidate) -> Way[Ended]:
     """The gate for who is not even near it: no store is asked for them."""
     yield [lambda: None]
@@ -375,26 +333,3 @@ def _next_step(plan: Plan, end: CutoverEnd) -> str:
     if end.moved:
         return "They are observed now, and the sources stand."
     return "Nobody is left to move in these waves."
-
-
-class _Memory:
-    """Bytes in memory, over all threads (invariant 11): who needs more than there are left waits; the first one never does."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._free = threading.Condition()
-
-    @contextmanager
-    def takes(self, size: int) -> Iterator[None]:
-        size = min(size, self._limit)
-        with self._free:
-            while self._used and self._used + size > self._limit:
-                self._free.wait()
-            self._used += size
-        try:
-            yield
-        finally:
-            with self._free:
-                self._used -= size
-                self._free.notify_all()

@@ -25,6 +25,7 @@ from migrate.errors import (
     UnreachableError,
 )
 from migrate.jobs.cutover_gate import Seen, missing, too_much
+from migrate.jobs.freezes import end_freeze, note_of
 from migrate.jobs.last_delta import Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
 from migrate.jobs.steps import Way
 from migrate.layout import CompiledRule
@@ -37,7 +38,6 @@ from migrate.spec import Spec
 from migrate.states import UserState
 from migrate.transfer.caller import Caller
 
-_READ_AGAIN_SECONDS = 1.0
 _LATE_AT_ONCE = 4
 _OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
 """What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
@@ -181,7 +181,7 @@ def settle(tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exc
     """
     user_id = move.user_id
     try:
-        route: Route = yield from _unfrozen(tools, move)
+        route = yield from end_freeze(tools.router, user_id, move.token, tools.freeze_seconds)
     except (UnreachableError, LaterError) as unknown:
         return Ended(user_id, error=error if isinstance(error, MigrateError) else unknown, is_open=True)
     pause_at(PausePoint.USER_UNFROZEN)
@@ -204,37 +204,9 @@ def _written_down(
             user_id, tools.run_id, until=now + timedelta(seconds=tools.spec.cutover.observe), now=tools.now()
         )
         return Ended(user_id, moved=True)
-    ledger.thaw(user_id, move.token, tools.run_id, tools.now(), note=None if error is None else _note(error))
+    ledger.thaw(user_id, move.token, tools.run_id, tools.now(), note=None if error is None else note_of(error))
     broken_off = LaterError("a cutover of the user broke off, and was taken back")
     return Ended(user_id, error=error if isinstance(error, MigrateError) else broken_off)
-
-
-def _unfrozen(tools: Tools, move: Attempt) -> Way[Route]:
-    """End the token's freeze, and read the route once it has ended. UnreachableError where neither can be had in a freeze's
-    longest time: then the freeze has ended by itself, and nobody knows the home."""
-    until = time.monotonic() + tools.freeze_seconds
-    while True:
-        try:
-            yield [partial(tools.router.unfreeze, move.user_id, move.token)]
-            (route,) = yield [partial(tools.router.read, move.user_id)]
-            assert isinstance(route, Route), "a router reads routes"
-        except (UnreachableError, LaterError):
-            if time.monotonic() >= until:
-                raise
-        else:
-            if route.frozen_by != move.token:
-                return route
-            if time.monotonic() >= until:
-                raise UnreachableError(
-                    "the platform says that it has ended a freeze, and shows it all the same",
-                    remedy="Ask `migrate doctor` about the routing; a freeze ends by itself.",
-                )
-        yield [partial(time.sleep, _READ_AGAIN_SECONDS)]
-
-
-def _note(error: Exception) -> str:
-    """For the user's history: the kind of an error, without its text, in which a key may stand."""
-    return type(error).__name__
 
 
 def _look(tools: Tools, mover: Mover) -> Way[Seen]:

@@ -298,7 +298,7 @@ def test_whatever_becomes_of_a_question_the_platform_decides(
             yield Broken(router, verb, after=after, error=error)
 
     monkeypatch.setattr(command, "open_router", breaking)
-    monkeypatch.setattr("migrate.jobs.cutover_user._READ_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("migrate.jobs.freezes._READ_AGAIN_SECONDS", 0.01)
     answer = world.migrate("cutover", "--wave", "all", "--json")
     assert answer.code == (0 if moves else 69 if isinstance(error, UnreachableError) else 4), answer.err
     expected = placed(world)["u002"] if moves else "us"
