@@ -68,6 +68,8 @@ USER_MOVES: dict[UserState, frozenset[UserState]] = {
 PROVEN = (_U.VERIFIED, _U.READY, _U.FROZEN, _U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING)
 # Who lives at the new home, or did when the way back began, or is erased: what the targets have of them is not ours to change.
 AWAY = (_U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING, _U.PURGED, _U.FORGOTTEN)
+# The same, and who went back: until a delta plans them anew, the targets hold what the platform has written there.
+WRITTEN_SINCE = (*AWAY, _U.ROLLED_BACK)
 
 
 def check_batch_move(old: BatchState, new: BatchState) -> None:

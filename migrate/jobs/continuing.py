@@ -14,8 +14,9 @@ import duckdb
 from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
 from migrate.jobs.elsewhere import demand_newest
+from migrate.jobs.receipts import etags_of
 from migrate.jobs.registered import no_copy_yet, registered
-from migrate.ledger import Ledger, Seal, SealKind
+from migrate.ledger import Ledger, SealKind
 from migrate.model import Outcome, TargetRole, Verdict
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, open_reader
@@ -61,6 +62,7 @@ class LineReader:
             self._seals.append(seals)
         self._known = lru_cache(_REMEMBERED)(self._read)
         self._late_etags: dict[int, str] = {}
+        self._back = frozenset(ledger.users_back(self._ids))
 
     def line(self, scratch: Path, opener: Callable[[str], Store], is_stopping: Stopping = never) -> Line:
         """The line; what it is told by lies in `scratch`. InterruptedRun when stopped.
@@ -118,11 +120,15 @@ class LineReader:
                     home.target_key,
                 ],
             )
+            is_back = home.user_id in self._back
             for step, copy in enumerate(each for each in (home, backup) if each is not None):
                 if copy.receipt is not None:
                     self._late_etags[ordinal + step] = copy.receipt.etag
+                if copy.receipt is not None and not is_back:
                     continue
                 connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
+                if copy.receipt is not None or is_back:
+                    continue
                 # nobody else writes at a target before the user lives there
                 if (seen := etag_at(copy.target_store, copy.target_key, caller)) is not None:
                     self._late_etags[ordinal + step] = seen
@@ -132,7 +138,8 @@ class LineReader:
     def _find_unsound(
         self, connection: duckdb.DuckDBPyConnection, scratch: Path, path: Path, is_stopping: Stopping
     ) -> None:
-        """Write down the copies for which something is left to do. Of who is verified there are none, and no receipt is read."""
+        """Write down the copies for which something is left to do. Of who is verified there are none, and no receipt is read;
+        of who went back all, since the platform has written to their targets."""
         users = self._ledger.unproven_users(self._ids)
         _write_users(connection, "unproven", users, scratch / "unproven.parquet")
         connection.execute("CREATE TEMP TABLE sound (plan INTEGER, batch INTEGER, ordinal INTEGER)")
@@ -143,14 +150,16 @@ class LineReader:
                 connection.execute(
                     "INSERT INTO sound SELECT ?, ?, unnest(CAST(? AS INTEGER[]))", [place, number, sound]
                 )
+        _write_users(connection, "back", iter(sorted(self._back)), scratch / "back.parquet")
         copies = " UNION ALL ".join(
-            f"SELECT {place} AS plan, batch, ordinal FROM {plan.relation('copies')} AS c SEMI JOIN unproven AS u "
+            f"SELECT {place} AS plan, batch, ordinal, user_id FROM {plan.relation('copies')} AS c SEMI JOIN unproven AS u "
             "ON c.user_id = u.user_id"
             for place, plan in enumerate(self._plans)
         )
         connection.execute(
-            f"COPY (SELECT c.* FROM ({copies}) AS c ANTI JOIN sound AS s "
-            f"ON c.plan = s.plan AND c.batch = s.batch AND c.ordinal = s.ordinal "
+            f"COPY (SELECT c.plan, c.batch, c.ordinal FROM ({copies}) AS c LEFT JOIN sound AS s "
+            "ON c.plan = s.plan AND c.batch = s.batch AND c.ordinal = s.ordinal "
+            "WHERE s.plan IS NULL OR c.user_id IN (SELECT user_id FROM back) "
             f"UNION ALL FROM unsound_late) TO {literal(str(path))} (FORMAT parquet)"
         )
 
@@ -170,7 +179,9 @@ class LineReader:
         matched: dict[int, int] = {}
         for seal in proof.seals:
             if seal.kind is SealKind.RECEIPTS:
-                for ordinal, etag in _receipts_of(reader, seal):
+                for ordinal, etag in etags_of(
+                    reader, seal
+                ):  # of a lost one copies are made anew: what is equal is `present`
                     etags[ordinal], received[ordinal] = etag, seal.sequence
                 continue
             try:
@@ -196,14 +207,6 @@ class LineReader:
             if matched.get(ordinal, 0) > sequence and ordinal not in proof.wrong
         )
         return _Known(etags, sound)
-
-
-def _receipts_of(reader: Seals, seal: Seal) -> list[tuple[int, str]]:
-    """The ETags of a seal's receipts; none where it is lost: then its copies are made anew, and what is equal is `present`."""
-    try:
-        return [(ordinal, receipt.etag) for ordinal, _, receipt in reader.receipts_of(seal)]
-    except SealLostError:
-        return []
 
 
 def _id_of(plan: Plan, ledger: Ledger) -> int:

@@ -1,4 +1,5 @@
-"""What a cutover copies, or takes away, while its user is frozen: the changes at the sources that no plan has seen.
+"""What a cutover copies, or takes away, while its user is frozen: the changes at the sources that no plan has seen. And what a
+rollback deletes at the sources, since it was deleted at the new home.
 
 A row a copy. It is written before anything is sent, so that a cutover that was killed leaves nothing at a target that the ledger
 cannot tell from somebody else's; the receipt is added once the copy stands there and was read again (design, invariant 1).
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, MoveRefusedError
@@ -151,10 +152,12 @@ def _category(planned: PlannedObject) -> Category:
 
 def _demand_frozen(connection: Connection, user_id: str, token: str) -> None:
     users, moves = schema.users, schema.moves
+    going = and_(users.c.state == UserState.FROZEN.value, moves.c.token == token)
+    returning = and_(users.c.state == UserState.RETURNING.value, moves.c.back_token == token)
     query = (
         select(users.c.user_id)
         .join(moves, moves.c.user_id == users.c.user_id)
-        .where(users.c.user_id == user_id, users.c.state == UserState.FROZEN.value, moves.c.token == token)
+        .where(users.c.user_id == user_id, or_(going, returning))
     )
     if connection.execute(query).first() is None:
         raise MoveRefusedError("the user is not frozen under this attempt's token")

@@ -38,6 +38,7 @@ _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
+_WRITES = ("run", "cutover", "rollback")  # at a store: a request of one that was killed may still be on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,10 @@ class Lines(Core):
     def users_away(self, plan_ids: Sequence[int]) -> Iterator[str]:
         """The users of these plans whose home has moved, or who are forgotten, by id."""
         return self._users_of(plan_ids, schema.users.c.state.in_([state.value for state in AWAY]))
+
+    def users_back(self, plan_ids: Sequence[int]) -> Iterator[str]:
+        """The users of these plans who went back to their old home, by id: what was proved of their copies counts no more."""
+        return self._users_of(plan_ids, schema.users.c.state == UserState.ROLLED_BACK.value)
 
     def _users_of(self, plan_ids: Sequence[int], which: ColumnElement[bool]) -> Iterator[str]:
         users, after = schema.users, ""
@@ -141,13 +146,13 @@ class Lines(Core):
             )
 
     def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
-        """When the last run or cutover of these plans ended, `besides` left out; `now`, where one has not ended, or was killed.
-        None where there was none."""
+        """When the last run, cutover or rollback of these plans ended, `besides` left out; `now`, where one has not ended, or was
+        killed. None where there was none."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
                 select(runs.c.ended_at).where(
-                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(["run", "cutover"]), runs.c.id != (besides or 0)
+                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(_WRITES), runs.c.id != (besides or 0)
                 )
             ).scalars()
             ended: list[datetime] = [now if at is None else at for at in found]

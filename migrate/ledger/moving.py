@@ -112,7 +112,7 @@ class Moving(Core):
             _step(connection, row, UserState.OBSERVING, run_id, now, of=UserState.CUT_OVER)
             _note_move(connection, user_id, observe_until=until)
 
-    def begin_return(self, user_id: str, run_id: int, now: datetime) -> str:
+    def begin_return(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> str:
         """observing → returning: the token under which the platform is to freeze the user for the way back.
 
         A hold is the caller's to heed where something is to be deleted at the sources: the way back itself takes nothing away.
@@ -120,7 +120,7 @@ class Moving(Core):
         plans, moves = schema.plans, schema.moves
         with self._write() as connection:
             row = _user(connection, user_id)
-            _step(connection, row, UserState.RETURNING, run_id, now)
+            _step(connection, row, UserState.RETURNING, run_id, now, note)
             digest = connection.execute(select(plans.c.digest).where(plans.c.id == row.plan_id)).scalar_one()
             tried = connection.execute(select(moves.c.attempt).where(moves.c.user_id == user_id)).scalar_one()
             token = freeze_token(digest, user_id, tried + 1)

@@ -483,7 +483,10 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class LateCopy:
     """One copy that a cutover planned while its user was frozen, or with a tombstone's `flag` one that it was to take away.
-    `receipt` is None until it is there, or gone, and was looked at again."""
+    `receipt` is None until it is there, or gone, and was looked at again.
+
+    A rollback writes tombstones as well: for what was deleted at the new home, and is to be deleted at the sources. Their
+    receipts come once it is, at the roles where nothing is left."""
 
     user_id: str
     plan_id: int
@@ -504,8 +507,8 @@ class LateCopy:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A user before a cutover, as the ledger has them. `is_proven`: a full pass has matched every copy, and nothing speaks
-    against one of them since; `extras` are the EXTRA objects that nothing has answered."""
+    """A user before a cutover or a way back, as the ledger has them. `is_proven`: a full pass has matched every copy, and nothing
+    speaks against one of them since; `extras` are the EXTRA objects that nothing has answered."""
 
     user_id: str
     state: UserState

@@ -81,8 +81,12 @@ def _remove(
         outcome = Outcome.PRESENT
     except (PermanentStoreError, TransientStoreError) as error:
         return failed(copy, error)
-    receipt = Receipt(_NOTHING, 0, _NO_ATTRIBUTES, "", None, Evidence.LENGTH, now())
-    return CopyResult(copy.ordinal, outcome, receipt)
+    return CopyResult(copy.ordinal, outcome, receipt_of_nothing(now()))
+
+
+def receipt_of_nothing(at: datetime) -> Receipt:
+    """That of a tombstone: nothing was there any more."""
+    return Receipt(_NOTHING, 0, _NO_ATTRIBUTES, "", None, Evidence.LENGTH, at)
 
 
 def _is_there(store: Store, key: str) -> bool:

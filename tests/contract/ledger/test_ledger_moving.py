@@ -19,7 +19,7 @@ from sqlalchemy import text
 from migrate.errors import ExitCode, LedgerError, MoveRefusedError, RefusedError
 from migrate.ledger import EXTRA, EventKind, FrozenTimes, Ledger, Move, NewFinding
 from migrate.ledger.moving import freeze_token
-from migrate.model import BatchInfo, Verdict
+from migrate.model import DELETED, BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, Verdict
 from migrate.states import USER_MOVES, UserState
 
 LATER = NOW + timedelta(hours=1)
@@ -108,6 +108,40 @@ def test_each_attempt_has_its_token_and_the_history_keeps_them_apart(verified: W
         *(None, "busy", None, "slow"),
     ]
     verified.demand_sums()
+
+
+def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(verified: World) -> None:
+    """That of the freeze on the way there, that of the return on the way back, and none before, between or after."""
+    ledger, run_id, plan_id = verified.ledger, verified.run_id, verified.plan_id
+    copy = PlannedCopy(0, TargetRole.HOME, "hamar")
+    late = PlannedObject(
+        "anna", "us", "k", None, "e", 1, NOW, Category.RESTRICTED, "photos", "k", DELETED, (copy,)
+    )  # fmt: skip
+
+    def refused(token: str) -> None:
+        with pytest.raises(MoveRefusedError):
+            ledger.plan_late("anna", token, plan_id, run_id, [late])
+
+    verified.cut_over("anna")
+    move = ledger.move_of("anna")
+    assert move is not None
+    refused(move.token)
+    ledger.observe("anna", run_id, until=LATER, now=NOW)
+    back = ledger.begin_return("anna", run_id, NOW, note="approved")
+    refused(move.token)
+    ledger.plan_late("anna", back, plan_id, run_id, [late])
+    ledger.stayed("anna", back, run_id, NOW)
+    refused(back)
+    [copied] = ledger.late_of(["anna"])["anna"]
+    assert (copied.flag, copied.receipt) == (DELETED, None)
+    assert list(ledger.users_back([plan_id])) == []
+    ledger.rolled_back("anna", ledger.begin_return("anna", run_id, NOW), run_id, NOW)
+    assert list(ledger.users_back([plan_id])) == ["anna"]
+    assert ledger.away_among(["anna", "bjorn"]) == {"anna"}
+    assert "anna" in set(ledger.unproven_users([plan_id]))
+    found = ledger.candidate(plan_id, "anna")
+    assert found is not None
+    assert (found.state, found.is_proven, ledger.candidate(plan_id, "nobody")) == (U.ROLLED_BACK, False, None)
 
 
 def test_a_token_is_the_digest_of_plan_user_and_attempt(verified: World) -> None:
