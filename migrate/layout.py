@@ -112,6 +112,25 @@ def _fill(pieces: Sequence[str], values: dict[str, str]) -> str:
     return "".join(piece if index % 2 == 0 else values[piece] for index, piece in enumerate(pieces))
 
 
+def origins(
+    rules: Sequence[CompiledRule], target_key: str, sources: Iterable[str]
+) -> list[tuple[str, str, LayoutMatch]]:
+    """The source stores and keys whose target key this is, by a user's rule, with how they are read there. A target has each
+    placeholder of its pattern, so that a rule gives a store one key at most."""
+    found = []
+    for rule, read in zip(rules, at_targets(rules), strict=True):
+        names = read.pieces[1::2]
+        captured = None if rule.shared else re.fullmatch(read.regex(*names), target_key)
+        if captured is None:
+            continue
+        key = _fill(rule.pieces, dict(zip(names, captured.groups(), strict=True)))
+        for source in sources:
+            there = match(rules, source, key) if rule.applies_to(source) else None
+            if there is not None and there.rule is rule and there.target_key == target_key:
+                found.append((source, key, there))
+    return found
+
+
 def literal_prefix(rule: CompiledRule, user_id: str) -> str | None:
     """What all of the user's target keys under the rule begin with, up to the `/` after the id; None where a listing by
     prefix cannot find just these."""

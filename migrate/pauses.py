@@ -62,6 +62,16 @@ class PausePoint(StrEnum):
     USER_UNFROZEN = "user-unfrozen"  # the same, and writers are let in again
     MOVE_RECORDED = "move-recorded"  # the ledger knows the flip, and no window yet
 
+    # a user's way back
+    RETURN_RECORDED = "return-recorded"  # returning in the ledger; the platform was not asked yet
+    RETURN_FROZEN = "return-frozen"  # the platform keeps the user's writers off
+    DELETIONS_PLANNED = "deletions-planned"  # what is to be deleted at the sources is in the ledger, and stands there
+    DELETION_REPLAYED = "deletion-replayed"  # an object is gone at a source, others stand
+    DELETIONS_REPLAYED = "deletions-replayed"  # all are gone at the sources, without receipts
+    WRITES_SENT_BACK = "writes-sent-back"  # a source has what was written at the new home, the ledger does not know
+    FLIPPED_BACK = "flipped-back"  # the platform has the old home, the ledger does not know
+    RETURN_UNFROZEN = "return-unfrozen"  # the same, and writers are let in again
+
     # verifying
     CHECK_LEASED = "check-leased"  # a pass has begun, nothing of the batch is checked
     VERDICTS_COMMITTING = "verdicts-committing"  # inside the transaction, verdicts inserted

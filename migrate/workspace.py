@@ -47,6 +47,11 @@ class Workspace:
         return self.private / "sweeps"
 
     @property
+    def rollbacks(self) -> Path:
+        """What users who went back have left at their targets, one Parquet file a rollback."""
+        return self.private / "rollbacks"
+
+    @property
     def ledger_url(self) -> str:
         return f"sqlite:///{self.private / 'ledger.sqlite'}"
 

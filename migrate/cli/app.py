@@ -44,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "run": Entry("migrate.cli.run", "Copy what a plan says; stop and resume at any moment.", "run"),
     "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
     "cutover": Entry("migrate.cli.cutover", "Move a wave's users to their new home.", "cutover"),
+    "rollback": Entry("migrate.cli.rollback", "Take users back to their old home.", "rollback"),
     "hold": Entry(
         "migrate.cli.hold", "Put users on hold: whatever is verified, nothing is cut over or purged.", "hold"
     ),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate import layout
-from migrate.layout import compile_rules, literal_prefix, match
+from migrate.layout import compile_rules, literal_prefix, match, origins
 from migrate.model import Category
 from migrate.spec import LayoutRule
 from migrate.stores.base import Capabilities
@@ -170,3 +170,21 @@ def test_duckdb_orders_text_by_its_utf8_bytes(texts: list[str]) -> None:
         "SELECT t FROM (SELECT unnest(CAST(? AS VARCHAR[])) AS t) ORDER BY t", [given_texts]
     ).fetchall()
     assert all(one[0].encode() <= two[0].encode() for one, two in pairwise(rows))
+
+
+def test_the_source_of_a_target_key_is_told_only_where_there_is_one() -> None:
+    """The parts go back to their places; two stores are two, and a key that another rule reads first is none."""
+
+    def rule(name: str, pattern: str, target: str) -> LayoutRule:
+        return LayoutRule(name=name, pattern=pattern, target=target, category=Category.RESTRICTED)
+
+    photos = rule("photos", "users/{user}/{rest}", "eu/{user}/{rest}")
+    rules = compile_rules([photos, rule("mail", "mail/{year}/{user}/{rest}", "mail/{user}/{year}/{rest}")])
+    found = origins(rules, "eu/anna/a/b", ["us"])
+    assert [(source, key, read.user_id) for source, key, read in found] == [("us", "users/anna/a/b", "anna")]
+    found = origins(rules, "mail/anna/2024/x", ["us"])
+    assert [(source, key, read.user_id) for source, key, read in found] == [("us", "mail/2024/anna/x", "anna")]
+    assert len(origins(rules, "eu/anna/a", ["us", "more"])) == 2
+    assert origins(rules, "nobody/knows", ["us"]) == []
+    first = rule("first", "users/{user}/{rest}", "other/{user}/{rest}")
+    assert origins(compile_rules([first, photos]), "eu/anna/a", ["us"]) == []  # such a key would have gone elsewhere

@@ -1,0 +1,331 @@
+"""What the new home shows of a user beside what line and ledger know of the copies there, and whether the sources still stand.
+
+A copy is known by the ETag of its receipt: another one, or a key that nobody knows, was written at the new home since. What is
+known and not there was deleted there, if somebody else says so too: the backup site does not have it either, or the home keeps
+versions and shows a delete marker. Else the home may have lost it, and nothing is deleted for that (invariant 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from migrate.errors import NotFoundError, UnsupportedError
+from migrate.jobs.last_delta import Known, Now, list_now
+from migrate.jobs.steps import Way
+from migrate.jobs.written import Written
+from migrate.layout import CompiledRule, at_targets, is_for_all, match, origins
+from migrate.ledger import LateCopy
+from migrate.model import DELETED, ObjectInfo, PlannedCopy, PlannedObject, Role, TargetRole
+from migrate.planner.of_users import PlannedAt, SourceKey
+from migrate.spec import Spec
+from migrate.stores.base import Store
+from migrate.transfer.caller import Caller
+from migrate.worker.checking import user_prefixes
+
+ASKED_AT_ONCE = 16  # keys: so that other users' questions find a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """An object of a user as line or ledger know it last. `etag` is that of its receipt at the home, None where there is none.
+
+    `is_due`: an earlier rollback was to delete it at the sources, and nobody knows whether it came to that.
+    """
+
+    planned: PlannedObject
+    etag: str | None
+    is_due: bool
+
+    @property
+    def store(self) -> str:
+        """The target store at the home."""
+        return next(copy.store for copy in self.planned.copies if copy.role is TargetRole.HOME)
+
+    @property
+    def backup_store(self) -> str | None:
+        return next((copy.store for copy in self.planned.copies if copy.role is TargetRole.BACKUP), None)
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether it is to be at the home, unless it was deleted there."""
+        return not self.planned.is_tombstone
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What was deleted at the new home. `at` are the stores where it stands still as it is known, a source and its backups;
+    `is_left_at_backup`: the backup site's target has something under its key."""
+
+    stand: Stand
+    at: tuple[str, ...]
+    is_left_at_backup: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """An object at the new home, and where it would go at a source: as a plan would have it, from the one to the other.
+
+    `replaces` is the ETag of what is there, and known.
+    """
+
+    planned: PlannedObject
+    replaces: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What differs. Numbers are of objects.
+
+    `listed`: at home or sources, whichever are more. `unproven`: without a receipt to compare with. `unmapped`: at keys among the
+    user's that no rule makes the user's. `ambiguous`: not at the home, which alone says so. `strange`: deleted at the home, and a
+    source has something else there than is known. `lost`: at the home, and not at the sources as they were. `sendable` is what
+    was written, as it could be sent back; `unsendable`: of which nobody knows to which key, or where something else stands.
+    """
+
+    written: tuple[Written, ...] = ()
+    deletions: tuple[Deletion, ...] = ()
+    listed: int = 0
+    unproven: int = 0
+    unmapped: int = 0
+    ambiguous: int = 0
+    strange: int = 0
+    lost: int = 0
+    sendable: tuple[Sendable, ...] = ()
+    unsendable: int = 0
+
+    @property
+    def to_delete(self) -> int:
+        """Objects that the sources have, and are to lose."""
+        return sum(len(deletion.at) > 0 for deletion in self.deletions)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A user who is to be looked at: the site where they live now, and what line and ledger know of them."""
+
+    user_id: str
+    home: str
+    known: Mapping[SourceKey, Known]
+    stands: Mapping[SourceKey, Stand]
+
+
+def stands_of(
+    known: Mapping[SourceKey, Known],
+    line: Mapping[SourceKey, PlannedAt],
+    late: Sequence[LateCopy],
+    etags: Callable[[int, int], Mapping[int, str]],
+    spec: Spec,
+) -> dict[SourceKey, Stand]:
+    """What is known of a user's objects at the home. `etags` are those of the receipts in a batch of the line, by ordinal."""
+    found: dict[SourceKey, str | None] = {}
+    for key, at in line.items():
+        home = next(copy.ordinal for copy in at.planned.copies if copy.role is TargetRole.HOME)
+        found[key] = etags(at.place, at.batch).get(home)
+    due = set()
+    for copy in late:
+        if copy.role is TargetRole.HOME:
+            key = (spec.stores[copy.store].backup_of or copy.store, copy.key)
+            found[key] = None if copy.receipt is None else copy.receipt.etag
+            if copy.receipt is None and copy.flag == DELETED:
+                due.add(key)
+    return {key: Stand(each.planned, found.get(key), key in due) for key, each in known.items()}
+
+
+def differences(
+    subject: Subject, spec: Spec, rules: Sequence[CompiledRule], caller: Caller, *, trust_home: bool
+) -> Way[Found]:
+    """Ask home and sources. With `trust_home` what the home does not have was deleted there, whoever else has it.
+
+    Raises what a listing raises: one that failed reads as no absence.
+    """
+    prefixes = user_prefixes(rules, subject.user_id)
+    homes = [name for name, store in spec.by_role(Role.TARGET).items() if store.site == subject.home]
+    *listings, now = yield [
+        *(partial(_list, name, prefixes, caller) for name in homes),
+        partial(list_now, subject.user_id, subject.known, spec, rules, caller),
+    ]
+    there: dict[tuple[str, str], ObjectInfo] = {
+        (name, info.key): info for name, infos in zip(homes, listings, strict=True) for info in infos
+    }
+    listed = max(len(there), len(now))
+    absent = [
+        (key, stand)
+        for key, stand in subject.stands.items()
+        if (stand.is_at_home or stand.is_due) and (stand.store, stand.planned.target_key) not in there
+    ]
+    gone: dict[SourceKey, Stand] = {}
+    for some in _some(absent):
+        heads = yield [partial(_head, stand.store, stand.planned.target_key, caller) for _, stand in some]
+        for (key, stand), info in zip(some, heads, strict=True):
+            if info is None:
+                gone[key] = stand
+            else:
+                there[stand.store, stand.planned.target_key] = info
+    deletions: list[Deletion] = []
+    ambiguous = strange = 0
+    for some in _some(list(gone.items())):
+        answers = yield [partial(_ask, key, stand, now, spec, caller) for key, stand in some]
+        for (_, stand), answer in zip(some, answers, strict=True):
+            if not (answer.is_believed or trust_home):
+                ambiguous += 1
+            elif answer.is_strange:
+                strange += 1
+            else:
+                deletions.append(Deletion(stand, answer.at, answer.is_left_at_backup))
+    written, unmapped = _written(subject, there, rules)
+    sendable = [_sendable(subject, each, there[each.store, each.key], now, spec, rules) for each in written]
+    at_home = {key: stand for key, stand in subject.stands.items() if stand.is_at_home and key not in gone}
+    return Found(
+        written=tuple(written),
+        deletions=tuple(deletions),
+        listed=listed,
+        unproven=sum(stand.etag is None for stand in at_home.values()),
+        unmapped=unmapped,
+        ambiguous=ambiguous,
+        strange=strange,
+        lost=sum(
+            not (
+                _stands(stand.planned, now.get(key))
+                or _is_same(there[stand.store, stand.planned.target_key], now.get(key))
+            )
+            for key, stand in at_home.items()
+        ),
+        sendable=tuple(each for each in sendable if each is not None),
+        unsendable=sum(each is None for each in sendable),
+    )
+
+
+def _written(
+    subject: Subject, there: Mapping[tuple[str, str], ObjectInfo], rules: Sequence[CompiledRule]
+) -> tuple[list[Written], int]:
+    """What was written at the home since, and how many keys there no rule makes the user's."""
+    ours = {(stand.store, stand.planned.target_key): stand for stand in subject.stands.values() if stand.is_at_home}
+    by_target = at_targets(rules)
+    found: list[Written] = []
+    unmapped = 0
+    for (store, key), info in there.items():
+        stand = ours.get((store, key))
+        if stand is not None:
+            if stand.etag is not None and stand.etag != info.etag:
+                found.append(Written(store, key, info.size, info.etag, is_new=False))
+            continue
+        if is_for_all(rules, store, key):
+            continue  # everybody's, among the user's
+        whose = match(by_target, store, key)
+        if whose is None or whose.user_id != subject.user_id:
+            unmapped += 1
+        else:
+            found.append(Written(store, key, info.size, info.etag, is_new=True))
+    return found, unmapped
+
+
+def _stands(planned: PlannedObject, now: tuple[str, ObjectInfo] | None) -> bool:
+    """Whether a source has the object as it is known."""
+    return now is not None and (now[1].size, now[1].etag) == (planned.size, planned.etag)
+
+
+def _is_same(info: ObjectInfo, now: tuple[str, ObjectInfo] | None) -> bool:
+    """Whether a source has what the home has: an earlier rollback has sent it back, and the user stayed."""
+    return now is not None and (now[1].size, now[1].etag) == (info.size, info.etag)
+
+
+def _sendable(
+    subject: Subject, written: Written, info: ObjectInfo, now: Now, spec: Spec, rules: Sequence[CompiledRule]
+) -> Sendable | None:
+    """Where what was written at the home goes at a source; None where that is not to be told, or something else stands there."""
+    sources = [name for name in spec.by_role(Role.SOURCE) if spec.target_store(subject.home, name) == written.store]
+    places = origins(rules, written.key, sources)
+    if len(places) != 1:
+        return None
+    source, key, read = places[0]
+    stand, there = subject.stands.get((source, key)), now.get((source, key))
+    if there is not None and there[0] != source:
+        there = None  # a backup alone has it
+    is_known = stand is not None and _stands(stand.planned, there)
+    if there is not None and not is_known and not _is_same(info, there):
+        return None
+    assert read.rule.category is not None, "a user's rule has one"
+    planned = PlannedObject(
+        user_id=subject.user_id,
+        store=written.store,
+        key=written.key,
+        version_id=info.version_id,
+        etag=info.etag,
+        size=info.size,
+        last_modified=info.last_modified,
+        category=read.rule.category,
+        rule=read.rule.name,
+        target_key=key,
+        flag=None,
+        copies=(PlannedCopy(0, TargetRole.HOME, source),),
+    )
+    return Sendable(planned, there[1].etag if there is not None and is_known else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Of what the home does not have: whether somebody else says so, whether another object stands at a source, and the stores
+    where something stands."""
+
+    is_believed: bool
+    is_strange: bool
+    at: tuple[str, ...]
+    is_left_at_backup: bool
+
+
+def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> _Answer:
+    planned, (source, name) = stand.planned, key
+    is_left = stand.backup_store is not None and _head(stand.backup_store, planned.target_key, caller) is not None
+    is_believed = stand.backup_store is not None and not is_left
+    if not is_believed:
+        is_believed = _has_marker(stand.store, planned.target_key, caller)
+    listed = now.get(key)
+    seen = {source: None if listed is None or listed[0] != source else listed[1]}
+    for backup, store in spec.by_role(Role.BACKUP).items():
+        if store.backup_of == source:
+            seen[backup] = _head(backup, name, caller)
+    at = tuple(place for place, info in seen.items() if info is not None)
+    is_strange = any(info is not None and not _stands(planned, (place, info)) for place, info in seen.items())
+    return _Answer(is_believed, is_strange, at, is_left)
+
+
+def _has_marker(name: str, key: str, caller: Caller) -> bool:
+    """Whether the store keeps versions, and the newest of this key is a delete marker."""
+
+    def ask(store: Store) -> bool:
+        for page in store.list_versions(
+            key
+        ):  # pages are in order of the keys; in one, some servers list the markers last
+            newest = next((info for info in page if info.key == key and info.is_latest), None)
+            if newest is not None or any(info.key != key for info in page):
+                return newest is not None and newest.is_delete_marker
+        return False
+
+    if not caller.store(name).capabilities.versions:
+        return False
+    try:
+        return caller.call(name, ask)
+    except UnsupportedError:
+        return False
+
+
+def _head(name: str, key: str, caller: Caller) -> ObjectInfo | None:
+    """The object; None where the store has said twice that there is none."""
+    try:
+        return caller.call(name, lambda store: store.head(key))
+    except NotFoundError:
+        return None
+
+
+def _list(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
+    def ask(store: Store) -> list[ObjectInfo]:
+        return [info for prefix in prefixes for page in store.list(prefix) for info in page]
+
+    return caller.call(name, ask)
+
+
+def _some(stands: Sequence[tuple[SourceKey, Stand]]) -> Iterator[Sequence[tuple[SourceKey, Stand]]]:
+    for start in range(0, len(stands), ASKED_AT_ONCE):
+        yield stands[start : start + ASKED_AT_ONCE]
