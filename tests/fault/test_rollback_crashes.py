@@ -18,6 +18,7 @@ from migrate.states import UserState
 
 _P = PausePoint
 SOURCES = ("us", "singapore")
+IN_EUROPE = b"written in Europe"
 GONE = "users/{user}/photo-0000.jpg"
 WORDS: tuple[str, ...] = ("rollback", "--wave", "all")
 
@@ -29,7 +30,7 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def away(root: Path, ledger: str | None) -> SmallWorld:
-    """At the new home; everybody has deleted an object there, and written one."""
+    """At the new home; everybody has deleted an object there, changed one and written one."""
     world = ready(root, ledger)
     do(world, "cutover", "--wave", "all")
     live_in_europe(world)
@@ -40,7 +41,8 @@ def live_in_europe(world: SmallWorld) -> None:
     for user in world.users:
         for store in places(world, user):
             world.store(store).delete(GONE.format(user=user))
-        world.put(places(world, user)[0], f"users/{user}/written.jpg", b"written", Attributes(content_type="a/b"), {})
+        for name in ("written.jpg", "photo-0001.jpg"):
+            world.put(places(world, user)[0], f"users/{user}/{name}", IN_EUROPE, Attributes(content_type="a/b"), {})
 
 
 def places(world: SmallWorld, user: str) -> tuple[str, str]:
@@ -88,6 +90,9 @@ def assert_back(
         "singapore": before["singapore"] - gone,
     }
     assert world.at_targets() == targets
+    for user in world.users:
+        with world.store("us").get(f"users/{user}/photo-0001.jpg") as download:
+            assert (download.read() == IN_EUROPE) == bool(sent)
 
 
 @pytest.mark.parametrize("kind", BOTH_LEDGERS)

@@ -16,7 +16,8 @@ from servers import S3Server
 from smallworld import SmallWorld, body_of, build, planned
 from test_cutover import Broken, cutover, homes, ledger_of, placed, routes_of, states, verified
 
-from migrate.errors import LaterError, TransientStoreError, UnreachableError
+from migrate.errors import DeniedError, LaterError, TransientStoreError, UnreachableError
+from migrate.ledger import Ledger
 from migrate.model import Attributes
 from migrate.routing.sql import SqlRouter
 from migrate.states import UserState
@@ -264,7 +265,8 @@ def test_one_user_goes_back_alone(world: SmallWorld, monkeypatch: pytest.MonkeyP
 def test_who_cannot_go_back_is_told_why(tmp_path: Path) -> None:
     """Before the move, after a purge has begun, unknown, or not named at all."""
     world = verified(tmp_path, None)
-    assert rollback(world)["users"] | {"not_moved": USERS, "left": 0} == rollback(world)["users"]
+    nobody = rollback(world)["users"]
+    assert nobody == dict.fromkeys(nobody, 0) | {"not_moved": USERS}
     assert why(rollback(world, "--user", "u001", code=4)) == {"u001": {"state": "is verified, and has not moved"}}
     cutover(world)
     with ledger_of(world) as ledger:
@@ -274,13 +276,13 @@ def test_who_cannot_go_back_is_told_why(tmp_path: Path) -> None:
         assert move is not None
         assert move.observe_until is not None
         ledger.begin_purge("u002", move.run_id, move.observe_until)
-    for words in (("--user", "u002"), ()):
-        found = rollback(world, *words, code=4)
-        assert "a purge has begun" in why(found)["u002"]["state"]
+    assert "a purge has begun" in why(rollback(world, "--user", "u002", code=4))["u002"]["state"]
+    found = rollback(world, code=4)
+    assert "a purge has begun" in why(found)["u002"]["state"]
     assert found["users"]["back"] == USERS - 1
     assert homes(world)["u002"] != "us"
-    for words in (("--user", "nobody"), ("--user", "a/b"), ("--user", "u001", "--wave", "0"), ("--wave", "9"), ()):
-        assert world.migrate("rollback", *words).code == 2
+    for wrong in ("--user nobody", "--user a/b", "--user u001 --wave 0", "--wave 9", ""):
+        assert world.migrate("rollback", *wrong.split()).code == 2
 
 
 @pytest.mark.parametrize(
@@ -372,25 +374,92 @@ def test_what_is_written_anew_after_its_deletion_was_replayed_is_another_object(
     assert {name for name, each in held(world, *SOURCES) if each == key} == set()
 
 
+@pytest.mark.parametrize(("where", "step"), [(SqlRouter, "freeze"), (Ledger, "plan_late")])
 def test_a_hold_that_is_set_while_the_user_is_frozen_stops_deletions(
-    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+    quick: SmallWorld, where: type, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the last look, and after it."""
     world = quick
     delete_in_europe(world, "users/u002/photo-0001.jpg")
     before = held(world, *SOURCES)
-    freeze = SqlRouter.freeze
+    done = getattr(where, step)
 
-    def late(router: SqlRouter, user: str, token: str, ttl: int) -> None:
-        freeze(router, user, token, ttl)
+    def late(one: Any, user: str, *given: Any) -> None:
+        done(one, user, *given)
         if user == "u002":
             with ledger_of(world) as ledger:
                 ledger.hold(user, "court", operator="x", run_id=None, now=datetime.now(UTC))
 
-    monkeypatch.setattr(SqlRouter, "freeze", late)
+    monkeypatch.setattr(where, step, late)
     found = rollback(world, code=4)
-    assert "is on hold" in why(found)["u002"]["failed"]
+    assert "on hold" in why(found)["u002"]["failed"]
     assert held(world, *SOURCES) == before
     assert states(world)["u002"] is UserState.OBSERVING
+
+
+def test_only_what_is_known_is_deleted_at_a_source(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another object comes to be there after the last look: it stays, and so does the user."""
+    world = quick
+    key = "users/u002/photo-0001.jpg"
+    delete_in_europe(world, key)
+    plan_late = Ledger.plan_late
+
+    def changing(ledger: Ledger, user: str, *given: Any) -> None:
+        plan_late(ledger, user, *given)
+        world.put("us", key, b"another", EUROPE, {})
+
+    monkeypatch.setattr(Ledger, "plan_late", changing)
+    found = rollback(world, code=4)
+    assert "another object" in why(found)["u002"]["failed"]
+    with world.store("us").get(key) as download:
+        assert download.read() == b"another"
+    assert homes(world)["u002"] == placed(world)["u002"]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_listing_that_fails_is_no_deletion(quick: SmallWorld, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the gate, and not under the freeze, whoever trusts the home (Invariant 4)."""
+    world = quick
+    before = held(world, *SOURCES)
+    home = placed(world)["u002"]
+    listed = FileStore.list
+    asked = 0
+
+    def failing(store: FileStore, prefix: str = "", **given: Any) -> Any:
+        nonlocal asked
+        if store.name == home and "u002" in prefix:
+            asked += 1
+            if asked >= times:
+                raise DeniedError(store.name, "LIST")
+        return listed(store, prefix, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "list", failing)
+        found = rollback(world, "--trust-home", code=69)
+    assert why(found).keys() == {"u002"}
+    assert held(world, *SOURCES) == before
+    assert homes(world)["u002"] == home
+    assert states(world)["u002"] is UserState.OBSERVING
+
+
+def test_who_is_forgotten_meanwhile_is_not_flipped(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = quick
+    freeze = SqlRouter.freeze
+
+    def forgetting(router: SqlRouter, user: str, token: str, ttl: int) -> None:
+        freeze(router, user, token, ttl)
+        if user == "u002":
+            with ledger_of(world) as ledger:
+                move = ledger.move_of(user)
+                assert move is not None
+                ledger.forgotten(user, move.run_id, datetime.now(UTC))
+
+    monkeypatch.setattr(SqlRouter, "freeze", forgetting)
+    assert why(rollback(world, code=75)).keys() == {"u002"}
+    assert homes(world)["u002"] == placed(world)["u002"]
+    assert states(world)["u002"] is UserState.FORGOTTEN
+    with routes_of(world) as routes:
+        assert routes.read("u002").frozen_by is None
 
 
 def test_nobody_works_on_the_plan_beside_a_rollback(quick: SmallWorld) -> None:
@@ -476,7 +545,7 @@ def test_no_user_id_and_no_key_goes_into_logs_of_a_rollback(quick: SmallWorld) -
 
 def test_buckets_that_keep_versions(tmp_path: Path, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delete marker at the home shows a deletion, though the backup site lags; at the sources deletions leave markers, and the
-    versions behind them."""
+    versions behind them. What is sent back arrives with all that it has, in parts where it is large."""
     for name, value in credentials(moto_server).items():
         monkeypatch.setenv(name, value)
     world = build(tmp_path, users=3, per_user=0, odd=False, large=False)
@@ -498,7 +567,20 @@ def test_buckets_that_keep_versions(tmp_path: Path, moto_server: S3Server, monke
     key = "data/users/u001/photo 0+ü.jpg"
     client.delete_object(Bucket=home, Key=key)
     client.put_object(Bucket=home, Key="data/users/u001/film", Body=b"changed in Europe")
-    assert rollback(world)["users"]["back"] == 3
+    large = {
+        "Body": body_of("large", 11 * 2**20),
+        "ContentType": "video/mp4",
+        "Metadata": {"by": "u002"},
+        "Tagging": "a=b",
+    }
+    client.put_object(Bucket=buckets[placed(world)["u002"]], Key="data/users/u002/large", **large)
+    assert rollback(world, "--user", "u002", "--send-back", "Ms Counsel")["kept"]["sent_back"] == 1
+    sent = client.get_object(Bucket=buckets["us"], Key="data/users/u002/large")
+    assert sent["Body"].read() == large["Body"]
+    assert (sent["ContentType"], sent["Metadata"]) == ("video/mp4", {"by": "u002"})
+    tags = client.get_object_tagging(Bucket=buckets["us"], Key="data/users/u002/large")["TagSet"]
+    assert tags == [{"Key": "a", "Value": "b"}]
+    assert rollback(world)["users"]["back"] == 2
     for bucket in (buckets["us"], buckets["singapore"]):
         listed = client.list_object_versions(Bucket=bucket, Prefix=key)
         assert [marker["IsLatest"] for marker in listed["DeleteMarkers"]] == [True]
