@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -460,6 +462,40 @@ def test_who_is_forgotten_meanwhile_is_not_flipped(quick: SmallWorld, monkeypatc
     assert states(world)["u002"] is UserState.FORGOTTEN
     with routes_of(world) as routes:
         assert routes.read("u002").frozen_by is None
+
+
+def test_too_many_failures_halt_a_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = moved(tmp_path, None, "[cutover]\nconcurrency = 1\n")
+
+    def refused(*_given: Any) -> None:
+        raise LaterError("not now")
+
+    monkeypatch.setattr(SqlRouter, "flip", refused)
+    found = rollback(world, "--max-failures", "2", code=75)
+    assert (found["halted"], found["users"]["failed"], found["users"]["left"]) == (True, 2, USERS - 2)
+    assert set(states(world).values()) == {UserState.OBSERVING}
+
+
+def test_a_signal_lets_who_is_frozen_stay(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unfrozen, and left for the next rollback."""
+    world = quick
+    freeze = SqlRouter.freeze
+
+    def interrupting(router: SqlRouter, user: str, token: str, ttl: int) -> None:
+        freeze(router, user, token, ttl)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "freeze", interrupting)
+        patch.setattr("migrate.cli.working.end_at_once", lambda **_given: None)  # each user's freeze sends one
+        found = rollback(world, code=130)
+    assert found["users"]["left"] + found["users"]["back"] == USERS
+    assert found["users"]["left"] > 0
+    with routes_of(world) as routes:
+        assert all(routes.read(user).frozen_by is None for user in world.users)
+    assert set(states(world).values()) <= {UserState.OBSERVING, UserState.ROLLED_BACK}
+    rollback(world)
+    assert set(states(world).values()) == {UserState.ROLLED_BACK}
 
 
 def test_nobody_works_on_the_plan_beside_a_rollback(quick: SmallWorld) -> None:
