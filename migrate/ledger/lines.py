@@ -34,6 +34,12 @@ from migrate.ledger.seals import seal_of
 from migrate.model import MOVED, Level
 from migrate.states import AWAY, BatchState, UserState
 
+_WRITES = (
+    "run",
+    "cutover",
+    "rollback",
+    "purge",
+)  # at a store: a request of one that was killed may still be on its way
 _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
@@ -141,13 +147,13 @@ class Lines(Core):
             )
 
     def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
-        """When the last run or cutover of these plans ended, `besides` left out; `now`, where one has not ended, or was killed.
-        None where there was none."""
+        """When the last command of these plans that writes to a store ended, `besides` left out; `now`, where one has not ended,
+        or was killed. None where there was none."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
                 select(runs.c.ended_at).where(
-                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(["run", "cutover"]), runs.c.id != (besides or 0)
+                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(_WRITES), runs.c.id != (besides or 0)
                 )
             ).scalars()
             ended: list[datetime] = [now if at is None else at for at in found]

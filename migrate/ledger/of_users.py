@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy.engine import Row
 
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks, is_proven
@@ -38,45 +40,23 @@ class OfUsers(Core):
 
     def candidates(self, plan_id: int, wave: int, after: str, limit: int) -> list[Candidate]:
         """The next users of a wave after the id `after`, in the database's own order of ids, as a cutover asks for them."""
-        users, holds, findings = schema.users, schema.holds, schema.findings
-        extras = (
-            select(func.count())
-            .where(
-                findings.c.plan_id == users.c.plan_id,
-                findings.c.kind == EXTRA,
-                findings.c.answered == literal_column("false"),
-                findings.c.user_id == users.c.user_id,
-            )
-            .scalar_subquery()
-        )
-        query = (
-            select(
-                users,
-                is_proven().label("is_proven"),
-                extras.label("extras"),
-                exists().where(holds.c.user_id == users.c.user_id).label("is_on_hold"),
-            )
+        users = schema.users
+        page = (
+            _candidates()
             .where(users.c.plan_id == plan_id, users.c.wave == wave, users.c.user_id > after)
             .order_by(users.c.user_id)
             .limit(limit)
         )
         with self._read() as connection:
-            rows = connection.execute(query).all()
-        return [
-            Candidate(
-                user_id=row.user_id,
-                state=UserState(row.state),
-                home=row.home,
-                backup=row.backup,
-                copies=row.copies,
-                good=row.good,
-                quarantined=row.quarantined,
-                is_proven=bool(row.is_proven),
-                extras=row.extras,
-                is_on_hold=bool(row.is_on_hold),
-            )
-            for row in rows
-        ]
+            return [_candidate(row) for row in connection.execute(page)]
+
+    def candidate(self, plan_id: int, user_id: str) -> Candidate | None:
+        """One user, asked for in the same way; None for one who is not of this plan."""
+        users = schema.users
+        query = _candidates().where(users.c.plan_id == plan_id, users.c.user_id == user_id)
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else _candidate(row)
 
     def away_among(self, user_ids: Collection[str]) -> set[str]:
         """Those of these users whose home has moved, or who are forgotten: what the targets have of them is not ours any more."""
@@ -169,3 +149,38 @@ class OfUsers(Core):
                     for found in map(pass_row, connection.execute(select(passes).where(passes.c.id.in_(looked))))
                 ]
         return sorted(events, key=lambda event: event.at)
+
+
+def _candidates() -> Select[Any]:
+    users, holds, findings = schema.users, schema.holds, schema.findings
+    extras = (
+        select(func.count())
+        .where(
+            findings.c.plan_id == users.c.plan_id,
+            findings.c.kind == EXTRA,
+            findings.c.answered == literal_column("false"),
+            findings.c.user_id == users.c.user_id,
+        )
+        .scalar_subquery()
+    )
+    return select(
+        users,
+        is_proven().label("is_proven"),
+        extras.label("extras"),
+        exists().where(holds.c.user_id == users.c.user_id).label("is_on_hold"),
+    )
+
+
+def _candidate(row: Row[Any]) -> Candidate:
+    return Candidate(
+        user_id=row.user_id,
+        state=UserState(row.state),
+        home=row.home,
+        backup=row.backup,
+        copies=row.copies,
+        good=row.good,
+        quarantined=row.quarantined,
+        is_proven=bool(row.is_proven),
+        extras=row.extras,
+        is_on_hold=bool(row.is_on_hold),
+    )
