@@ -185,6 +185,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     assert seen(USER) in run("hold", f"--user={USER}", "--reason", EVIL)
     assert seen(EVIL) in run("hold")
     assert seen(USER) in run("cutover", "--wave", "all", "--dry-run", code=4)
+    assert seen(USER) in run("purge", "--wave", "all", "--dry-run", code=4)
     assert seen(USER) in run("status", f"--user={USER}")
     for user in COUNTRIES:
         assert seen(user) in run("where", "--", user)
@@ -205,8 +206,8 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "cutover", "hold", "status", "where",
-        "sweep", "ledger",
+        "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "cutover", "purge", "hold", "status",
+        "where", "sweep", "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
 
@@ -233,6 +234,8 @@ def _digests(run: Watched) -> list[str]:
         ("hold", f"--user={EVIL}"),
         ("run", "--wave", EVIL),
         ("cutover", "--wave", EVIL),
+        ("purge", "--wave", EVIL),
+        ("purge", "--wave", "0", "--confirm", EVIL),
         ("run", "--accept", EVIL),
         ("run", "--for", EVIL),
         ("run", "--until", EVIL),
