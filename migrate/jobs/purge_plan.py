@@ -31,7 +31,7 @@ from migrate.jobs.common import heeding
 from migrate.jobs.sweep_judging import write_columns
 from migrate.planner.assemble import make_durable
 from migrate.planner.digest import Table, stream_digest
-from migrate.planner.folder import PREFIX_DIGITS, Plan, open_reader, utc
+from migrate.planner.folder import PREFIX_DIGITS, open_reader, utc
 from migrate.sql import literal
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace
@@ -249,8 +249,9 @@ class PurgeWriter:
                 ),
             )
 
-    def finish(self, plan: Plan, waves: Sequence[int], now: datetime) -> PurgePlan:
-        """Write it under its name; durable when this returns. One that says the same stays as it is."""
+    def finish(self, plan: str, waves: Sequence[int], now: datetime) -> PurgePlan:
+        """Write it under its name, as one of the plan with this digest; durable when this returns. One that says the same stays
+        as it is."""
         for name in self._rows:
             self._flush(name)
         built = self._scratch / "built"
@@ -328,11 +329,12 @@ def building(workspace: Workspace) -> Iterator[PurgeWriter]:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
-def find_purge(workspace: Workspace, prefix: str, plan: Plan, waves: Sequence[int]) -> PurgePlan:
-    """The purge plan of these waves of the plan whose digest begins so. UsageError where there is none, or it is of others."""
+def find_purge(workspace: Workspace, prefix: str, plan: str, waves: Sequence[int]) -> PurgePlan:
+    """The purge plan whose digest begins so, of these waves of the plan with this digest. UsageError where there is none, or it
+    is of others."""
     wanted, again = (
         prefix.lower(),
-        f"`migrate purge {plan.digest[:12]} --wave W --dry-run` makes one and says its digest.",
+        f"`migrate purge {plan[:12]} --wave W --dry-run` makes one and says its digest.",
     )
     if len(wanted) < CONFIRMED_DIGITS or set(wanted) - set("0123456789abcdef"):
         raise UsageError(
@@ -343,9 +345,9 @@ def find_purge(workspace: Workspace, prefix: str, plan: Plan, waves: Sequence[in
     if len(found) != 1:
         how = "no purge plan has" if not found else f"{len(found)} purge plans have"
         raise UsageError(f"{how} a digest that begins with {prefix!r}", remedy=again)
-    if found[0].plan != plan.digest:
+    if found[0].plan != plan:
         raise UsageError(
-            f"the purge plan is of plan {found[0].plan[:12]}, and not of {plan.digest[:12]}",
+            f"the purge plan is of plan {found[0].plan[:12]}, and not of {plan[:12]}",
             remedy="Name that plan; or make a purge plan of this one.",
         )
     if found[0].waves != tuple(waves):
@@ -392,7 +394,7 @@ def _write(connection: duckdb.DuckDBPyConnection, relation: str, table: Table, p
     make_durable(path)
 
 
-def _document(connection: duckdb.DuckDBPyConnection, built: Path, plan: Plan, waves: Sequence[int]) -> dict[str, Any]:
+def _document(connection: duckdb.DuckDBPyConnection, built: Path, plan: str, waves: Sequence[int]) -> dict[str, Any]:
     """What `purge.json` says, as far as the digest covers it: sums, and no user and no key (design, invariant 10)."""
     entries, users = parquet_sql(built / _ENTRIES_FILE), parquet_sql(built / _USERS_FILE)
     counts = ", ".join(f"count(*) FILTER (WHERE kind = {literal(kind)})" for kind in Kind)
@@ -408,7 +410,7 @@ def _document(connection: duckdb.DuckDBPyConnection, built: Path, plan: Plan, wa
     ).fetchone()
     return {
         "format": PURGE_FORMAT,
-        "plan": plan.digest,
+        "plan": plan,
         "waves": list(waves),
         "users": row[0],
         "deleted_since": row[1],

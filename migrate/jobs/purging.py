@@ -133,7 +133,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
                 _count_looked(purging, end, looked, writer)
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
-            end.plan = writer.finish(plan, end.waves, purging.now())
+            end.plan = writer.finish(plan.digest, end.waves, purging.now())
     end.exit_code = _code(purging, end)
     end.next_step = _next_step_of_plan(purging, end)
     return end
@@ -148,7 +148,7 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
     ledger.heed(purging.stop.ledger_ends_at)
     demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, purging.workspace, ledger)
-    confirmed = find_purge(purging.workspace, digest, plan, purging.waves(plan_id))
+    confirmed = find_purge(purging.workspace, digest, plan.digest, purging.waves(plan_id))
     confirmed.check(purging.stop, purging.request.deadline)
     end = PurgeEnd(confirmed.waves, plan=confirmed)
     with (

@@ -3,6 +3,7 @@ on."""
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from migrate.states import UserState
 USERS, OBJECTS = 4, 3
 U = UserState
 ONE_BY_ONE = "[cutover]\nconcurrency = 1\n"
+# one request at a time, so that it is known how many are in flight
+ONE_THREAD = f"""{NOBODY_IS_LATE}
+import migrate.jobs.steps as steps
+pool = steps.ThreadPoolExecutor
+steps.ThreadPoolExecutor = lambda threads, **named: pool(1, **named)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -76,12 +83,9 @@ def test_a_hold_that_comes_meanwhile_wins_at_once(kind: str, tmp_path: Path, req
     """Set by another process while the user's sources are deleted: what is in flight ends, nothing more of that user goes, also
     in a later purge, until the release."""
     world = world_of(tmp_path, kind, request, ONE_BY_ONE)
-    spec_threads = "import migrate.jobs.steps"  # one request at a time, so that it is known how many are in flight
-    program = f"{NOBODY_IS_LATE}; {spec_threads}; _p = migrate.jobs.steps.ThreadPoolExecutor; "
-    program += "migrate.jobs.steps.ThreadPoolExecutor = lambda threads, **named: _p(1, **named)"
     digest = digest_of(world)
     words = ("purge", "--wave", "all", "--confirm", digest, "--json")
-    with frozen_at(world, PausePoint.SOME_DELETED, *words, times=2, program=program) as process:
+    with frozen_at(world, PausePoint.SOME_DELETED, *words, times=2, program=ONE_THREAD) as process:
         (user,) = [user for user, state in states(world).items() if state is U.PURGING]
         assert of(user, at_sources(world)) == 2 * OBJECTS - 2
         assert world.migrate("hold", "--user", user, "--reason", "claim 4711").code == 0
@@ -97,6 +101,22 @@ def test_a_hold_that_comes_meanwhile_wins_at_once(kind: str, tmp_path: Path, req
     assert world.migrate("hold", "--user", user, "--release", "--reason", "settled").code == 0
     assert purge(world, "--confirm", digest)["users"]["purged"] == 1
     assert at_sources(world) == {"us": [], "singapore": []}
+
+
+def test_a_signal_ends_what_is_in_flight_and_nothing_more_goes(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """130, the user is purging, and the same digest goes on."""
+    world = world_of(tmp_path, "sqlite", request, ONE_BY_ONE)
+    digest = digest_of(world)
+    words = ("purge", "--wave", "all", "--confirm", digest)
+    with frozen_at(world, PausePoint.SOME_DELETED, *words, program=ONE_THREAD) as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(HOLD_SECONDS)  # so that nothing is begun before the signal is heard
+        code, out, err = wake(process)
+    assert code == 130, (out, err)
+    (user,) = [user for user, state in states(world).items() if state is U.PURGING]
+    assert of(user, at_sources(world)) == 2 * OBJECTS - 1
+    assert_consistent(world)
+    assert purge(world, "--confirm", digest)["users"]["purged"] == USERS
 
 
 @pytest.mark.parametrize("kind", BOTH_LEDGERS)
