@@ -327,6 +327,8 @@ class _Deletions:
         caller = self._tools.caller
         if entry.kind is not Kind.UPLOAD and is_last and (entry.store, entry.key) in self._blocked:
             return Reason.KEPT
+        if entry.version_id is None and entry.kind is not Kind.OBJECT:
+            return Reason.FAILED  # without its id a DELETE would be for whatever is current
         try:
             # as one: a deletion that is tried again is looked at again before
             if not caller.call(entry.store, partial(_deleted, entry=entry)):

@@ -625,6 +625,35 @@ def test_a_store_that_nobody_has_probed_is_asked_for_its_versions(
     assert {name: found.versions("") for name, found in places.items()} == {"us": [], "singapore": []}
 
 
+def test_versions_that_are_kept_since_a_moment_ago_are_no_plain_deletion(tmp_path: Path) -> None:
+    """Between listing and deletion the bucket begins to keep versions: a plain DELETE would leave a marker over the same bytes,
+    so the object stays."""
+    world = in_memory(tmp_path)
+    places = {name: place(name) for name in ("us", "singapore")}
+    for found in places.values():
+        found.seed("users/u001/1", b"content", attributes=IMAGE)  # the others have nothing, and are purged of it
+    move(world)
+    digest = digest_of(world)
+    singapore = places["singapore"]
+
+    def versioning(operation: str, key: str) -> None:
+        if (operation, key, singapore.versioned) == ("head", "users/u001/1", False):
+            singapore.versioned = True
+            singapore.seed(key, b"content", attributes=IMAGE)
+
+    singapore.fault = versioning
+    done = purge(world, "--confirm", digest, code=4)
+    assert done["users"] | {"purged": 2, "not_empty": 1} == done["users"]
+    assert not any(info.is_delete_marker for info in singapore.versions("users/u001/"))
+    assert singapore.find("users/u001/1") is not None
+    # to this store the version from before has no id: nothing can be said to be that one, and what is above it stays, too
+    done = confirmed(world, 4)
+    assert {each["reason"]: each["number"] for each in done["remains"]} == {
+        "failed": 1, "kept, since an older version under it is left": 1,
+    }  # fmt: skip
+    assert not any(info.is_delete_marker for info in singapore.versions("users/u001/"))
+
+
 def _unprobed() -> Any:
     """The door as it opens stores of which nothing is known."""
 
