@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -64,6 +65,31 @@ _OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
 """What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
 
 
+class HoldWatch:
+    """Who is put on hold while requests for them are under way: `look` is called by the ledger's thread, several times a
+    second."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._under_way: set[str] = set()
+        self._held: set[str] = set()
+        self._asked = 0.0
+
+    def look(self) -> None:
+        if self._under_way and time.monotonic() >= self._asked + HOLD_SECONDS:
+            self._held |= self._ledger.held(self._under_way)
+            self._asked = time.monotonic()
+
+    @contextmanager
+    def watching(self, user_id: str) -> Iterator[Callable[[], bool]]:
+        """Whether the user was found on hold by now. For any thread."""
+        self._under_way.add(user_id)
+        try:
+            yield lambda: user_id in self._held
+        finally:
+            self._under_way.discard(user_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every user's way needs. `is_over` says that nothing may be deleted any more; `note` goes into the users' histories."""
@@ -78,6 +104,7 @@ class Tools:
     unlistable: Sequence[str]
     now: Callable[[], datetime]
     is_over: Callable[[], bool]
+    holds: HoldWatch
     note: str = ""
 
 
@@ -210,7 +237,8 @@ def purge(tools: Tools, person: Person, planned: Sequence[Entry]) -> Way[Purged]
     still = set(looked.entries)
     deletions = _Deletions(tools, [entry for entry in planned if entry in still])
     try:
-        yield from deletions.carry_out(lambda: ledger.hold_of(user_id) is not None)
+        with tools.holds.watching(user_id) as was_held:
+            yield from deletions.carry_out(lambda: ledger.hold_of(user_id) is not None, was_held)
         pause_at(PausePoint.ALL_DELETED)
         left = yield from _left(tools, user_id, deletions.why)
     except _OF_THE_USER as error:
@@ -259,22 +287,31 @@ class _Deletions:
         by_key = groupby(entries, key=lambda entry: (entry.store, entry.key, entry.kind is Kind.UPLOAD))
         self._queue = deque(deque(group) for _, group in by_key)
         self._lock = threading.Lock()
+        self._was_held: Callable[[], bool] = lambda: False
         self._blocked: set[tuple[str, str]] = set()  # keys of which something older is left
         self.why: dict[Entry, Reason] = {}
         self.deleted = 0
         self.size_bytes = 0
 
-    def carry_out(self, is_held: Callable[[], bool]) -> Way[None]:
-        """Raises OnHoldError once the user is on hold, InterruptedRun when it is over, and what makes a store unusable."""
+    def carry_out(self, is_held: Callable[[], bool], was_held: Callable[[], bool]) -> Way[None]:
+        """Raises OnHoldError once the user is on hold, InterruptedRun when it is over, and what makes a store unusable.
+
+        `is_held` asks the ledger, for its own thread; `was_held` is for those that send requests, before each one that is sent
+        again.
+        """
+        self._was_held = was_held
         while self._queue:
-            if self._tools.is_over():
-                raise InterruptedRun("stopped while a user's sources were purged")
-            if is_held():
-                raise OnHoldError("the user was put on hold while their sources were purged, so what is left stays")
+            self._demand(is_held)
             until = time.monotonic() + HOLD_SECONDS
             chunk = self._chunk()
             yield [partial(self._delete_some, keys, number, until) for keys, number in chunk]
             self._queue.extendleft(keys for keys, _ in reversed(chunk) if keys)
+
+    def _demand(self, is_held: Callable[[], bool]) -> None:
+        if self._tools.is_over():
+            raise InterruptedRun("stopped while a user's sources were purged")
+        if is_held():
+            raise OnHoldError("the user was put on hold while their sources were purged, so what is left stays")
 
     def ended(
         self,
@@ -330,8 +367,7 @@ class _Deletions:
         if entry.version_id is None and entry.kind is not Kind.OBJECT:
             return Reason.FAILED  # without its id a DELETE would be for whatever is current
         try:
-            # as one: a deletion that is tried again is looked at again before
-            if not caller.call(entry.store, partial(_deleted, entry=entry)):
+            if not caller.call(entry.store, partial(self._attempt, entry=entry)):
                 return Reason.CHANGED
         except NotFoundError:
             return None
@@ -339,6 +375,11 @@ class _Deletions:
             return _reason(entry, error, caller)
         pause_at(PausePoint.SOME_DELETED)
         return None
+
+    def _attempt(self, store: Store, entry: Entry) -> bool:
+        """One try. A deletion that is tried again looks again before, and asks whether it still may."""
+        self._demand(self._was_held)
+        return _deleted(store, entry)
 
 
 def _still_shows(store: Store, entry: Entry) -> bool:

@@ -20,7 +20,7 @@ from migrate.jobs.elsewhere import demand_newest, wait_for_requests
 from migrate.jobs.purge_gate import FROM, Seen, missing
 from migrate.jobs.purge_look import ReceiptKey
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
-from migrate.jobs.purge_user import Looked, Person, Purged, Tools, look, purge
+from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
 from migrate.jobs.steps import Way, side_by_side
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, Ledger, SealKind
@@ -129,7 +129,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
     with building(purging.workspace) as writer, _line(purging) as line, _opened(purging, Purpose.VERIFY) as caller:
         tools = _tools(purging, plan_id, caller)
         for wave in end.waves:
-            for looked in _side_by_side(purging, end, _looks(tools, line, end, wave)):
+            for looked in _side_by_side(purging, end, tools, _looks(tools, line, end, wave)):
                 _count_looked(purging, end, looked, writer)
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
@@ -159,7 +159,7 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
         demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         wait_for_requests(plan, ledger, purging.stop, purging.request.deadline, purging.now, run_id=purging.run_id)
         tools = _tools(purging, plan_id, caller, note=f"purge plan {confirmed.digest[:CONFIRMED_DIGITS]}")
-        for purged in _side_by_side(purging, end, _purges(tools, line, end, confirmed)):
+        for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
             _count_purged(purging, end, purged)
     end.left = max(0, confirmed.users - end.away - end.done)
     end.exit_code = _code(purging, end)
@@ -245,18 +245,24 @@ def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "") ->
         unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
         now=purging.now,
         is_over=purging.is_over,
+        holds=HoldWatch(purging.ledger),
         note=note,
     )
 
 
-def _side_by_side(purging: Purging, end: PurgeEnd, ways: Iterator[Way[R]]) -> Iterator[R]:
+def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[Way[R]]) -> Iterator[R]:
     spec = purging.plan.spec
+
+    def look() -> None:
+        tools.holds.look()
+        purging.on_progress(end)
+
     return side_by_side(
         ways,
         at_once=spec.cutover.concurrency,
         threads=spec.run.concurrency,
         is_over=lambda: end.halted or purging.is_over(),
-        on_look=lambda: purging.on_progress(end),
+        on_look=look,
     )
 
 
