@@ -386,10 +386,9 @@ def _still_shows(store: Store, entry: Entry) -> bool:
     """Whether the store has this very thing: asked only where another one can have taken its place. NotFoundError: it is gone."""
     if entry.kind is Kind.OBJECT:
         info = store.head(entry.key)
-        is_same_version = (info.version_id or NULL_VERSION) == (entry.version_id or NULL_VERSION)
-        if entry.version_id is None and info.version_id is not None:
-            is_same_version = False  # the bucket keeps versions by now: a plain DELETE would only add a marker
-        return is_same_version and (info.size, info.etag) == (entry.size, entry.etag)
+        # a bucket that never kept versions lists `null`, and HEAD shows none; one that keeps them by now would only get a marker
+        is_same = info.version_id == entry.version_id or (info.version_id, entry.version_id) == (None, NULL_VERSION)
+        return is_same and (info.size, info.etag) == (entry.size, entry.etag)
     if entry.version_id != NULL_VERSION or entry.kind is Kind.UPLOAD:
         return True
     for page in store.list_versions(entry.key):
