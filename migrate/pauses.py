@@ -72,6 +72,12 @@ class PausePoint(StrEnum):
     FLIPPED_BACK = "flipped-back"  # the platform has the old home, the ledger does not know
     RETURN_UNFROZEN = "return-unfrozen"  # the same, and writers are let in again
 
+    # a user's purge
+    PURGE_RECORDED = "purge-recorded"  # purging in the ledger; nothing is deleted
+    SOME_DELETED = "some-deleted"  # a version, marker or upload is gone at a source
+    ALL_DELETED = "all-deleted"  # all that the purge plan names, and the sources were not listed again
+    SOURCES_EMPTIED = "sources-emptied"  # they were, and are empty of the user; the ledger does not know
+
     # verifying
     CHECK_LEASED = "check-leased"  # a pass has begun, nothing of the batch is checked
     VERDICTS_COMMITTING = "verdicts-committing"  # inside the transaction, verdicts inserted

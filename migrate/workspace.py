@@ -52,6 +52,11 @@ class Workspace:
         return self.private / "rollbacks"
 
     @property
+    def purges(self) -> Path:
+        """Purge plans, one folder each, named by the first 16 hex digits of the digest."""
+        return self.private / "purges"
+
+    @property
     def ledger_url(self) -> str:
         return f"sqlite:///{self.private / 'ledger.sqlite'}"
 

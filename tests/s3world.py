@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from servers import S3Server
@@ -24,8 +25,10 @@ def on_s3(
     source_endpoint: str | None = None,
     target_endpoint: str | None = None,
     per_user: int = 6,
+    locked: Collection[str] = (),
 ) -> dict[str, str]:
-    """Put the world's stores on new buckets, `per_user` objects a user and one in parts; bucket names by store.
+    """Put the world's stores on new buckets, `per_user` objects a user and one in parts; bucket names by store. Those of the
+    stores in `locked` keep versions and know object lock.
 
     The product reaches the stores by the endpoints that are given, a proxy's perhaps; they are filled without.
     """
@@ -34,7 +37,7 @@ def on_s3(
     spec = world.root / "plans" / "small.toml"
     text = spec.read_text()
     for name, bucket in buckets.items():
-        client.create_bucket(Bucket=bucket)
+        client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=name in locked)
         place = (source_endpoint if name in ("us", "singapore") else target_endpoint) or server.endpoint
         text = text.replace(
             f'url = "file:stores/{name}"',

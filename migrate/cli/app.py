@@ -45,6 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "verify": Entry("migrate.cli.verify", "Read the targets again and compare.", "verify"),
     "cutover": Entry("migrate.cli.cutover", "Move a wave's users to their new home.", "cutover"),
     "rollback": Entry("migrate.cli.rollback", "Take users back to their old home.", "rollback"),
+    "purge": Entry("migrate.cli.purge", "Delete at the sources what is left there of users who were moved.", "purge"),
     "hold": Entry(
         "migrate.cli.hold", "Put users on hold: whatever is verified, nothing is cut over or purged.", "hold"
     ),

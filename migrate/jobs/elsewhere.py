@@ -77,9 +77,9 @@ def wait_for_requests(
     """Before something else is written than before: wait until no older request can be under way, since no lease reaches the
     stores (design, invariant 2). InterruptedRun when stopped, LaterError when time is up.
 
-    A delta waits for the plans before it; the cutover or rollback `run_id` for all that wrote for its plan as well. Nobody waits
-    where the stores are folders and the ledger is a file: who wrote there is on this machine, and what a process has begun ends
-    with it.
+    A delta waits for the plans before it; the cutover, rollback or purge `run_id` for all that wrote for its plan as well. Nobody
+    waits where the stores are folders and the ledger is a file: who wrote there is on this machine, and what a process has begun
+    ends with it.
     """
     stores = plan.spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET)
     if ledger.is_file and all(store.scheme != "s3" for store in stores.values()):

@@ -137,7 +137,7 @@ def last_delta(
     unclassified = 0
     for (source, key), (store, info) in now.items():
         before = known.get((source, key))
-        if before is not None and before.is_settled and _is_unchanged(before.planned, store, info):
+        if before is not None and before.is_settled and is_unchanged(before.planned, store, info):
             continue
         found = match(rules, source, key)
         if found is None:
@@ -179,7 +179,7 @@ def _collisions(objects: Sequence[PlannedObject], known: Mapping[SourceKey, Know
     return sum(len(sources) > 1 for sources in takers.values())
 
 
-def _is_unchanged(planned: PlannedObject, store: str, info: ObjectInfo) -> bool:
+def is_unchanged(planned: PlannedObject, store: str, info: ObjectInfo) -> bool:
     """As a delta sees it: size and ETag, and version and time where both have them. Times to the second, since inventories,
     listings and HEAD show them with more digits or fewer."""
     return (

@@ -34,11 +34,16 @@ from migrate.ledger.seals import seal_of
 from migrate.model import MOVED, Level
 from migrate.states import AWAY, BatchState, UserState
 
+_WRITES = (
+    "run",
+    "cutover",
+    "rollback",
+    "purge",
+)  # at a store: a request of one that was killed may still be on its way
 _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
-_WRITES = ("run", "cutover", "rollback")  # at a store: a request of one that was killed may still be on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,8 @@ class Lines(Core):
             )
 
     def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
-        """When the last run, cutover or rollback of these plans ended, `besides` left out; `now`, where one has not ended, or was
-        killed. None where there was none."""
+        """When the last command of these plans that writes to a store ended, `besides` left out; `now`, where one has not ended,
+        or was killed. None where there was none."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(

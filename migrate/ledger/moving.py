@@ -157,6 +157,22 @@ class Moving(Core):
             demand_not_held(connection, user_id)
             _note_move(connection, user_id, purged_at=now)
 
+    def purged_of_forgotten(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
+        """Nothing is left at the sources of a user who was forgotten after the flip: their state stays, their move says when.
+
+        OnHoldError for a user on hold; MoveRefusedError for one who is not forgotten, was never flipped, or was taken back.
+        """
+        moves = schema.moves
+        flipped = and_(moves.c.flipped_at.is_not(None), moves.c.rolled_back_at.is_(None))
+        with self._write() as connection:
+            row = _user(connection, user_id, waits=True)
+            if row.state != UserState.FORGOTTEN.value:
+                raise MoveRefusedError(f"a user who is {row.state} is not forgotten")
+            demand_not_held(connection, user_id)
+            observed = func.coalesce(moves.c.observe_until, moves.c.flipped_at)  # forgotten before a window was set
+            _note_move(connection, user_id, wanted=flipped, purged_at=now, observe_until=observed)
+            _tell(connection, row, UserState.FORGOTTEN, UserState.FORGOTTEN, run_id, now, note)
+
     def forgotten(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> bool:
         """Any state but purged → forgotten; False for one who is forgotten already. No other move of the user is possible then.
 

@@ -41,9 +41,14 @@ class OfUsers(Core):
     def candidates(self, plan_id: int, wave: int, after: str, limit: int) -> list[Candidate]:
         """The next users of a wave after the id `after`, in the database's own order of ids, as a cutover asks for them."""
         users = schema.users
-        query = _candidates().where(users.c.plan_id == plan_id, users.c.wave == wave, users.c.user_id > after)
+        page = (
+            _candidates()
+            .where(users.c.plan_id == plan_id, users.c.wave == wave, users.c.user_id > after)
+            .order_by(users.c.user_id)
+            .limit(limit)
+        )
         with self._read() as connection:
-            return [_candidate(row) for row in connection.execute(query.order_by(users.c.user_id).limit(limit))]
+            return [_candidate(row) for row in connection.execute(page)]
 
     def candidate(self, plan_id: int, user_id: str) -> Candidate | None:
         """One user, asked for in the same way; None for one who is not of this plan."""

@@ -186,6 +186,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     assert seen(EVIL) in run("hold")
     assert seen(USER) in run("cutover", "--wave", "all", "--dry-run", code=4)
     assert seen(USER) in run("rollback", f"--user={USER}", "--dry-run", code=4)
+    assert seen(USER) in run("purge", "--wave", "all", "--dry-run", code=4)
     assert seen(USER) in run("status", f"--user={USER}")
     for user in COUNTRIES:
         assert seen(user) in run("where", "--", user)
@@ -206,8 +207,8 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "backup", str(tmp_path / f"copy{FOLDER}"))
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
-        "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "cutover", "rollback", "hold", "status",
-        "where", "sweep", "ledger",
+        "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "cutover", "rollback", "purge", "hold",
+        "status", "where", "sweep", "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
 
@@ -236,6 +237,8 @@ def _digests(run: Watched) -> list[str]:
         ("cutover", "--wave", EVIL),
         ("rollback", "--wave", EVIL),
         ("rollback", f"--user={EVIL}"),
+        ("purge", "--wave", EVIL),
+        ("purge", "--wave", "0", "--confirm", EVIL),
         ("run", "--accept", EVIL),
         ("run", "--for", EVIL),
         ("run", "--until", EVIL),

@@ -16,7 +16,7 @@ import pytest
 from ledgers import NOW, PLAN, SIZE, World, batch_infos, plan_entry, user_info
 from sqlalchemy import text
 
-from migrate.errors import ExitCode, LedgerError, MoveRefusedError, RefusedError
+from migrate.errors import ExitCode, LedgerError, MoveRefusedError, OnHoldError, RefusedError
 from migrate.ledger import EXTRA, EventKind, FrozenTimes, Ledger, Move, NewFinding
 from migrate.ledger.moving import freeze_token
 from migrate.model import DELETED, BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, Verdict
@@ -224,6 +224,47 @@ def test_no_purge_begins_before_the_windows_end(verified: World) -> None:
     assert verified.state("anna") == U.OBSERVING
     verified.ledger.begin_purge("anna", verified.run_id, LATER)
     assert verified.state("anna") == U.PURGING
+
+
+def test_the_sources_of_who_was_forgotten_are_purged_and_the_state_stays(verified: World) -> None:
+    """Only of who was flipped and not taken back, and not on hold; whoever is not forgotten goes the whole way."""
+    ledger, run_id = verified.ledger, verified.run_id
+    verified.cut_over("anna")
+    verified.cut_over("dag")
+    ledger.forgotten("anna", run_id, NOW)
+    ledger.forgotten("bjorn", run_id, NOW)
+    for user in ("bjorn", "dag"):  # never moved; not forgotten
+        with pytest.raises(MoveRefusedError):
+            ledger.purged_of_forgotten(user, run_id, LATER)
+    verified.hold("anna")
+    with pytest.raises(OnHoldError):
+        ledger.purged_of_forgotten("anna", run_id, LATER)
+    before = moved(verified, "anna")
+    ledger.release("anna", "settled", run_id=run_id, now=NOW)
+    verified.execute("UPDATE moves SET back_token = :t, rolled_back_at = 1 WHERE user_id = 'anna'", t="0" * 64)
+    with pytest.raises(MoveRefusedError):
+        ledger.purged_of_forgotten("anna", run_id, LATER)
+    verified.execute("UPDATE moves SET back_token = NULL, rolled_back_at = NULL WHERE user_id = 'anna'")
+    ledger.purged_of_forgotten("anna", run_id, LATER, note="purge plan 7")
+    found = ledger.move_of("anna")
+    assert found is not None
+    assert (found.state, found.purged_at, found.observe_until) == (U.FORGOTTEN, LATER, found.flipped_at)
+    assert moved(verified, "anna") == [*before, (None, None), (U.FORGOTTEN, U.FORGOTTEN)]
+    assert ledger.history("anna")[-1].note == "purge plan 7"
+    verified.demand_sums()
+
+
+def test_a_candidate_is_asked_for_alone_as_among_its_wave(verified: World) -> None:
+    """The same row either way; None for another plan's."""
+    verified.hold("anna")
+    page = {
+        each.user_id: each for wave in range(4) for each in verified.ledger.candidates(verified.plan_id, wave, "", 100)
+    }
+    assert page["anna"].is_on_hold
+    for user, candidate in page.items():
+        assert verified.ledger.candidate(verified.plan_id, user) == candidate
+    assert verified.ledger.candidate(verified.plan_id + 1, "anna") is None
+    assert verified.ledger.candidate(verified.plan_id, "stranger") is None
 
 
 @pytest.mark.parametrize("step", ["flip", "thaw"])

@@ -1,0 +1,303 @@
+"""What the stores show of one user before a purge: all that stands at the sources, and whether home and backup have it.
+
+Whose a key is the layout says, and a prefix only leads to it. A listing that fails raises, and reads as no absence (invariant 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from migrate.errors import NotFoundError, UnsupportedError
+from migrate.jobs.last_delta import Known, is_unchanged
+from migrate.jobs.purge_plan import Entry, Kind
+from migrate.jobs.steps import Way
+from migrate.layout import CompiledRule, at_source, at_targets, match
+from migrate.ledger import LateCopy
+from migrate.model import ObjectInfo, Role, TargetRole
+from migrate.planner.of_users import PlannedAt, SourceKey
+from migrate.spec import Spec
+from migrate.stores.base import Store, UploadInfo
+from migrate.transfer.caller import Caller
+from migrate.worker.checking import user_prefixes
+
+NULL_VERSION = "null"
+"""The one version of a key that another object takes the place of: of a bucket without versions, or whose versioning is suspended
+(S3 user guide, "Working with objects in a versioning-suspended bucket")."""
+AT_ONCE = 100  # requests of one user that are asked for together
+ReceiptKey = tuple[int, int, int]
+"""Whose receipt it is: the plan's place in its line, the batch, and the copy's ordinal."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtSource:
+    """One source store: the user's own things in the order in which they are to be deleted, their current objects, and how many
+    keys under the user's prefixes are not theirs."""
+
+    store: str
+    entries: tuple[Entry, ...]
+    current: tuple[ObjectInfo, ...]
+    left_alone: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtSources:
+    """All source stores. `never_seen` counts current objects that no plan or cutover has copied as they are now."""
+
+    entries: tuple[Entry, ...]
+    left_alone: int
+    never_seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class AtTargets:
+    """Home and backup, by number of objects: gone at both, in a newer version of the platform's, wrong at one of them; and how
+    many copies have no receipt."""
+
+    deleted_since: int = 0
+    newer: int = 0
+    wrong_at_home: int = 0
+    wrong_at_backup: int = 0
+    unproven: int = 0
+
+
+# the sources
+
+
+def list_source(user_id: str, name: str, spec: Spec, rules: Sequence[CompiledRule], caller: Caller) -> AtSource:
+    """Everything of the user at a source store or a backup of one. Raises what a listing raises.
+
+    A store is asked for its versions whatever is known of it: where it has some, a plain DELETE would add a marker and remove
+    nothing.
+    """
+    source = spec.stores[name].backup_of or name
+
+    def is_theirs(key: str) -> bool:
+        found = match(rules, source, key)
+        return found is not None and not found.rule.shared and found.user_id == user_id
+
+    versions: list[ObjectInfo] = []
+    objects: list[ObjectInfo] = []
+    uploads: list[UploadInfo] = []
+    for prefix in user_prefixes(at_source(rules, source), user_id):
+        versions += _versions(name, prefix, caller)
+        objects += caller.call(name, partial(_objects, prefix=prefix))
+        uploads += _uploads(name, prefix, caller)
+    keys = {info.key for info in (*versions, *objects)} | {upload.key for upload in uploads}
+    foreign = {key for key in keys if not is_theirs(key)}
+    versions, objects = ([info for info in infos if info.key not in foreign] for infos in (versions, objects))
+    # what is current by one listing and not by the other came or went between them: both count
+    listed = {(info.key, info.etag, info.size) for info in versions if info.is_latest and not info.is_delete_marker}
+    beside = [info for info in objects if (info.key, info.etag, info.size) not in listed]
+    current = [*objects, *(info for info in versions if info.is_latest and not info.is_delete_marker)]
+    entries = [
+        *(
+            Entry(name, upload.key, upload.upload_id, Kind.UPLOAD, 0, "", upload.started)
+            for upload in sorted(uploads, key=lambda upload: (upload.key, upload.upload_id))
+            if upload.key not in foreign
+        ),
+        *(_entry(name, info) for info in _oldest_first(versions, beside)),
+    ]
+    return AtSource(name, tuple(entries), tuple(current), len(foreign))
+
+
+def _objects(store: Store, prefix: str) -> list[ObjectInfo]:
+    return [info for page in store.list(prefix) for info in page]
+
+
+def _versions(name: str, prefix: str, caller: Caller) -> list[ObjectInfo]:
+    """Versions and delete markers under a prefix; none where the store says that it has no such thing."""
+
+    def list_all(store: Store) -> list[ObjectInfo]:
+        return [info for page in store.list_versions(prefix) for info in page]
+
+    try:
+        return caller.call(name, list_all)
+    except UnsupportedError:
+        return []
+
+
+def _uploads(name: str, prefix: str, caller: Caller) -> list[UploadInfo]:
+    try:
+        return list(caller.call(name, lambda store: store.list_uploads(prefix)))
+    except UnsupportedError:
+        return []
+
+
+def _oldest_first(versions: Sequence[ObjectInfo], beside: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """By key; of each the current version or marker last, so that nothing that is deleted comes to life meanwhile."""
+    places = [*enumerate(versions), *enumerate(beside, len(versions))]
+    places.sort(key=lambda place: (place[1].key, place[1].is_latest, place[1].last_modified, -place[0]))
+    return [info for _, info in places]
+
+
+def _entry(store: str, info: ObjectInfo) -> Entry:
+    if info.is_delete_marker:
+        kind = Kind.DELETE_MARKER
+    elif info.is_latest and info.version_id in (None, NULL_VERSION):
+        kind = Kind.OBJECT
+    else:
+        kind = Kind.VERSION
+    return Entry(store, info.key, info.version_id, kind, info.size, info.etag, info.last_modified)
+
+
+def weigh(found: Iterable[AtSource], known: Mapping[SourceKey, Known], spec: Spec) -> AtSources:
+    """The sources as a whole, held against what line and cutover know of the user.
+
+    A current object at a source must be the one that was copied, and so must one at a backup that was read from there. What a
+    backup alone has, and no plan has taken, was left there by the spec or by whoever accepted it.
+    """
+    entries: list[Entry] = []
+    left_alone, never_seen = 0, 0
+    for each in found:
+        of_backup = spec.stores[each.store].backup_of
+        source = of_backup or each.store
+        left_alone += each.left_alone
+        unseen: set[str] = set()
+        for info in each.current:
+            before = known.get((source, info.key))
+            if of_backup is not None and (before is None or before.planned.store != each.store):
+                continue
+            if before is None or not before.is_settled or not is_unchanged(before.planned, each.store, info):
+                unseen.add(info.key)
+        never_seen += len(unseen)
+        entries += (
+            entry if of_backup is None or (source, entry.key) in known else _never_copied(entry)
+            for entry in each.entries
+        )
+    return AtSources(tuple(entries), left_alone, never_seen)
+
+
+def _never_copied(entry: Entry) -> Entry:
+    if entry.kind is not Kind.OBJECT and entry.kind is not Kind.VERSION:
+        return entry
+    return Entry(
+        entry.store,
+        entry.key,
+        entry.version_id,
+        entry.kind,
+        entry.size,
+        entry.etag,
+        entry.last_modified,
+        never_copied=True,
+    )
+
+
+# home and backup
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """One copy of an object that is to be at a target: by its receipt's ETag, None where it has no receipt."""
+
+    role: TargetRole
+    store: str
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedObject:
+    target_key: str
+    copies: tuple[Copied, ...]
+
+
+def copied_objects(
+    line: Mapping[SourceKey, PlannedAt],
+    late: Sequence[LateCopy],
+    known: Mapping[SourceKey, Known],
+    receipts: Mapping[ReceiptKey, str],
+    spec: Spec,
+) -> list[CopiedObject]:
+    """What is to be at the targets of a user: all that is known and not removed since."""
+    late_etags = {
+        (spec.stores[copy.store].backup_of or copy.store, copy.key, copy.role): copy.receipt.etag
+        for copy in late
+        if copy.receipt is not None
+    }
+    replaced = {(spec.stores[copy.store].backup_of or copy.store, copy.key) for copy in late}
+    found: list[CopiedObject] = []
+    for key, each in known.items():
+        if each.planned.is_tombstone:
+            continue
+        copies: list[Copied] = []
+        for copy in each.planned.copies:
+            if key in replaced:
+                etag = late_etags.get((*key, copy.role))
+            else:
+                etag = receipts.get((line[key].place, line[key].batch, copy.ordinal))
+            copies.append(Copied(copy.role, copy.store, etag))
+        found.append(CopiedObject(each.planned.target_key, tuple(copies)))
+    return found
+
+
+Listing = Mapping[str, ObjectInfo]
+
+
+def list_target(user_id: str, name: str, rules: Sequence[CompiledRule], caller: Caller) -> Listing:
+    """What a target store shows under the user's prefixes, by key."""
+    found: dict[str, ObjectInfo] = {}
+    for prefix in user_prefixes(at_targets(rules), user_id):
+        found |= {info.key: info for info in caller.call(name, partial(_objects, prefix=prefix))}
+    return found
+
+
+def compare(
+    copied: Sequence[CopiedObject], listings: Mapping[str, Listing], since: datetime, caller: Caller
+) -> Way[AtTargets]:
+    """Hold the targets against the receipts. What a listing does not show as it was copied is asked for by HEAD.
+
+    What was written after `since`, when the cutover's freeze began, and is none of ours, is the platform's, which had flipped.
+    """
+    doubtful: list[tuple[str, str]] = []
+    for each in copied:
+        for copy in each.copies:
+            info = listings[copy.store].get(each.target_key)
+            if info is None or info.etag != copy.etag:
+                doubtful.append((copy.store, each.target_key))
+    seen: dict[tuple[str, str], ObjectInfo | None] = {}
+    for start in range(0, len(doubtful), AT_ONCE):
+        chunk = doubtful[start : start + AT_ONCE]
+        heads = yield [partial(_head, store, key, caller) for store, key in chunk]
+        seen |= dict(zip(chunk, heads, strict=True))
+    deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, 0, 0, 0
+    for each in copied:
+        unproven += sum(copy.etag is None for copy in each.copies)
+        shown = {copy.role: _shown(copy, each.target_key, seen, since) for copy in each.copies}
+        home, backup = shown[TargetRole.HOME], shown.get(TargetRole.BACKUP)
+        if home == _GONE and backup == _GONE:
+            deleted_since += 1
+            continue
+        newer += _NEWER in (home, backup)
+        wrong_at_home += home in (_GONE, _WRONG)
+        # the platform has written at home, and has not brought it to the backup yet
+        wrong_at_backup += backup == _WRONG or (backup == _GONE and home != _NEWER)
+    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven)
+
+
+_AS_COPIED, _NEWER, _GONE, _WRONG = "as copied", "newer", "gone", "wrong"
+
+
+def _shown(copy: Copied, key: str, seen: Mapping[tuple[str, str], ObjectInfo | None], since: datetime) -> str:
+    if (copy.store, key) not in seen:
+        return _AS_COPIED
+    info = seen[copy.store, key]
+    if info is None:
+        return _GONE
+    if info.etag == copy.etag:
+        return _AS_COPIED
+    return _NEWER if info.last_modified > since else _WRONG
+
+
+def _head(store: str, key: str, caller: Caller) -> ObjectInfo | None:
+    """None where, by two looks, nothing is there."""
+    try:
+        return caller.call(store, lambda opened: opened.head(key))
+    except NotFoundError:
+        return None
+
+
+def source_stores(spec: Spec) -> list[str]:
+    """The stores that a purge empties of its users."""
+    return sorted(spec.by_role(Role.SOURCE, Role.BACKUP))

@@ -1,0 +1,452 @@
+"""`migrate purge`: a purge plan of a wave's users, and carrying one out once its digest is confirmed.
+
+The plan is made by reading alone, by whoever foresees; carrying it out asks everything again, user by user, at that moment.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import TypeVar
+
+from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
+from migrate.jobs.checking import plan_id_of
+from migrate.jobs.common import Actor, is_over, parse_waves
+from migrate.jobs.elsewhere import demand_newest, wait_for_requests
+from migrate.jobs.purge_gate import FROM, Seen, missing
+from migrate.jobs.purge_look import ReceiptKey
+from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
+from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
+from migrate.jobs.steps import Way, side_by_side
+from migrate.layout import compile_rules, unlistable_rules
+from migrate.ledger import Candidate, Ledger, SealKind
+from migrate.model import Purpose, Role, is_stand_in
+from migrate.planner.folder import Plan
+from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
+from migrate.routing import Router
+from migrate.states import UserState
+from migrate.stores.door import Door, Visitor
+from migrate.transfer.caller import Caller
+from migrate.worker.loop import Stop
+from migrate.worker.seals import Seals
+from migrate.workspace import Workspace
+
+R = TypeVar("R")
+SHOWN_MAX = 1_000
+"""Users with what is missing or what failed that an end keeps; of all others the numbers."""
+_PAGE = 256  # users who are asked of the ledger at once
+_USERS_AT_ONCE = 32  # whose objects are read from the plans at once
+_COPIES_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """What the command line asks of a purge. `deadline` is in `time.monotonic` seconds."""
+
+    wave: str
+    max_failures: int | None = None
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class PurgeEnd:
+    """How a purge, or the making of its plan, ended. Numbers of users: `ready` are in the purge plan, `purged` now, `away` before
+    it began.
+
+    `missing` counts by check what the gate found; `unready` are users whom it held back, `failed` those whose way broke off,
+    `unfinished` those of whom something is left at a source (`remains`, by store and reason). Of all three the first are named in
+    `shown`. `deleted` are versions, markers and uploads.
+    """
+
+    waves: tuple[int, ...]
+    exit_code: ExitCode = ExitCode.DONE
+    plan: PurgePlan | None = None
+    ready: int = 0
+    purged: int = 0
+    away: int = 0
+    stand_ins: int = 0
+    unready: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    left: int = 0
+    deleted: int = 0
+    size_bytes: int = 0
+    halted: bool = False
+    missing: Counter[str] = field(default_factory=Counter)
+    remains: Counter[tuple[str, str]] = field(default_factory=Counter)
+    errors: list[MigrateError] = field(default_factory=list)
+    shown: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    next_step: str = ""
+
+    @property
+    def done(self) -> int:
+        """Users of whom is known how they ended."""
+        return self.ready + self.purged + self.unready + self.failed + self.unfinished
+
+
+@dataclass(frozen=True, slots=True)
+class Purging:
+    """What is purged, by whom, and what is told meanwhile. `run_id` is 0 for who only foresees."""
+
+    plan: Plan
+    workspace: Workspace
+    ledger: Ledger
+    router: Router
+    actor: Actor
+    request: PurgeRequest
+    run_id: int
+    now: Callable[[], datetime]
+    stop: Stop
+    on_progress: Callable[[PurgeEnd], None]
+
+    def is_over(self) -> bool:
+        return is_over(self.stop, self.request.deadline)
+
+    def waves(self, plan_id: int) -> tuple[int, ...]:
+        """The waves that are asked for, of those that the ledger has: a delta counts nobody who was moved before."""
+        every = {progress.wave for progress in self.ledger.progress(plan_id)}
+        waves = parse_waves(self.request.wave or None, sorted(wave for wave in every if wave is not None))
+        if waves is None:
+            raise UsageError("no wave is named", remedy="Give --wave W: 0, 0-3, 1,4 or all.")
+        return waves
+
+
+def plan_purge(purging: Purging) -> PurgeEnd:
+    """Look at each user of the waves, and write a purge plan of those who are ready. Nothing else is changed.
+
+    None is written where nobody is ready, or not everybody was looked at. LaterError where nothing of the plan was run;
+    RefusedError where a delta has taken its place.
+    """
+    plan, ledger = purging.plan, purging.ledger
+    ledger.heed(purging.stop.ledger_ends_at)
+    demand_newest(plan, ledger)
+    plan_id = plan_id_of(plan, purging.workspace, ledger)
+    end = PurgeEnd(purging.waves(plan_id))
+    with building(purging.workspace) as writer, _line(purging) as line, _opened(purging, Purpose.VERIFY) as caller:
+        tools = _tools(purging, plan_id, caller)
+        for wave in end.waves:
+            for looked in _side_by_side(purging, end, tools, _looks(tools, line, end, wave)):
+                _count_looked(purging, end, looked, writer)
+        end.left = _left(ledger, plan_id, end)
+        if end.ready and not end.left and not end.halted:
+            end.plan = writer.finish(plan.digest, end.waves, purging.now())
+    end.exit_code = _code(purging, end)
+    end.next_step = _next_step_of_plan(purging, end)
+    return end
+
+
+def carry_out(purging: Purging, digest: str) -> PurgeEnd:
+    """Carry out the purge plan whose digest begins so. UsageError where there is none, IntegrityError where it was changed.
+
+    LaterError where others work on the plan.
+    """
+    plan, ledger = purging.plan, purging.ledger
+    ledger.heed(purging.stop.ledger_ends_at)
+    demand_newest(plan, ledger)
+    plan_id = plan_id_of(plan, purging.workspace, ledger)
+    confirmed = find_purge(purging.workspace, digest, plan.digest, purging.waves(plan_id))
+    confirmed.check(purging.stop, purging.request.deadline)
+    end = PurgeEnd(confirmed.waves, plan=confirmed)
+    with (
+        ledger.hold_plan(plan.digest, share=False, alone=True, verb="purge"),
+        _line(purging) as line,
+        _opened(purging, Purpose.PURGE) as caller,
+    ):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
+        wait_for_requests(plan, ledger, purging.stop, purging.request.deadline, purging.now, run_id=purging.run_id)
+        tools = _tools(purging, plan_id, caller, note=f"purge plan {confirmed.digest[:CONFIRMED_DIGITS]}")
+        for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
+            _count_purged(purging, end, purged)
+    end.left = max(0, confirmed.users - end.away - end.done)
+    end.exit_code = _code(purging, end)
+    end.next_step = _next_step_of_purge(purging, end, confirmed)
+    return end
+
+
+class _Line:
+    """What the line has planned of users, and the ETags of the receipts. For one thread, that of the ledger."""
+
+    def __init__(self, purging: Purging, held: ExitStack) -> None:
+        self._ledger = purging.ledger
+        self._line = LineOfUsers(purging.plan)
+        held.callback(self._line.close)
+        self._ids = [self._ledger.plan_id(each.digest) for each in self._line.plans]
+        self._seals: list[Seals] = []
+        for each in self._line.plans:
+            self._seals.append(Seals(purging.workspace.seals, each.digest))
+            held.callback(self._seals[-1].close)
+
+    def of(self, users: Mapping[str, int], near: Collection[str]) -> list[Person]:
+        """The users, in their order, each given with the wave; of those who are near with what is known of them.
+
+        SealLostError where receipts cannot be had: what they prove is to be proved before anything is deleted.
+        """
+        known = self._line.of([user_id for user_id in users if user_id in near])
+        receipts = self._receipts(at for objects in known.values() for at in objects.values())
+        return [
+            Person(user_id, wave, known.get(user_id), _of(receipts, known.get(user_id, {})))
+            for user_id, wave in users.items()
+        ]
+
+    def _receipts(self, objects: Iterable[PlannedAt]) -> dict[ReceiptKey, str]:
+        wanted: dict[tuple[int, int], set[int]] = {}
+        for at in objects:
+            if not at.planned.is_tombstone:
+                wanted.setdefault((at.place, at.batch), set()).update(copy.ordinal for copy in at.planned.copies)
+        found: dict[ReceiptKey, str] = {}
+        for (place, batch), ordinals in wanted.items():
+            plan_id = self._ids[place]
+            if plan_id is None:
+                raise LaterError("a plan of the line was never run with this ledger", remedy="Name its ledger.")
+            seals = self._ledger.seals(plan_id, batch, SealKind.RECEIPTS)
+            receipts = self._seals[place].read_receipts(seals, ordinals)
+            found |= {(place, batch, ordinal): receipt.etag for ordinal, (_, receipt) in receipts.items()}
+        return found
+
+
+def _of(receipts: Mapping[ReceiptKey, str], objects: Mapping[SourceKey, PlannedAt]) -> dict[ReceiptKey, str]:
+    """Of all receipts, those of one user."""
+    keys = ((at.place, at.batch, copy.ordinal) for at in objects.values() for copy in at.planned.copies)
+    return {key: receipts[key] for key in keys if key in receipts}
+
+
+@contextmanager
+def _line(purging: Purging) -> Iterator[_Line]:
+    with ExitStack() as held:
+        yield _Line(purging, held)
+
+
+@contextmanager
+def _opened(purging: Purging, purpose: Purpose) -> Iterator[Caller]:
+    plan, actor = purging.plan, purging.actor
+    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
+    door = Door(plan.spec, purging.workspace, visitor, capabilities=plan.capabilities)
+    for name in plan.spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET):
+        door.admit(name)
+    yield Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
+    door.close()  # not after an error: threads may be in a request
+
+
+def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "") -> Tools:
+    spec = purging.plan.spec
+    rules = compile_rules(spec.layout.rules)
+    return Tools(
+        plan_id=plan_id,
+        run_id=purging.run_id,
+        spec=spec,
+        rules=rules,
+        ledger=purging.ledger,
+        router=purging.router,
+        caller=caller,
+        unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
+        now=purging.now,
+        is_over=purging.is_over,
+        holds=HoldWatch(purging.ledger),
+        note=note,
+    )
+
+
+def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[Way[R]]) -> Iterator[R]:
+    spec = purging.plan.spec
+
+    def look() -> None:
+        tools.holds.look()
+        purging.on_progress(end)
+
+    return side_by_side(
+        ways,
+        at_once=spec.cutover.concurrency,
+        threads=spec.run.concurrency,
+        is_over=lambda: end.halted or purging.is_over(),
+        on_look=look,
+    )
+
+
+# the purge plan
+
+
+def _looks(tools: Tools, line: _Line, end: PurgeEnd, wave: int) -> Iterator[Way[Looked]]:
+    """Of each user of the wave who may be near. Read page by page."""
+    after = ""
+    while page := tools.ledger.candidates(tools.plan_id, wave, after, _PAGE):
+        after = page[-1].user_id
+        mine: list[Candidate] = []
+        for candidate in page:
+            if is_stand_in(candidate.user_id):
+                end.stand_ins += 1
+            elif _is_done(tools, candidate):
+                end.away += 1
+            else:
+                mine.append(candidate)
+        for group in _groups(mine):
+            # of who is not near nothing is read from the plans: the gate says why
+            near = {each.user_id for each in group if _is_near(tools, each)}
+            for person in line.of({each.user_id: wave for each in group}, near):
+                yield look(tools, person)
+
+
+def _is_done(tools: Tools, candidate: Candidate) -> bool:
+    """Whether nothing is left to purge: the user is purged, or was so after they were forgotten."""
+    if candidate.state is UserState.FORGOTTEN:
+        move = tools.ledger.move_of(candidate.user_id)
+        return move is not None and move.purged_at is not None
+    return candidate.state is UserState.PURGED
+
+
+def _is_near(tools: Tools, candidate: Candidate) -> bool:
+    """Whether what the ledger knows lets the user be purged, so that their objects have to be known."""
+    if candidate.state not in FROM:
+        return False
+    move = tools.ledger.move_of(candidate.user_id)
+    return not missing(Seen(candidate, move, tools.now(), tools.spec, tools.unlistable))
+
+
+def _groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """In order, as many at a time as fit in memory with their objects."""
+    group: list[Candidate] = []
+    copies = 0
+    for candidate in candidates:
+        if group and (len(group) >= _USERS_AT_ONCE or copies + candidate.copies > _COPIES_AT_ONCE):
+            yield group
+            group, copies = [], 0
+        group.append(candidate)
+        copies += candidate.copies
+    if group:
+        yield group
+
+
+def _count_looked(purging: Purging, end: PurgeEnd, looked: Looked, writer: PurgeWriter) -> None:
+    if looked.missing:
+        _hold_back(end, looked.user_id, looked.missing)
+    elif looked.error is not None:
+        _fail(purging, end, looked.user_id, looked.error)
+    else:
+        end.ready += 1
+        user = PurgeUser(
+            looked.user_id,
+            looked.wave,
+            len(looked.entries),
+            sum(entry.size for entry in looked.entries),
+            looked.targets.deleted_since,
+            looked.targets.newer,
+            looked.left_alone,
+        )
+        writer.add(user, looked.entries)
+
+
+def _left(ledger: Ledger, plan_id: int, end: PurgeEnd) -> int:
+    """Users of the waves whom nobody has looked at."""
+    every = sum(sum(progress.users.values()) for progress in ledger.progress(plan_id) if progress.wave in end.waves)
+    return max(0, every - end.away - end.stand_ins - end.done)
+
+
+# carrying it out
+
+
+def _purges(tools: Tools, line: _Line, end: PurgeEnd, confirmed: PurgePlan) -> Iterator[Way[Purged]]:
+    people = confirmed.people()
+    while group := _some(people):
+        candidates = {user.user_id: tools.ledger.candidate(tools.plan_id, user.user_id) for user, _ in group}
+        done = {user_id for user_id, found in candidates.items() if found is not None and _is_done(tools, found)}
+        end.away += len(done)
+        near = {user_id for user_id, found in candidates.items() if found is not None and _is_near(tools, found)}
+        waves = {user.user_id: user.wave for user, _ in group if user.user_id not in done}
+        entries = {user.user_id: mine for user, mine in group}
+        for person in line.of(waves, near):
+            yield purge(tools, person, entries.pop(person.user_id))
+
+
+def _some(people: Iterator[tuple[PurgeUser, list[Entry]]]) -> list[tuple[PurgeUser, list[Entry]]]:
+    """The next users, as many at a time as fit in memory with their entries."""
+    group: list[tuple[PurgeUser, list[Entry]]] = []
+    for each in islice(people, _USERS_AT_ONCE):
+        group.append(each)
+        if sum(user.entries for user, _ in group) > _COPIES_AT_ONCE:
+            break
+    return group
+
+
+def _count_purged(purging: Purging, end: PurgeEnd, purged: Purged) -> None:
+    end.deleted += purged.deleted
+    end.size_bytes += purged.size_bytes
+    if purged.missing:
+        _hold_back(end, purged.user_id, purged.missing)
+    elif purged.error is not None:
+        _fail(purging, end, purged.user_id, purged.error)
+    elif purged.purged:
+        end.purged += 1
+    else:
+        end.unfinished += 1
+        end.remains.update({(store, reason.value): number for (store, reason), number in purged.left.items()})
+        why = {store: "" for store, _ in purged.left}
+        for store in why:
+            reasons = [
+                f"{number} {reason}" for (where, reason), number in sorted(purged.left.items()) if where == store
+            ]
+            why[store] = f"left at {store}: {', '.join(reasons)}"
+        _show(end, purged.user_id, why)
+
+
+def _hold_back(end: PurgeEnd, user_id: str, why: Mapping[str, str]) -> None:
+    end.unready += 1
+    end.missing.update(why.keys())
+    _show(end, user_id, dict(why))
+
+
+def _fail(purging: Purging, end: PurgeEnd, user_id: str, error: MigrateError) -> None:
+    if error.exit_code is ExitCode.INTERRUPTED:
+        return  # left for the next one
+    end.failed += 1
+    if len(end.errors) < SHOWN_MAX:
+        end.errors.append(error)
+    _show(end, user_id, {"failed": error.what})
+    most = purging.request.max_failures or purging.plan.spec.cutover.max_failures
+    end.halted = end.halted or end.failed >= most
+
+
+def _show(end: PurgeEnd, user_id: str, why: dict[str, str]) -> None:
+    if len(end.shown) < SHOWN_MAX:
+        end.shown.append((user_id, why))
+
+
+def _code(purging: Purging, end: PurgeEnd) -> ExitCode:
+    codes = [error.exit_code for error in end.errors if not isinstance(error, LaterError)]
+    if end.unready or end.failed or end.unfinished:
+        codes.append(ExitCode.INCOMPLETE)
+    if end.left or end.halted:
+        codes.append(ExitCode.INTERRUPTED if purging.stop.is_set() and end.left else ExitCode.LATER)
+    return worst(codes)
+
+
+def _command(purging: Purging, end: PurgeEnd) -> str:
+    return f"migrate purge {purging.plan.digest[:CONFIRMED_DIGITS]} --wave {','.join(map(str, end.waves))}"
+
+
+def confirming(purging: Purging, end: PurgeEnd) -> str:
+    """The command that carries the purge plan out."""
+    assert end.plan is not None, "there is one to be confirmed"
+    return f"{_command(purging, end)} --confirm {end.plan.digest[:CONFIRMED_DIGITS]}"
+
+
+def _next_step_of_plan(purging: Purging, end: PurgeEnd) -> str:
+    if end.plan is not None:
+        return f"confirm with `{confirming(purging, end)}`"
+    if end.halted:
+        return f"Too many failures: mend the cause, then `{_command(purging, end)}` looks again."
+    if end.left:
+        return f"Not everybody was looked at: `{_command(purging, end)}` does."
+    return "Nobody of these waves can be purged now."
+
+
+def _next_step_of_purge(purging: Purging, end: PurgeEnd, confirmed: PurgePlan) -> str:
+    if end.halted:
+        return f"Too many failures halted the purge: mend the cause, then `{confirming(purging, end)}` goes on."
+    if end.left:
+        return f"Users are left: `{confirming(purging, end)}` goes on."
+    if end.unfinished or end.unready or end.failed:
+        return f"See to what is told of them; then `{_command(purging, end)}` makes a new purge plan of who is left."
+    return "`migrate sweep` shows that nothing of them is left at the sources."
