@@ -266,7 +266,9 @@ def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Se
     if connection.execute(select(users.c.plan_id).where(same, users.c.plan_id.not_in(line)).limit(1)).first():
         return False
     kept, away = [state.value for state in _KEPT], [state.value for state in AWAY]
-    moves = and_(users.c.state.in_(kept), coming.c.copies > 0)
+    # what a delta has planned of who was forgotten since is withdrawn once it is leased
+    moved = [state for state in kept if state != UserState.FORGOTTEN.value]
+    moves = and_(users.c.state.in_(moved), coming.c.copies > 0)
     came_back = and_(users.c.state.not_in(away), coming.c.state == MOVED)
     if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
         raise LaterError(
