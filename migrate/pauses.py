@@ -62,6 +62,11 @@ class PausePoint(StrEnum):
     USER_UNFROZEN = "user-unfrozen"  # the same, and writers are let in again
     MOVE_RECORDED = "move-recorded"  # the ledger knows the flip, and no window yet
 
+    # forgetting a user
+    USER_FORGOTTEN = "user-forgotten"  # in the ledger; nothing is erased
+    OBJECT_ERASED = "object-erased"  # something of the user is gone at a target
+    USER_ERASED = "user-erased"  # nothing is left there, and the ledger does not know
+
     # verifying
     CHECK_LEASED = "check-leased"  # a pass has begun, nothing of the batch is checked
     VERDICTS_COMMITTING = "verdicts-committing"  # inside the transaction, verdicts inserted
