@@ -34,6 +34,7 @@ from migrate.stores.memory_place import MemoryPlace
 
 IMAGE = Attributes(content_type="image/jpeg")
 TARGETS = ("dublin-1", "dublin-2", "hamar")
+NOBODY_IS_LATE = "import migrate.jobs.elsewhere; migrate.jobs.elsewhere.LATE_SECONDS = 0"
 ROUTING = '\n[routing]\ndrain_seconds = "1s"\nfreeze_seconds_max = "15s"\n'
 
 
@@ -141,16 +142,16 @@ def without(world: SmallWorld, *users: str) -> None:
 
 
 @contextmanager
-def stopped_at(world: SmallWorld, point: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def stopped_at(world: SmallWorld, point: str, *words: str, code: int = 0) -> Iterator[subprocess.Popen[bytes]]:
     """A command in a process of its own that has stopped itself at a point; it goes on, to its end, once the block is left."""
-    process = world.start(*words, **{VARIABLE: point})
+    process = world.start(*words, program=NOBODY_IS_LATE, **{VARIABLE: point})
     try:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), (process.stdout.read(), process.stderr.read())  # type: ignore[union-attr]
         yield process
         process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, (out, err)
+        assert process.returncode == code, (out, err)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -398,6 +399,19 @@ def test_a_store_that_is_not_known_to_keep_versions_is_asked_for_them_all_the_sa
     assert [info.key for info in _listed(store, "users/u001/")] == ["users/u001/a"]
 
 
+def test_of_two_that_forget_at_once_one_erases(tmp_path: Path, ledger_url: str | None) -> None:
+    """The other marks, and says to come again. The first is not disturbed."""
+    world = made(tmp_path, ledger_url)
+    do(world, "run", "--wave", "all")
+    with stopped_at(world, "object-erased:2", "forget", "--user", "u001"):
+        found = forget(world, "u001", "u002", code=75)
+        assert {each["result"] for each in found.values()} == {"forgotten"}
+    found = forget(world, "u001", "u002")
+    assert (found["u001"]["result"], found["u002"]["result"]) == ("erased before", "erased")
+    without(world, "u001", "u002")
+    world.assert_all_there()
+
+
 # who lives, or lived, at the new home
 
 
@@ -465,6 +479,25 @@ def test_where_a_cutover_was_killed_the_platform_says_whether_they_moved(
     assert found["left"] == ({"platform": 1} if lives else {})
     with routes_of(world) as routes:
         assert routes.read(user).frozen_by is None
+
+
+def test_who_is_forgotten_amid_the_own_cutover_is_not_flipped(tmp_path: Path, ledger_url: str | None) -> None:
+    """The platform keeps the user's writers off when the request comes: the cutover takes it back, and nothing stays frozen."""
+    world = made(tmp_path, ledger_url, users=2)
+    do(world, "run", "--wave", "all")
+    do(world, "verify")
+    with stopped_at(world, "user-frozen:1", "cutover", "--wave", "all", code=75):
+        user = next(user for user in world.users if state(world, user) is UserState.FROZEN)
+        assert forget(world, user, code=75)[user]["result"] == "forgotten"
+    with routes_of(world) as routes:
+        assert (routes.read(user).home, routes.read(user).frozen_by) == ("us", None)
+    assert state(world, user) is UserState.FORGOTTEN
+    assert forget(world, user)[user]["result"] == "erased"
+    without(world, user)
+    world.assert_all_there()
+    (other,) = set(world.users) - {user}
+    do(world, "cutover", "--wave", "all")
+    assert state(world, other) is UserState.OBSERVING
 
 
 def test_whom_another_ledger_has_moved_lives_where_the_platform_says(world: SmallWorld) -> None:
