@@ -78,6 +78,11 @@ class PausePoint(StrEnum):
     ALL_DELETED = "all-deleted"  # all that the purge plan names, and the sources were not listed again
     SOURCES_EMPTIED = "sources-emptied"  # they were, and are empty of the user; the ledger does not know
 
+    # forgetting a user
+    USER_FORGOTTEN = "user-forgotten"  # in the ledger; nothing is erased
+    OBJECT_ERASED = "object-erased"  # something of the user is gone at a target
+    USER_ERASED = "user-erased"  # nothing is left there, and the ledger does not know
+
     # verifying
     CHECK_LEASED = "check-leased"  # a pass has begun, nothing of the batch is checked
     VERDICTS_COMMITTING = "verdicts-committing"  # inside the transaction, verdicts inserted

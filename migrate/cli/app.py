@@ -49,6 +49,9 @@ COMMANDS: dict[str, Entry] = {
     "hold": Entry(
         "migrate.cli.hold", "Put users on hold: whatever is verified, nothing is cut over or purged.", "hold"
     ),
+    "forget": Entry(
+        "migrate.cli.forget", "Forget users: copy nothing more of them, and erase what was copied.", "forget"
+    ),
     "status": Entry("migrate.cli.status", "Show where a plan or a user stands.", "status"),
     "where": Entry("migrate.cli.where", "Say where a user's data is, store by store.", "where"),
     "sweep": Entry("migrate.cli.sweep", "Look through all stores for what lies where it should not.", "sweep"),

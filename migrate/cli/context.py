@@ -9,7 +9,7 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,6 +99,25 @@ def user_given(text: str) -> str:
     if not is_utf8(given):
         raise UsageError("the user's id on stdin is not UTF-8", remedy="Write it in UTF-8, as the directory has it.")
     return given
+
+
+def users_given(texts: Sequence[str]) -> list[str]:
+    """Several users' ids from the command line, each once; `-` reads them from stdin, one a line. UsageError for an empty one."""
+    found: list[str] = []
+    for text in texts:
+        if text != "-":
+            found.append(text)
+            continue
+        try:
+            lines = sys.stdin.read().split("\n")
+        except UnicodeDecodeError:
+            lines = ["\udcff"]
+        if not all(map(is_utf8, lines)):
+            raise UsageError("a user's id on stdin is not UTF-8", remedy="Write it in UTF-8, as the directory has it.")
+        found += lines[:-1] if lines[-1] == "" else lines
+    if "" in found:
+        raise UsageError("a user's id is empty", remedy="Give the ids as the directory has them, one a line on stdin.")
+    return list(dict.fromkeys(found))
 
 
 def is_utf8(text: str) -> bool:

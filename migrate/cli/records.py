@@ -52,12 +52,14 @@ def recorded_run(
     *,
     plan: str | None = None,
     country: str | None = None,
+    create: bool = True,
 ) -> Iterator[RecordedRun]:
-    """Record a command from its start to its end, however it ends. `arguments` are plain data without a secret.
+    """Record a command from its start to its end, however it ends. `arguments` are plain data without a secret. NoLedgerError
+    where there is no ledger, and `create` is not asked for.
 
     `raise typer.Exit(code)` inside the block is how a command ends with a code of its own; it is recorded.
     """
-    ledger = open_ledger(context)
+    ledger = open_ledger(context, create=create)
     try:
         run_id = ledger.start_run(
             verb=verb,

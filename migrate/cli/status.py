@@ -26,7 +26,7 @@ from migrate.units import format_duration, format_size, number_of
 
 _SHOWN = 50
 _RUNS = 5
-_TOLD = {EventKind.HOLD: "put on hold", EventKind.RELEASE: "released"}
+_TOLD = {EventKind.HOLD: "put on hold", EventKind.RELEASE: "released", EventKind.ERASED: "erased at the targets"}
 _FINDINGS = {EXTRA: "no copy stands for it", SEAL_LOST: "the sealed file is missing or was changed"}
 
 

@@ -73,11 +73,14 @@ class FoundItem:
 class Judge:
     """Says of what was listed what is wrong. Everything here runs in DuckDB, out of core."""
 
-    def __init__(self, spec: Spec, scratch: Path, users: Path, moved: Path, orphans: Path, now: datetime) -> None:
+    def __init__(
+        self, spec: Spec, scratch: Path, users: Path, moved: Path, forgotten: Path, orphans: Path, now: datetime
+    ) -> None:
         self._spec = spec
         self._scratch = scratch
         self._users = users
         self._moved = moved
+        self._forgotten = forgotten
         self._orphans = orphans
         self._now = now
         self._rules = compile_rules(spec.layout.rules)
@@ -149,6 +152,7 @@ class Judge:
                 CASE
                     WHEN c.rule IN ({shared}) THEN NULL
                     WHEN u.user_id IS NULL AND o.key IS NOT NULL THEN NULL
+                    WHEN f.user_id IS NOT NULL THEN {literal(Kind.STRAY)}
                     WHEN u.home IS NULL AND u.backup IS NULL THEN {literal(Kind.STRAY)}
                     WHEN coalesce(u.home = {site}, FALSE) OR coalesce(u.backup = {site}, FALSE) THEN NULL
                     ELSE {literal(Kind.OUTSIDE_HOME)}
@@ -156,11 +160,13 @@ class Judge:
                 CASE
                     WHEN c.rule IS NULL THEN 'no rule knows the key'
                     WHEN u.user_id IS NULL THEN 'no plan moves the user'
+                    WHEN f.user_id IS NOT NULL THEN 'the user is forgotten'
                     WHEN u.home IS NULL AND u.backup IS NULL THEN 'the plan places the user nowhere'
                     ELSE concat('home ', u.home, ', backup ', coalesce(u.backup, 'none'))
                 END AS detail
             FROM claimed AS c
             LEFT JOIN {parquet_sql(self._users)} AS u ON u.user_id = c.user_id
+            LEFT JOIN {parquet_sql(self._forgotten)} AS f ON f.user_id = c.user_id
             LEFT JOIN (SELECT key FROM {parquet_sql(self._orphans)} WHERE site = {site}) AS o ON o.key = c.key"""
 
     def _write_uploads(

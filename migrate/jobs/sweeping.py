@@ -4,7 +4,7 @@ What a verification does not see stands here: it looks at each user's home and b
 is and whether that user's data may be there, by the users of all plans that the ledger has registered.
 
 - At a target: `outside_home`, where the store is at neither the user's home nor backup; `stray`, where no plan of the ledger
-  places the user anywhere, or no rule of the layout knows the key.
+  places the user anywhere, the user is forgotten, or no rule of the layout knows the key.
 - At a source or its backup: `residue` of users who are purged. What awaits that, of users who were cut over, is counted, and
   no fault.
 - At any store: `upload`, one that was begun a day ago or earlier and not ended.
@@ -13,8 +13,9 @@ Versions that are not current are data as well, and are judged like objects. Sha
 What a plan has copied of orphans is right where it was copied to.
 
 **It goes on where it was stopped.** The listings stand in `.migrate/scratch/sweep` until a sweep has listed every store. Who was
-purged is asked before the first store is listed, so that nobody is blamed for what was listed before the purge; where users
-belong is asked after the last one, so that whoever came meanwhile is known. Memory grows with neither: DuckDB joins out of core.
+purged or forgotten is asked before the first store is listed, so that nobody is blamed for what was listed before that; where
+users belong is asked after the last one, so that whoever came meanwhile is known. Memory grows with neither: DuckDB joins out of
+core.
 
 **What failed reads as nothing** (invariant 4): a store that was not listed has no counts, and the sweep ends with its code.
 """
@@ -137,7 +138,7 @@ def sweep(
         looks = lister.list_all(is_stopping)
         users = _export(ledger, scratch, "users", None, is_stopping)
         orphans = aside(lambda: write_copied_orphans(_here(workspace, plans), scratch), is_stopping)
-        judge = Judge(spec, scratch, users, scratch / "moved", orphans, now())
+        judge = Judge(spec, scratch, users, scratch / "moved", scratch / "forgotten", orphans, now())
         counts = aside(lambda: {name: judge.judge(name, look) for name, look in looks.items()}, is_stopping)
         workspace.ensure(workspace.sweeps)
         file = workspace.sweeps / f"sweep-{began:%Y%m%dT%H%M%S%fZ}.parquet"
@@ -168,7 +169,7 @@ def _telling() -> Iterator[None]:
 def _begin(scratch: Path, spec: Spec, ledger: Ledger, now: datetime, is_stopping: Stopping) -> datetime:
     """When the sweep that is gone on with began; now, where it is a new one.
 
-    A new one asks who is purged first. The heading is written after that: what stands without it counts for nothing.
+    A new one asks who is purged or forgotten first. The heading is written after that: what stands without it counts for nothing.
     """
     addresses = {name: address_of(spec, name) for name in store_names(spec)}
     about = hashlib.sha256(json.dumps([ledger.display_url, addresses], sort_keys=True).encode()).hexdigest()
@@ -183,6 +184,7 @@ def _begin(scratch: Path, spec: Spec, ledger: Ledger, now: datetime, is_stopping
     _forget(scratch)
     scratch.mkdir(mode=0o700)
     _export(ledger, scratch, "moved", _MOVED, is_stopping)
+    _export(ledger, scratch, "forgotten", [UserState.FORGOTTEN], is_stopping)
     write_sealed(path, json.dumps({"began": now.astimezone(UTC).isoformat(), "about": about}).encode())
     return now.astimezone(UTC)
 

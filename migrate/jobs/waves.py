@@ -24,9 +24,9 @@ def is_to_verify(wave: WaveProgress) -> bool:
 
 
 def _all_held_up(wave: WaveProgress) -> bool:
-    """Whether the wave has users, and none of them could go on."""
+    """Whether the wave has users beside those who are forgotten, and none of them could go on."""
     held = sum(wave.users.get(state, 0) for state in _HELD_UP) + wave.moved_on
-    return 0 < held == sum(wave.users.values())
+    return 0 < held == sum(wave.users.values()) - wave.users.get(UserState.FORGOTTEN, 0)
 
 
 def choose_waves(

@@ -9,7 +9,7 @@ passes had counted of them is void, and their batches are checked again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, and_, case, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.engine import Connection
@@ -189,6 +189,28 @@ def answer_findings(connection: Connection, lease: Lease) -> None:
         )
         .values(answered=True)
     )
+
+
+def drop_wrong(connection: Connection, plan_id: int, copies: Mapping[int, Collection[int]]) -> None:
+    """Drop what is known to be wrong of these copies, ordinals by batch: they are nobody's to judge any more. What open passes
+    have counted of their batches is counted anew."""
+    verdicts = schema.verdicts
+    changed: list[int] = []
+    for number, ordinals in copies.items():
+        for chunk in chunks(ordinals):
+            dropped = connection.execute(
+                delete(verdicts).where(
+                    literal_column("verdicts.verdict <> 'MATCH'"),
+                    in_batch(verdicts, plan_id, number),
+                    # all that there are, said so that the index leads to the batch
+                    verdicts.c.reopened.in_([False, True]),
+                    verdicts.c.verdict.in_(WRONG),
+                    verdicts.c.ordinal.in_(chunk),
+                )
+            ).rowcount
+            changed += [number] if dropped else []
+    if changed:
+        check_again(connection, plan_id, changed)
 
 
 def put_findings(connection: Connection, rows: Sequence[dict[str, object]]) -> None:

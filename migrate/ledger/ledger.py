@@ -16,6 +16,7 @@ from migrate.errors import NoLedgerError, UsageError, VersionError
 from migrate.ledger import schema
 from migrate.ledger.copying import Copying
 from migrate.ledger.engine import NO_LEDGER_REMEDY, Database, parse_url
+from migrate.ledger.forgetting import Forgetting
 from migrate.ledger.history import History
 from migrate.ledger.holds import Holds
 from migrate.ledger.late import Late
@@ -46,6 +47,7 @@ class Ledger(
     Holds,
     Moving,
     Late,
+    Forgetting,
     History,
     Reading,
     OfUsers,

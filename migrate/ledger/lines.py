@@ -34,12 +34,8 @@ from migrate.ledger.seals import seal_of
 from migrate.model import MOVED, Level
 from migrate.states import AWAY, BatchState, UserState
 
-_WRITES = (
-    "run",
-    "cutover",
-    "rollback",
-    "purge",
-)  # at a store: a request of one that was killed may still be on its way
+# At a store: a request of one that was killed may still be on its way.
+_WRITES = ("run", "cutover", "rollback", "purge", "forget")
 _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
@@ -276,7 +272,9 @@ def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Se
     if connection.execute(select(users.c.plan_id).where(same, users.c.plan_id.not_in(line)).limit(1)).first():
         return False
     kept, away = [state.value for state in _KEPT], [state.value for state in AWAY]
-    moves = and_(users.c.state.in_(kept), coming.c.copies > 0)
+    # what a delta has planned of who was forgotten since is withdrawn once it is leased
+    moved = [state for state in kept if state != UserState.FORGOTTEN.value]
+    moves = and_(users.c.state.in_(moved), coming.c.copies > 0)
     came_back = and_(users.c.state.not_in(away), coming.c.state == MOVED)
     if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
         raise LaterError(

@@ -176,10 +176,11 @@ class Moving(Core):
     def forgotten(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> bool:
         """Any state but purged → forgotten; False for one who is forgotten already. No other move of the user is possible then.
 
-        It waits for a move that is under way, and is not refused for it. A hold is the caller's to heed: nothing is erased here.
+        It waits for a move that is under way, and is not refused for it. OnHoldError for a user on hold: nothing is changed then.
         """
         with self._write() as connection:
             row = _user(connection, user_id, waits=True)
+            demand_not_held(connection, user_id)
             if row.state == UserState.FORGOTTEN.value:
                 return False
             _step(connection, row, UserState.FORGOTTEN, run_id, now, note)

@@ -69,6 +69,17 @@ class OfUsers(Core):
                 found.update(connection.execute(query).scalars())
         return found
 
+    def forgotten_among(self, user_ids: Collection[str]) -> set[str]:
+        """Those of these users who are forgotten."""
+        users, found = schema.users, set[str]()
+        with self._read() as connection:
+            for chunk in chunks(user_ids, _USERS):
+                query = select(users.c.user_id).where(
+                    users.c.user_id.in_(chunk), users.c.state == UserState.FORGOTTEN.value
+                )
+                found.update(connection.execute(query).scalars())
+        return found
+
     def known_of(self, user: UserRow, ordinals: Collection[int] | None) -> dict[str, int]:
         """What is known to be wrong of a user, or could not be checked, by kind and number; what nothing has answered yet.
 

@@ -6,7 +6,7 @@ Both refuse to work beside a lease of the same batches: nobody may be working on
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,11 +16,11 @@ from sqlalchemy.engine import Connection, Row
 from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
-from migrate.ledger.known import WRONG, check_again, is_wrong
+from migrate.ledger.known import WRONG, check_again, drop_wrong, is_wrong
 from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
 from migrate.model import Outcome, Verdict
 from migrate.pauses import PausePoint, pause_at
-from migrate.states import BatchState, UserState, check_batch_move
+from migrate.states import AWAY, BatchState, UserState, check_batch_move
 
 REPAIR, RETRY = "repair", "retry"
 
@@ -48,7 +48,8 @@ class Repairing(Core):
         """Put the MISMATCH and MISSING copies of one batch back to pending; how many. Doing it again changes nothing.
 
         `sealed` tells of each, by ordinal, its outcome, owner and size. LaterError while the batch is leased. Older verdicts on
-        the same copies, of whatever pass, are void with it.
+        the same copies, of whatever pass, are void with it. Copies of users whose home has moved, or who are forgotten, are not
+        put back: what is at the targets is not ours to judge any more, so what was found there is dropped.
         """
         verdicts, batches = schema.verdicts, schema.batches
         with self._write() as connection:
@@ -58,6 +59,13 @@ class Repairing(Core):
                 return 0
             plan_id = rows[0].plan_id
             _demand_unleased(connection, plan_id, [number])
+            away = _away(connection, {copy.user_id for copy in sealed.values()})
+            gone = [row.ordinal for row in rows if _sealed_copy(sealed, number, row.ordinal).user_id in away]
+            if gone:
+                drop_wrong(connection, plan_id, {number: gone})
+                rows = [row for row in rows if row.ordinal not in set(gone)]
+            if not rows:
+                return 0
             copies = [_sealed_copy(sealed, number, row.ordinal) for row in rows]
             _put_back(connection, plan_id, number, [(row.ordinal, row.etag) for row in rows], run_id, now)
             _uncount(connection, plan_id, number, copies)
@@ -202,6 +210,16 @@ def _sealed_copy(sealed: Mapping[int, SealedCopy], number: int, ordinal: int) ->
     if copy is None or not copy.outcome.has_receipt:
         raise IntegrityError(f"batch {number}: copy {ordinal} has a verdict, but no sealed receipt")
     return copy
+
+
+def _away(connection: Connection, user_ids: Collection[str]) -> set[str]:
+    """Those of these users whose home has moved, or who are forgotten. Their rows are held to the end of the transaction."""
+    users, away = schema.users, [state.value for state in AWAY]
+    found: set[str] = set()
+    for chunk in chunks(sorted(user_ids)):
+        query = select(users.c.user_id).where(users.c.user_id.in_(chunk), users.c.state.in_(away))
+        found.update(connection.execute(query.order_by(users.c.user_id).with_for_update(key_share=True)).scalars())
+    return found
 
 
 def _demand_counted(batch: Row[Any], lost: Mapping[int, UnsealedCopy]) -> None:

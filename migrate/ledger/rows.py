@@ -43,11 +43,13 @@ class CheckState(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What a row of a user's history tells of: a hold set, a hold released, or a move from one state to another."""
+    """What a row of a user's history tells of: a hold set, a hold released, a move from one state to another, or that nothing of
+    a forgotten user is left at the targets."""
 
     HOLD = "hold"
     RELEASE = "release"
     MOVE = "move"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,7 +442,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of a user's history. A MOVE has both states, a HOLD or RELEASE neither; `note` is its reason."""
+    """A line of a user's history. A MOVE has both states, the others neither; `note` is its reason."""
 
     id: int
     user_id: str

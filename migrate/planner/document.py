@@ -8,7 +8,7 @@ from typing import Any
 
 from migrate.inventory.files import DirectoryFile, InventoryFile
 from migrate.layout import CompiledRule, unlistable_rules
-from migrate.model import CensusClass, Role
+from migrate.model import CensusClass, Policy, Role
 from migrate.placement import Closing
 from migrate.planner.census import Census, StoreCensus, backups_of
 from migrate.planner.session import Session
@@ -70,12 +70,16 @@ def policies_of(spec: Spec, rules: tuple[CompiledRule, ...], census: Census) -> 
             "class": CensusClass.ORPHAN.value,
             "rule": None,
             "policy": policy,
-            "reason": spec.orphans.reason if policy else None,
+            "reason": spec.orphans.reason if policy and policy == spec.orphans.policy else None,
         }
         | _counted(census, CensusClass.ORPHAN, policy or "undecided", None)
-        for policy in dict.fromkeys((spec.orphans.policy, None))  # undecided are those that the line has copied, too
+        # undecided are those that the line has copied, too; of who moved or is forgotten they are kept, whatever the spec says
+        for policy in dict.fromkeys((spec.orphans.policy, Policy.KEEP, None))
     ]
-    return [*shared, *(row for row in orphans if row["objects"] or row["policy"])]
+    return [
+        *shared,
+        *(row for row in orphans if row["objects"] or (row["policy"] and row["policy"] == spec.orphans.policy)),
+    ]
 
 
 def _counted(census: Census, kind: CensusClass, policy: str, rule: int | None) -> dict[str, int]:

@@ -24,6 +24,18 @@ class PlannedAt:
     batch: int
 
 
+@dataclass(frozen=True, slots=True)
+class CopyAt:
+    """A copy that a plan of the line has planned for a user, be it made, removed or not: where to, and the plan's place in the
+    line, its batch and the copy's ordinal there."""
+
+    store: str
+    key: str
+    place: int
+    batch: int
+    ordinal: int
+
+
 class LineOfUsers:
     """Reads the objects of a few users at a time. For one thread; to be closed. Raises what opening the plans raises."""
 
@@ -51,15 +63,9 @@ class LineOfUsers:
         """By user, the objects by source key, tombstones among them. IntegrityError where a plan was changed."""
         found: dict[str, dict[SourceKey, PlannedAt]] = {user_id: {} for user_id in user_ids}
         for place, plan in enumerate(self.plans):
-            spans = self._connection.execute(
-                f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
-                "WHERE user_id IN (SELECT unnest(?)) AND first_batch IS NOT NULL",
-                [list(user_ids)],
-            ).fetchall()
-            numbers = sorted({number for first, last in spans for number in range(first, last + 1)})
+            numbers = self._batches(plan, user_ids)
             if not numbers:
                 continue
-            plan.check_copies(numbers)
             rows = self._connection.execute(
                 f"SELECT {OBJECTS.names} FROM {plan.relation('objects', first=numbers[0], last=numbers[-1])} "
                 "WHERE batch IN (SELECT unnest(?)) AND user_id IN (SELECT unnest(?))",
@@ -71,3 +77,33 @@ class LineOfUsers:
                     key = (self._source[planned.store], planned.key)
                     found[planned.user_id][key] = PlannedAt(planned, place, row[0])
         return dict(found)
+
+    def copies_of(self, user_ids: Collection[str]) -> dict[str, list[CopyAt]]:
+        """By user, each copy that any plan of the line names, oldest plan first. IntegrityError where a plan was changed."""
+        found: dict[str, list[CopyAt]] = {user_id: [] for user_id in user_ids}
+        for place, plan in enumerate(self.plans):
+            numbers = self._batches(plan, user_ids)
+            if not numbers:
+                continue
+            rows = self._connection.execute(
+                "SELECT user_id, target_store, target_key, batch, ordinal "
+                f"FROM {plan.relation('copies', first=numbers[0], last=numbers[-1])} "
+                "WHERE batch IN (SELECT unnest(?)) AND user_id IN (SELECT unnest(?)) ORDER BY batch, ordinal",
+                [numbers, list(user_ids)],
+            )
+            while chunk := rows.fetchmany(10_000):
+                for user_id, store, key, batch, ordinal in chunk:
+                    found[user_id].append(CopyAt(store, key, place, batch, ordinal))
+        return found
+
+    def _batches(self, plan: Plan, user_ids: Collection[str]) -> list[int]:
+        """The batches of these users in a plan of the line, once their copies are known to be the plan's."""
+        spans = self._connection.execute(
+            f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
+            "WHERE user_id IN (SELECT unnest(?)) AND first_batch IS NOT NULL",
+            [list(user_ids)],
+        ).fetchall()
+        numbers = sorted({number for first, last in spans for number in range(first, last + 1)})
+        if numbers:
+            plan.check_copies(numbers)
+        return numbers

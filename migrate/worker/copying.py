@@ -69,11 +69,12 @@ class CopyWork:
             copy.ordinal: copy.replaces for planned in objects for copy in planned.copies if copy.replaces is not None
         } | {row.ordinal: row.etag for row in rows if row.outcome is Outcome.PENDING and row.etag is not None}
         self._todo = self._open_ordinals(rows)
-        # of who lives at the new home nothing is copied any more, whatever a repair has put back: the platform writes there
-        away = tools.ledger.away_among({planned.user_id for planned in objects})
-        self._moved = {
-            copy.ordinal for planned in objects if planned.user_id in away for copy in planned.copies
-        } & self._todo
+        # of who lives at the new home, or is forgotten, nothing is copied any more, whatever is pending of them
+        self._owners = {planned.user_id for planned in objects}
+        # before the look at who is away: whoever is forgotten after it is seen by the next one
+        self._forgotten_seen = tools.ledger.forgotten_in(lease.plan_id)
+        self._away = self._away_now()
+        self._has_begun_all = False
         losing = {planned.user_id for planned in objects if planned.is_tombstone}
         self._on_hold = tools.ledger.held(losing) if losing else set()
         self._sizes = {copy.ordinal: planned.size for planned in objects for copy in planned.copies}
@@ -93,20 +94,35 @@ class CopyWork:
         return every - {row.ordinal for row in rows if row.outcome is not Outcome.PENDING}
 
     def tasks(self) -> Iterator[Task]:
-        if self._moved:
-            withdrawn = [CopyResult(ordinal, Outcome.WITHDRAWN, reason="moved") for ordinal in sorted(self._moved)]
-            yield Task(self, 0, lambda: _WholeDone(withdrawn))
-        todo = self._todo - self._moved
         for planned in self._objects:
-            copies = [copy for copy in planned.copies if copy.ordinal in todo]
+            copies = [copy for copy in planned.copies if copy.ordinal in self._todo]
             if not copies:
                 continue
-            if planned.is_tombstone:
+            if planned.user_id in self._away:
+                yield Task(self, 0, partial(_withdraw, copies, self._away[planned.user_id]))
+            elif planned.is_tombstone:
                 yield Task(self, 0, partial(self._remove, planned, copies, planned.user_id in self._on_hold))
             elif planned.size >= self._tools.copying.multipart_from:
                 yield self._step(self._parted(planned, copies))
             else:
                 yield Task(self, planned.size, partial(self._copy_whole, planned, copies))
+        self._has_begun_all = True
+
+    def _heed_forgotten(self) -> None:
+        """Who was forgotten since the last look: of their copies none is begun any more."""
+        if self._has_begun_all:
+            return
+        number = self._tools.ledger.forgotten_in(self.lease.plan_id)
+        if number != self._forgotten_seen:
+            self._forgotten_seen = number
+            self._away = self._away_now()
+
+    def _away_now(self) -> dict[str, str]:
+        """Why nothing is copied, of those users of whom nothing is."""
+        ledger = self._tools.ledger
+        away = ledger.away_among(self._owners)
+        forgotten = ledger.forgotten_among(away) if away else set()
+        return {user_id: "forgotten" if user_id in forgotten else "moved" for user_id in away}
 
     def _remove(self, planned: PlannedObject, copies: Sequence[PlannedCopy], is_on_hold: bool) -> _WholeDone:
         if is_on_hold:
@@ -226,6 +242,7 @@ class CopyWork:
             )
             self._results = []
             pause_at(PausePoint.GROUP_COMMITTED)
+        self._heed_forgotten()
 
     def finish(self) -> None:
         rows = self._tools.ledger.copy_rows(self.lease)
@@ -250,6 +267,10 @@ class CopyWork:
     def tally(self) -> Tally:
         tally, self._tally = self._tally, Tally()
         return tally
+
+
+def _withdraw(copies: Sequence[PlannedCopy], reason: str) -> _WholeDone:
+    return _WholeDone([CopyResult(copy.ordinal, Outcome.WITHDRAWN, reason=reason) for copy in copies])
 
 
 def _remembered(upload: UploadRow) -> Upload:

@@ -200,6 +200,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("plan", spec, code=None)
     after = next(digest for digest in _digests(run) if digest != first)
     assert seen(FOLDER) in run("diff", first, after)
+    assert seen(USER) in run("forget", f"--user={USER}", "--dry-run", code=None)
     bad = tmp_path / ".migrate" / "plans" / f"bad{FOLDER}"
     bad.mkdir()
     (bad / "plan.json").write_text("\x1b[2J")
@@ -208,7 +209,7 @@ def test_every_command_shows_hostile_names_as_text(way: Way, tmp_path: Path) -> 
     run("ledger", "upgrade")
     assert set(app.COMMANDS) - {"demo", "init"} == {
         "doctor", "plan", "plans", "show", "explain", "diff", "delta", "run", "verify", "cutover", "rollback", "purge", "hold",
-        "status", "where", "sweep", "ledger",
+        "forget", "status", "where", "sweep", "ledger",
     }  # fmt: skip
     assert "owned" in run.all  # the text of the escape sequence, as text
 
@@ -233,6 +234,7 @@ def _digests(run: Watched) -> list[str]:
         ("sweep", "--list", EVIL),
         ("diff", EVIL, EVIL),
         ("hold", f"--user={EVIL}"),
+        ("forget", f"--user={EVIL}"),
         ("run", "--wave", EVIL),
         ("cutover", "--wave", EVIL),
         ("rollback", "--wave", EVIL),

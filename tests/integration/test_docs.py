@@ -58,6 +58,11 @@ def test_every_command_of_a_document_does_what_it_says(document: str, tmp_path: 
         )
         assert done.returncode == code, f"{line}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
+    forgotten = {
+        user for line, _ in found if "--dry-run" not in line for user in re.findall(r"forget --user (u\d+)", line)
+    }
+    for key in [key for key in world.objects if key.split("/")[1] in forgotten]:
+        del world.objects[key]
     world.assert_all_there()
 
 

@@ -25,7 +25,13 @@ COPY (
             c.*,
             CASE
                 WHEN class = 'shared' THEN $shared_policy
-                WHEN class = 'orphan' THEN CASE WHEN v.user_id IS NULL THEN $orphan_policy ELSE 'undecided' END
+                WHEN class = 'orphan'
+                THEN CASE
+                    WHEN v.user_id IS NULL THEN $orphan_policy
+                    -- whose home has moved or who is forgotten: the sources are not ours to follow any more
+                    WHEN v.is_away THEN 'keep'
+                    ELSE 'undecided'
+                END
             END AS policy
         FROM classed AS c
         LEFT JOIN vanished AS v ON c.user_id = v.user_id

@@ -531,7 +531,9 @@ def upgrade() -> None:
             "(kind = 'move') = (from_state IS NOT NULL) AND (kind = 'move') = (to_state IS NOT NULL)",
             name=op.f("ck_events_move_has_states"),
         ),
-        sa.CheckConstraint("kind = 'hold' OR kind = 'release' OR kind = 'move'", name=op.f("ck_events_kind_known")),
+        sa.CheckConstraint(
+            "kind = 'hold' OR kind = 'release' OR kind = 'move' OR kind = 'erased'", name=op.f("ck_events_kind_known")
+        ),
         sa.CheckConstraint(
             "from_state = 'planned' OR from_state = 'copying' OR from_state = 'copied' OR from_state = "
             "'verified' OR from_state = 'ready' OR from_state = 'frozen' OR from_state = 'cut_over' OR "

@@ -1,0 +1,345 @@
+"""One forgotten user's way: look at every target, take away what is ours there, look again, and write down that nothing is left.
+
+Whose an object at a target is depends on whether the user ever lived there. Before that nobody else writes at our target keys,
+so whatever stands there is ours, but what a copy found in its way (`occupied`). Where the platform writes, or somebody else did,
+only what has the ETag of one of our receipts is. Everything else is told by number, and left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from migrate.errors import (
+    InterruptedRun,
+    LaterError,
+    MigrateError,
+    NotFoundError,
+    OnHoldError,
+    PermanentStoreError,
+    SealLostError,
+    StoreError,
+    UnreachableError,
+    UnsupportedError,
+)
+from migrate.jobs.steps import Job, Way
+from migrate.layout import CompiledRule, at_targets, is_for_all
+from migrate.ledger import Ledger, Move
+from migrate.model import ObjectInfo
+from migrate.pauses import PausePoint, pause_at
+from migrate.routing import Route, Router
+from migrate.stores.base import Store, UploadInfo
+from migrate.transfer.caller import Caller
+from migrate.worker.checking import user_prefixes
+
+_KEYS_A_JOB, _JOBS_AT_ONCE = 50, 16
+_OF_THE_USER = (OnHoldError, InterruptedRun, StoreError, UnreachableError, LaterError, SealLostError)
+"""What ends one user's way. Anything else (policy, a bug, an error of the ledger's) would meet the next one as well."""
+_UNVERSIONED = (None, "null")  # S3 user guide, "Working with objects in a versioning-suspended bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every user's way needs. `router` opens the way to the platform; None where the spec names none, so that nobody can
+    have moved by it. `stopped` says that nothing more is to be begun. With `dry_run` nothing is changed anywhere."""
+
+    ledger: Ledger
+    caller: Caller
+    rules: tuple[CompiledRule, ...]
+    targets: Sequence[str]
+    source_sites: frozenset[str]
+    router: Callable[[], Router | None]
+    run_id: int
+    now: Callable[[], datetime]
+    stopped: Callable[[], bool]
+    dry_run: bool
+
+
+@dataclass(slots=True)
+class Ours:
+    """What we may have at one key of a target store: `etags` are those of our receipts, of whatever plan; `is_occupied`, where a
+    copy found somebody else's object there."""
+
+    etags: set[str] = field(default_factory=set)
+    is_occupied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """A user who is forgotten, and what the plans of the line and cutovers may have left at the targets.
+
+    `copies` has the ordinals by plan and batch, `keys` what may be ours by target store and key. `move` is the last attempt at a
+    cutover. `lost`: a seal of receipts that cannot be had.
+    """
+
+    user_id: str
+    copies: Mapping[tuple[int, int], Sequence[int]]
+    keys: Mapping[tuple[str, str], Ours]
+    move: Move | None
+    lost: SealLostError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How it ended: objects and versions that went, their bytes, and uploads; in a dry run, that would. `left` counts by kind
+    what stays: `extra` and `occupied` are nobody's that we know, `platform` is the platform's. `error` is what broke it off."""
+
+    user_id: str
+    objects: int = 0
+    size_bytes: int = 0
+    uploads: int = 0
+    left: Mapping[str, int] = field(default_factory=dict)
+    error: MigrateError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one target store has of the user: objects, versions and delete markers, the newest of a key first, and uploads."""
+
+    store: str
+    objects: Sequence[ObjectInfo]
+    uploads: Sequence[UploadInfo]
+
+
+def erase(tools: Tools, mine: Mine) -> Way[Erased]:
+    """The whole way. Raises only what no user is at fault for."""
+    try:
+        return (yield from _erase(tools, mine))
+    except _OF_THE_USER as error:
+        return Erased(mine.user_id, error=error)
+
+
+def _erase(tools: Tools, mine: Mine) -> Way[Erased]:
+    has_lived = yield from _has_lived(tools, mine)
+    if has_lived and mine.lost is not None:
+        raise mine.lost  # nobody can tell what is ours
+    begun = tools.ledger.uploads_begun(mine.copies)
+    looks: list[_Look] = yield [partial(_look, tools, store, mine) for store in tools.targets]
+    doomed = {look.store: _doomed(look, mine, has_lived) for look in looks}
+    uploads = {look.store: _our_uploads(look, mine, has_lived, begun) for look in looks}
+    gone = [info for found in doomed.values() for info in found if not info.is_delete_marker]
+    count = partial(
+        Erased,
+        mine.user_id,
+        objects=len(gone),
+        size_bytes=sum(info.size for info in gone),
+        uploads=sum(len(found) for found in uploads.values()),
+    )
+    if tools.dry_run:
+        return count(left=_left(_without(looks, doomed, uploads), mine, has_lived))
+    tools.ledger.demand_erasable(mine.user_id)
+    jobs = _jobs(tools, mine, has_lived, doomed, uploads)
+    for start in range(0, len(jobs), _JOBS_AT_ONCE):
+        if tools.stopped():
+            raise InterruptedRun("stopped before all of the user was erased", remedy="Give the command again.")
+        if start:
+            tools.ledger.demand_erasable(mine.user_id)  # a hold that was set meanwhile
+        yield jobs[start : start + _JOBS_AT_ONCE]
+    if jobs:
+        looks = yield [partial(_look, tools, store, mine) for store in tools.targets]
+    left = _left(looks, mine, has_lived)
+    if left[_OURS]:
+        raise UnreachableError(
+            "a target has taken deletions, and shows the objects all the same",
+            remedy="Ask `migrate doctor` about the targets, then give the command again.",
+        )
+    pause_at(PausePoint.USER_ERASED)
+    tools.ledger.looked_over(mine.user_id, mine.copies, tools.run_id, tools.now(), is_clean=not left)
+    return count(left=left)
+
+
+def _has_lived(tools: Tools, mine: Mine) -> Way[bool]:
+    """Whether the user's home is or ever was at the targets. Of a cutover that broke off only the platform knows, and so it does
+    where another ledger has moved the user. A freeze that such a cutover has left is ended first: no flip can come any more."""
+    move = mine.move
+    if move is not None and move.flipped_at is not None:
+        return True
+    router = tools.router()
+    if router is None:
+        return False
+    is_open = move is not None and move.unfrozen_at is None and not tools.dry_run
+    if move is not None and is_open:
+        yield [partial(router.unfreeze, mine.user_id, move.token)]
+    (route,) = yield [partial(router.read, mine.user_id)]
+    assert isinstance(route, Route), "a router reads routes"
+    if move is not None and is_open and route.frozen_by == move.token:
+        raise LaterError(
+            "the platform still shows the freeze of a cutover that broke off",
+            remedy="It ends by itself (routing.freeze_seconds_max): give the command again.",
+        )
+    return route.home not in tools.source_sites
+
+
+# what is there
+
+
+def _look(tools: Tools, name: str, mine: Mine) -> _Look:
+    rules = at_targets(tools.rules)
+    prefixes = user_prefixes(rules, mine.user_id)
+    loose = [
+        key for store, key in mine.keys if store == name and not any(key.startswith(prefix) for prefix in prefixes)
+    ]
+    objects: list[ObjectInfo] = []
+    uploads: list[UploadInfo] = []
+    for prefix in prefixes:
+        objects += tools.caller.call(name, partial(_listed, prefix=prefix))
+        uploads += tools.caller.call(name, partial(_uploads, prefix=prefix))
+    for key in loose:
+        objects += [info for info in tools.caller.call(name, partial(_listed, prefix=key)) if info.key == key]
+        uploads += [found for found in tools.caller.call(name, partial(_uploads, prefix=key)) if found.key == key]
+    return _Look(
+        name,
+        [info for info in objects if (name, info.key) in mine.keys or not is_for_all(rules, name, info.key)],
+        uploads,
+    )
+
+
+def _listed(store: Store, prefix: str) -> list[ObjectInfo]:
+    """Objects, versions and delete markers. A store that is not known to keep versions is asked for them all the same, since it
+    may have begun to; what such a one says is no proof that there is nothing (invariant 4)."""
+
+    def versions() -> list[ObjectInfo]:
+        return [info for page in store.list_versions(prefix) for info in page]
+
+    if store.capabilities.versions:
+        return versions()
+    current = [info for page in store.list(prefix) for info in page]
+    try:
+        found = versions()
+    except PermanentStoreError:
+        return current
+    latest = {info.key for info in found if info.is_latest}
+    return [*(info for info in current if info.key not in latest), *found]
+
+
+def _uploads(store: Store, prefix: str) -> Sequence[UploadInfo]:
+    try:
+        return store.list_uploads(prefix)
+    except UnsupportedError:
+        return ()
+
+
+# what of it is ours
+
+
+_OURS, _OCCUPIED, _EXTRA, _PLATFORM = "ours", "occupied", "extra", "platform"
+
+
+def _doomed(look: _Look, mine: Mine, has_lived: bool) -> list[ObjectInfo]:
+    by_key: dict[str, list[ObjectInfo]] = {}
+    for info in look.objects:
+        by_key.setdefault(info.key, []).append(info)
+    found: list[ObjectInfo] = []
+    for key, versions in by_key.items():
+        ours = mine.keys.get((look.store, key))
+        if ours is None:
+            continue
+        if not has_lived and not ours.is_occupied:
+            found += versions
+            continue
+        data = [info for info in versions if not info.is_delete_marker]
+        mine_there = [info for info in data if info.etag in ours.etags]
+        found += mine_there
+        if len(mine_there) == len(data) and data:  # markers over what is gone hide nothing
+            found += [info for info in versions if info.is_delete_marker]
+    return found
+
+
+def _our_uploads(look: _Look, mine: Mine, has_lived: bool, begun: set[tuple[str, str]]) -> list[UploadInfo]:
+    """Those that the ledger knows, and before anybody lives there all for our keys."""
+    return [
+        upload
+        for upload in look.uploads
+        if (look.store, upload.upload_id) in begun or (not has_lived and (look.store, upload.key) in mine.keys)
+    ]
+
+
+def _without(
+    looks: Sequence[_Look], doomed: Mapping[str, Sequence[ObjectInfo]], uploads: Mapping[str, Sequence[UploadInfo]]
+) -> list[_Look]:
+    """What would be left."""
+    return [
+        _Look(
+            look.store,
+            [info for info in look.objects if info not in doomed[look.store]],
+            [upload for upload in look.uploads if upload not in uploads[look.store]],
+        )
+        for look in looks
+    ]
+
+
+def _left(looks: Sequence[_Look], mine: Mine, has_lived: bool) -> Counter[str]:
+    """What stands there, by whose it is. A delete marker alone is nothing."""
+    found: Counter[str] = Counter()
+    for look in looks:
+        for info in look.objects:
+            found[_kind(mine.keys.get((look.store, info.key)), info, has_lived)] += not info.is_delete_marker
+        for upload in look.uploads:
+            is_ours = not has_lived and (look.store, upload.key) in mine.keys
+            found[_OURS if is_ours else _PLATFORM if has_lived else _EXTRA] += 1
+    return +found
+
+
+def _kind(ours: Ours | None, info: ObjectInfo, has_lived: bool) -> str:
+    if ours is not None and (info.etag in ours.etags or not (has_lived or ours.is_occupied)):
+        return _OURS
+    if has_lived:
+        return _PLATFORM
+    return _EXTRA if ours is None else _OCCUPIED
+
+
+# taking it away
+
+
+def _jobs(
+    tools: Tools,
+    mine: Mine,
+    has_lived: bool,
+    doomed: Mapping[str, Sequence[ObjectInfo]],
+    uploads: Mapping[str, Sequence[UploadInfo]],
+) -> list[Job]:
+    """Some keys a job; of a key the oldest version first, and markers last, so that nothing shows again on the way."""
+    jobs: list[Job] = []
+    for store, found in uploads.items():
+        jobs += [
+            partial(_abort, tools, store, found[start : start + _KEYS_A_JOB])
+            for start in range(0, len(found), _KEYS_A_JOB)
+        ]
+    for store, objects in doomed.items():
+        by_key: dict[str, list[ObjectInfo]] = {}
+        for info in reversed(objects):
+            by_key.setdefault(info.key, []).append(info)
+        keys = [sorted(versions, key=lambda info: info.is_delete_marker) for versions in by_key.values()]
+        jobs += [
+            partial(_delete, tools, store, mine, has_lived, keys[start : start + _KEYS_A_JOB])
+            for start in range(0, len(keys), _KEYS_A_JOB)
+        ]
+    return jobs
+
+
+def _abort(tools: Tools, name: str, uploads: Sequence[UploadInfo]) -> None:
+    for upload in uploads:
+        tools.caller.call(name, lambda store, upload=upload: store.abort_upload(upload.key, upload.upload_id))  # type: ignore[misc]
+
+
+def _delete(tools: Tools, name: str, mine: Mine, has_lived: bool, keys: Sequence[Sequence[ObjectInfo]]) -> None:
+    for versions in keys:
+        for info in versions:
+            is_shared = has_lived or mine.keys[name, info.key].is_occupied
+            tools.caller.call(name, partial(_delete_one, info=info, looks=is_shared and not info.is_delete_marker))
+            pause_at(PausePoint.OBJECT_ERASED)
+
+
+def _delete_one(store: Store, info: ObjectInfo, looks: bool) -> None:
+    """Delete a version, or an object that has none. With `looks` somebody else may have written the key since it was listed: what
+    has no version of its own is looked at once more, and left where it is another by now."""
+    if looks and info.version_id in _UNVERSIONED:
+        try:
+            if store.head(info.key, version_id=info.version_id).etag != info.etag:
+                return
+        except NotFoundError:
+            return
+    store.delete(info.key, version_id=info.version_id)
