@@ -43,11 +43,11 @@ class Stage:
         if code != expect:
             raise IntegrityError(f"`migrate {arguments[0]}` ended with {code}; the demo expected {expect.value}")
 
-    def run_briefly(self, *arguments: str, lines: int) -> None:
-        """Like `run`, of a command whose answer is long: only its last `lines` lines are shown."""
+    def run_briefly(self, *arguments: str, lines: int, left_out: str) -> None:
+        """Like `run`, of a long answer: only its last `lines` lines are shown, and `left_out` for what came before."""
         self._prompt(arguments)
         answer = self._answer(arguments).splitlines()
-        self.say(Text("… a line for each check", style="dim"))
+        self.say(Text(f"… {left_out}", style="dim"))
         for line in answer[-lines:]:
             self.say(Text(line))
 
@@ -62,17 +62,19 @@ class Stage:
                 time.sleep(_POLL_SECONDS)
         self.say(Control.show_cursor(True))  # the dead cannot give it back
 
-    def answer(self, *arguments: str) -> Any:
+    def answer(self, *arguments: str, expect: ExitCode = ExitCode.DONE) -> Any:
         """What `migrate ARGUMENTS --json` answers, for the demo's own use."""
-        return json.loads(self._answer((*arguments, "--json")))
+        return json.loads(self._answer((*arguments, "--json"), expect))
 
-    def _answer(self, arguments: tuple[str, ...]) -> str:
+    def _answer(self, arguments: tuple[str, ...], expect: ExitCode = ExitCode.DONE) -> str:
         command = [sys.executable, "-m", "migrate", *arguments]
         done = subprocess.run(
             command, cwd=self.root, env=dict(self.environment), stdout=subprocess.PIPE, text=True, check=False
         )
-        if done.returncode != ExitCode.DONE:
-            raise IntegrityError(f"`migrate {arguments[0]}` ended with {done.returncode}; the demo expected 0")
+        if done.returncode != expect:
+            raise IntegrityError(
+                f"`migrate {arguments[0]}` ended with {done.returncode}; the demo expected {expect.value}"
+            )
         return done.stdout
 
     @contextmanager

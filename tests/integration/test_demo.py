@@ -33,12 +33,12 @@ def test_the_demo_migrates_its_world_and_proves_it(tmp_path: Path) -> None:
     (tmp_path / "demo" / "left-over").touch()
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count("✓") == 5
+    assert done.stdout.count("✓") == 14
     assert "✗" not in done.stdout
     assert "kill -9" in done.stdout
     assert "the plan is blocked" in done.stdout  # also where stdout is a file: it is the answer there
     sections = [section.split("\n\n")[0].splitlines() for section in done.stdout.split("── ")[1:]]
-    assert len(sections) == 10
+    assert len(sections) == 17
     assert max(len(line) for section in sections for line in section[1:]) <= WIDTH
     look = done.stdout.strip().splitlines()[-1].split()
     assert subprocess.run(look, cwd=tmp_path, capture_output=True, check=False).returncode == 0  # the hint works
