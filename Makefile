@@ -16,7 +16,7 @@ help: ## this list
 
 setup: $(READY) ## the environment in .venv, and nothing else
 
-demo: $(READY) ## a whole migration of a synthetic world, killed and resumed, in ./demo
+demo: $(READY) ## a whole migration of a synthetic world, from the plan through a kill to the purge, in ./demo
 	@$(BIN)/migrate demo
 
 test: $(READY) ## all tests

@@ -9,9 +9,9 @@ import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
-from migrate.cli.output import Column
 from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
+from migrate.cli.wave_users import tell_errors, tell_users
 from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
 from migrate.errors import ExitCode
 from migrate.jobs.cutover import CutoverEnd, CutoverRequest, cut_over
@@ -21,8 +21,6 @@ from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
 from migrate.routing import open_router
 from migrate.units import number_of
-
-_ROWS = 20  # users that a terminal is shown; --json has more
 
 
 def cutover(
@@ -86,9 +84,7 @@ def _finish(context: Context, plan: Plan, run_id: int | None, end: CutoverEnd) -
 
 def _tell(context: Context, plan: Plan, run_id: int | None, end: CutoverEnd) -> None:
     output = context.output
-    for error in end.errors[:_ROWS]:
-        if error.exit_code not in (ExitCode.LATER, ExitCode.INCOMPLETE):
-            output.error(error.what, remedy=error.remedy, code=error.exit_code)
+    tell_errors(output, end)
     if output.as_json:
         output.document(_document(plan, run_id, end))
         return
@@ -101,13 +97,7 @@ def _tell(context: Context, plan: Plan, run_id: int | None, end: CutoverEnd) -> 
         "failed": end.failed,
         "left": end.left,
     }
-    output.table([Column(name, number=True) for name in numbers], [[f"{number:,}" for number in numbers.values()]])
-    if end.shown:
-        rows = [(user, "; ".join(why.values())) for user, why in end.shown[:_ROWS]]
-        output.table([Column("user", folds=True), Column("what is missing, or failed", folds=True)], rows)
-        hidden = end.unready + end.failed - len(rows)
-        if hidden > 0:
-            output.line(f"and {number_of(hidden, 'user')} more: --json names {len(end.shown):,}")
+    tell_users(output, end, numbers, "what is missing, or failed", held_up=end.unready + end.failed)
     if end.settled:
         output.line(f"{number_of(end.settled, 'user')} had moved in a cutover that broke off, and are observed now")
     if end.open:

@@ -24,7 +24,7 @@ def demo(
         bool, typer.Option("--keep/--no-keep", help="Keep the world afterwards, to look around in it.")
     ] = True,
 ) -> None:
-    """Build a synthetic world of 300 users on folders, and migrate it: planned, killed, resumed, verified."""
+    """Build a synthetic world of 300 users on folders, and migrate it: planned, killed, resumed, verified, moved, purged."""
     context = context_of(typer_context, as_json=False)
     environment = {name: value for name, value in context.environment.items() if name not in _OURS}
     show_all(folder, environment, context.output.show, keep=keep)

@@ -14,6 +14,7 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
+from migrate.cli.wave_users import tell_errors, tell_users
 from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
 from migrate.errors import ExitCode, UsageError, worst
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Kind, PurgePlan
@@ -24,8 +25,6 @@ from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
 from migrate.routing import open_router
 from migrate.units import format_size, number_of
-
-_ROWS = 20  # users that a terminal is shown; --json has more
 
 
 def purge(
@@ -129,7 +128,7 @@ def _is_typed(context: Context, purge: PurgePlan) -> bool:
 
 def _tell_plan(context: Context, plan: Plan, end: PurgeEnd, *, is_dry_run: bool) -> None:
     output = context.output
-    _tell_errors(context, end)
+    tell_errors(output, end)
     if output.as_json:
         waits = end.plan is not None and not is_dry_run
         code = worst([end.exit_code, ExitCode.LATER]) if waits else end.exit_code
@@ -138,8 +137,9 @@ def _tell_plan(context: Context, plan: Plan, end: PurgeEnd, *, is_dry_run: bool)
     output.line(
         f"plan {plan.digest[:12]} ({plan.name}): a purge of {wave_words(end.waves)}, of which nothing is deleted yet"
     )
-    _table(
-        context,
+    tell_users(
+        output,
+        end,
         {
             "ready": end.ready,
             "purged before": end.away,
@@ -147,8 +147,9 @@ def _tell_plan(context: Context, plan: Plan, end: PurgeEnd, *, is_dry_run: bool)
             "failed": end.failed,
             "left": end.left,
         },
+        "what is missing, left or failed",
+        held_up=end.unready + end.failed + end.unfinished,
     )
-    _tell_users(context, end)
     if end.plan is not None:
         _tell_stores(context, end.plan)
         output.line(f"purge plan {end.plan.digest}")
@@ -183,13 +184,14 @@ def _tell_stores(context: Context, purge: PurgePlan) -> None:
 
 def _tell_purge(context: Context, plan: Plan, run_id: int, end: PurgeEnd) -> None:
     output = context.output
-    _tell_errors(context, end)
+    tell_errors(output, end)
     if output.as_json:
         output.document(_document(plan, run_id, end, end.exit_code, is_dry_run=False))
         return
     output.line(f"plan {plan.digest[:12]} ({plan.name}), run {run_id}: purge of {wave_words(end.waves)}")
-    _table(
-        context,
+    tell_users(
+        output,
+        end,
         {
             "purged": end.purged,
             "purged before": end.away,
@@ -198,35 +200,15 @@ def _tell_purge(context: Context, plan: Plan, run_id: int, end: PurgeEnd) -> Non
             "failed": end.failed,
             "left": end.left,
         },
+        "what is missing, left or failed",
+        held_up=end.unready + end.failed + end.unfinished,
     )
-    _tell_users(context, end)
     for (store, reason), number in sorted(end.remains.items()):
         output.line(f"left at {store}: {number:,} {reason}")
     output.line(
         f"deleted: {number_of(end.deleted, 'object, version, marker or upload', 'objects, versions, markers and uploads')}"
     )
     output.line(f"next: {end.next_step}")
-
-
-def _tell_errors(context: Context, end: PurgeEnd) -> None:
-    for error in end.errors[:_ROWS]:
-        if error.exit_code not in (ExitCode.LATER, ExitCode.INCOMPLETE):
-            context.output.error(error.what, remedy=error.remedy, code=error.exit_code)
-
-
-def _tell_users(context: Context, end: PurgeEnd) -> None:
-    if not end.shown:
-        return
-    rows = [(user, "; ".join(why.values())) for user, why in end.shown[:_ROWS]]
-    context.output.table([Column("user", folds=True), Column("what is missing, left or failed", folds=True)], rows)
-    hidden = end.unready + end.failed + end.unfinished - len(rows)
-    if hidden > 0:
-        context.output.line(f"and {number_of(hidden, 'user')} more: --json names {len(end.shown):,}")
-
-
-def _table(context: Context, numbers: dict[str, int]) -> None:
-    columns = [Column(name, number=True) for name in numbers]
-    context.output.table(columns, [[f"{number:,}" for number in numbers.values()]])
 
 
 def _document(plan: Plan, run_id: int | None, end: PurgeEnd, code: ExitCode, *, is_dry_run: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
 from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
+from migrate.cli.wave_users import ROWS, tell_errors, tell_users
 from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
 from migrate.errors import ExitCode, UsageError
 from migrate.jobs.registered import no_copy_yet
@@ -21,8 +22,6 @@ from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
 from migrate.routing import open_router
 from migrate.units import format_size, number_of
-
-_ROWS = 20  # users, and objects, that a terminal is shown; --json has more
 
 
 def rollback(
@@ -128,9 +127,7 @@ def _finish(context: Context, plan: Plan, run_id: int | None, end: RollbackEnd) 
 
 def _tell(context: Context, plan: Plan, run_id: int | None, end: RollbackEnd) -> None:
     output = context.output
-    for error in end.errors[:_ROWS]:
-        if error.exit_code not in (ExitCode.LATER, ExitCode.INCOMPLETE):
-            output.error(error.what, remedy=error.remedy, code=error.exit_code)
+    tell_errors(output, end)
     if output.as_json:
         output.document(_document(plan, run_id, end))
         return
@@ -145,13 +142,7 @@ def _tell(context: Context, plan: Plan, run_id: int | None, end: RollbackEnd) ->
         "failed": end.failed,
         "left": end.left,
     }
-    output.table([Column(name, number=True) for name in numbers], [[f"{number:,}" for number in numbers.values()]])
-    if end.shown:
-        rows = [(user, "; ".join(why.values())) for user, why in end.shown[:_ROWS]]
-        output.table([Column("user", folds=True), Column("what is in the way, or failed", folds=True)], rows)
-        hidden = end.unready + end.failed - len(rows)
-        if hidden > 0:
-            output.line(f"and {number_of(hidden, 'user')} more: --json names {len(end.shown):,}")
+    tell_users(output, end, numbers, "what is in the way, or failed", held_up=end.unready + end.failed)
     if end.settled:
         output.line(f"{number_of(end.settled, 'user')} had gone back in a rollback that broke off")
     if end.open:
@@ -180,7 +171,7 @@ def _tell_objects(context: Context, end: RollbackEnd) -> None:
     )
     if end.sent:
         output.line(f"of these {would}sent back to the old home as well: {number_of(end.sent, 'object')}")
-    rows = [(user, each.store, each.key, format_size(each.size), each.kind) for user, each in end.written[:_ROWS]]
+    rows = [(user, each.store, each.key, format_size(each.size), each.kind) for user, each in end.written[:ROWS]]
     columns = [Column("user", folds=True), Column("store"), Column("key", folds=True), Column("bytes", number=True)]
     output.table([*columns, Column("")], rows)
     output.line(f"all of them: {end.file}")

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
+from migrate.errors import ExitCode
 from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over, parse_waves
+from migrate.jobs.common import Actor, is_over
 from migrate.jobs.cutover_gate import FROM
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
-from migrate.jobs.elsewhere import demand_newest, wait_for_requests
+from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.steps import Way, side_by_side
-from migrate.jobs.wave_users import PAGE, SHOWN_MAX, Memory, opened_line, read_ahead
+from migrate.jobs.wave_users import PAGE, Memory, WaveEnd, alone_on, opened_line, read_ahead, users_in, waves_of
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, FrozenTimes, Ledger, Move
 from migrate.model import Purpose, Role, is_stand_in
 from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
-from migrate.planner.summary import sources_seen, summarise
+from migrate.planner.summary import sources_seen
 from migrate.routing import Router
 from migrate.states import AWAY, UserState
 from migrate.stores.door import Door, Visitor
@@ -41,33 +40,21 @@ class CutoverRequest:
 
 
 @dataclass(slots=True)
-class CutoverEnd:
+class CutoverEnd(WaveEnd):
     """How a cutover ended. Numbers of users: `moved` in this run, `ready` to move (dry run), `away` before it began.
 
-    `missing` counts by check what the gate found; `unready` are users whom it held back, `failed` those whose way broke off, and
-    of both the first are named in `shown`. `open` are users of whom nobody knows at which home they live, until the next cutover;
-    `settled` those whom an earlier one had left so, and who turned out to have moved.
+    `settled` are users whom an earlier one had left `open`, and who turned out to have moved.
     """
 
-    exit_code: ExitCode = ExitCode.DONE
     waves: tuple[int, ...] = ()
     dry_run: bool = False
     moved: int = 0
     settled: int = 0
     ready: int = 0
     away: int = 0
-    unready: int = 0
-    failed: int = 0
-    open: int = 0
-    left: int = 0
     late: int = 0
-    halted: bool = False
-    missing: Counter[str] = field(default_factory=Counter)
-    errors: list[MigrateError] = field(default_factory=list)
-    shown: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     listing_seconds_max: float = 0.0
     frozen: FrozenTimes | None = None
-    next_step: str = ""
 
     @property
     def done(self) -> int:
@@ -95,13 +82,19 @@ def cut_over(
     ledger.heed(stop.ledger_ends_at)
     demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, workspace, ledger)
-    every = sorted(int(share.name) for share in summarise(plan.document).by_wave)
-    waves = parse_waves(request.wave, every)
-    if waves is None:
-        raise UsageError("no wave is named", remedy="Give --wave W: 0, 0-3, 1,4 or all.")
-    end = CutoverEnd(waves=tuple(waves), dry_run=request.dry_run)
+    waves = waves_of(ledger, plan_id, request.wave)
+    end = CutoverEnd(waves=waves, dry_run=request.dry_run)
     with (
-        _holding(ledger, plan, request, run_id, now, stop),
+        alone_on(
+            plan,
+            ledger,
+            "cutover",
+            dry_run=request.dry_run,
+            run_id=run_id,
+            deadline=request.deadline,
+            now=now,
+            stop=stop,
+        ),
         _opened(plan, workspace, actor, request) as caller,
         opened_line(plan) as line,
     ):
@@ -113,24 +106,9 @@ def cut_over(
             cutover.take(plan_id, wave)
         end.frozen = ledger.frozen_times(plan_id)
         end.left = cutover.left(plan_id, waves)
-        end.exit_code = cutover.code()
+        end.exit_code = end.code(stop)
         end.next_step = _next_step(plan, end)
     return end
-
-
-@contextmanager
-def _holding(
-    ledger: Ledger, plan: Plan, request: CutoverRequest, run_id: int, now: Callable[[], datetime], stop: Stop
-) -> Iterator[None]:
-    """No run, verification or other cutover of the plan meanwhile: they would judge what the platform writes; and no request of
-    an earlier one may still be on its way. A dry run holds nobody up."""
-    if request.dry_run:
-        yield
-        return
-    with ledger.hold_plan(plan.digest, share=False, alone=True, verb="cutover"):
-        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
-        wait_for_requests(plan, ledger, stop, request.deadline, now, run_id=run_id)
-        yield
 
 
 @contextmanager
@@ -231,19 +209,7 @@ class _Cutover:
 
     def left(self, plan_id: int, waves: Sequence[int]) -> int:
         """Users of the waves whom nobody has looked at."""
-        every = sum(
-            sum(progress.users.values()) for progress in self._ledger.progress(plan_id) if progress.wave in waves
-        )
-        return max(0, every - self._end.away - self._end.done)
-
-    def code(self) -> ExitCode:
-        end = self._end
-        codes = [error.exit_code for error in end.errors if not isinstance(error, LaterError)]
-        if end.unready or end.failed:
-            codes.append(ExitCode.INCOMPLETE)
-        if end.left or end.open or end.halted:
-            codes.append(ExitCode.INTERRUPTED if self._stop.is_set() and end.left else ExitCode.LATER)
-        return worst(codes)
+        return max(0, users_in(self._ledger, plan_id, waves) - self._end.away - self._end.done)
 
     def _ways(self, plan_id: int, wave: int) -> Iterator[Way[Ended]]:
         """Read page by page: who was moved meanwhile is not asked for again."""
@@ -283,26 +249,16 @@ class _Cutover:
         end.late += ended.late
         end.listing_seconds_max = max(end.listing_seconds_max, ended.listing_seconds)
         if ended.missing:
-            end.unready += 1
-            end.missing.update(ended.missing.keys())
-            self._show(ended.user_id, dict(ended.missing))
+            end.hold_back(ended.user_id, ended.missing)
         elif ended.error is not None:
             if ended.error.exit_code is ExitCode.INTERRUPTED:
                 return  # left for the next one
-            end.failed += 1
-            end.open += ended.is_open
-            if len(end.errors) < SHOWN_MAX:
-                end.errors.append(ended.error)
-            self._show(ended.user_id, {"failed": ended.error.what})
-            end.halted = end.halted or (not self._request.dry_run and end.failed >= self._max_failures)
+            halts_at = None if self._request.dry_run else self._max_failures
+            end.fail(ended.user_id, ended.error, halts_at=halts_at, is_open=ended.is_open)
         elif ended.moved:
             end.moved += 1
         else:
             end.ready += 1
-
-    def _show(self, user_id: str, why: dict[str, str]) -> None:
-        if len(self._end.shown) < SHOWN_MAX:
-            self._end.shown.append((user_id, why))
 
 
 def _not_verified(candidate: Candidate) -> Way[Ended]:

@@ -6,22 +6,23 @@ The plan is made by reading alone, by whoever foresees; carrying it out asks eve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
+from migrate.errors import ExitCode, LaterError, MigrateError
 from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over, parse_waves
-from migrate.jobs.elsewhere import demand_newest, wait_for_requests
+from migrate.jobs.common import Actor, is_over
+from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.purge_gate import FROM, Seen, missing
 from migrate.jobs.purge_look import ReceiptKey
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
 from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
 from migrate.jobs.steps import Way, side_by_side
+from migrate.jobs.wave_users import COPIES_AT_ONCE, PAGE, USERS_AT_ONCE, WaveEnd, alone_on, groups, users_in, waves_of
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, Ledger, SealKind
 from migrate.model import Purpose, Role, is_stand_in
@@ -36,11 +37,6 @@ from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 R = TypeVar("R")
-SHOWN_MAX = 1_000
-"""Users with what is missing or what failed that an end keeps; of all others the numbers."""
-_PAGE = 256  # users who are asked of the ledger at once
-_USERS_AT_ONCE = 32  # whose objects are read from the plans at once
-_COPIES_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +49,24 @@ class PurgeRequest:
 
 
 @dataclass(slots=True)
-class PurgeEnd:
+class PurgeEnd(WaveEnd):
     """How a purge, or the making of its plan, ended. Numbers of users: `ready` are in the purge plan, `purged` now, `away` before
     it began.
 
-    `missing` counts by check what the gate found; `unready` are users whom it held back, `failed` those whose way broke off,
-    `unfinished` those of whom something is left at a source (`remains`, by store and reason). Of all three the first are named in
-    `shown`. `deleted` are versions, markers and uploads.
+    `unfinished` are those of whom something is left at a source (`remains`, by store and reason), and are named in `shown` as
+    well. `deleted` are versions, markers and uploads.
     """
 
-    waves: tuple[int, ...]
-    exit_code: ExitCode = ExitCode.DONE
+    waves: tuple[int, ...] = ()
     plan: PurgePlan | None = None
     ready: int = 0
     purged: int = 0
     away: int = 0
     stand_ins: int = 0
-    unready: int = 0
-    failed: int = 0
     unfinished: int = 0
-    left: int = 0
     deleted: int = 0
     size_bytes: int = 0
-    halted: bool = False
-    missing: Counter[str] = field(default_factory=Counter)
     remains: Counter[tuple[str, str]] = field(default_factory=Counter)
-    errors: list[MigrateError] = field(default_factory=list)
-    shown: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    next_step: str = ""
 
     @property
     def done(self) -> int:
@@ -107,12 +93,8 @@ class Purging:
         return is_over(self.stop, self.request.deadline)
 
     def waves(self, plan_id: int) -> tuple[int, ...]:
-        """The waves that are asked for, of those that the ledger has: a delta counts nobody who was moved before."""
-        every = {progress.wave for progress in self.ledger.progress(plan_id)}
-        waves = parse_waves(self.request.wave or None, sorted(wave for wave in every if wave is not None))
-        if waves is None:
-            raise UsageError("no wave is named", remedy="Give --wave W: 0, 0-3, 1,4 or all.")
-        return waves
+        """The waves that are asked for."""
+        return waves_of(self.ledger, plan_id, self.request.wave)
 
 
 def plan_purge(purging: Purging) -> PurgeEnd:
@@ -125,7 +107,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
     ledger.heed(purging.stop.ledger_ends_at)
     demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, purging.workspace, ledger)
-    end = PurgeEnd(purging.waves(plan_id))
+    end = PurgeEnd(waves=purging.waves(plan_id))
     with building(purging.workspace) as writer, _line(purging) as line, _opened(purging, Purpose.VERIFY) as caller:
         tools = _tools(purging, plan_id, caller)
         for wave in end.waves:
@@ -134,7 +116,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
             end.plan = writer.finish(plan.digest, end.waves, purging.now())
-    end.exit_code = _code(purging, end)
+    end.exit_code = end.code(purging.stop, is_whole=not end.unfinished)
     end.next_step = _next_step_of_plan(purging, end)
     return end
 
@@ -150,19 +132,25 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
     plan_id = plan_id_of(plan, purging.workspace, ledger)
     confirmed = find_purge(purging.workspace, digest, plan.digest, purging.waves(plan_id))
     confirmed.check(purging.stop, purging.request.deadline)
-    end = PurgeEnd(confirmed.waves, plan=confirmed)
+    end = PurgeEnd(waves=confirmed.waves, plan=confirmed)
     with (
-        ledger.hold_plan(plan.digest, share=False, alone=True, verb="purge"),
+        alone_on(
+            plan,
+            ledger,
+            "purge",
+            run_id=purging.run_id,
+            deadline=purging.request.deadline,
+            now=purging.now,
+            stop=purging.stop,
+        ),
         _line(purging) as line,
         _opened(purging, Purpose.PURGE) as caller,
     ):
-        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
-        wait_for_requests(plan, ledger, purging.stop, purging.request.deadline, purging.now, run_id=purging.run_id)
         tools = _tools(purging, plan_id, caller, note=f"purge plan {confirmed.digest[:CONFIRMED_DIGITS]}")
         for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
             _count_purged(purging, end, purged)
     end.left = max(0, confirmed.users - end.away - end.done)
-    end.exit_code = _code(purging, end)
+    end.exit_code = end.code(purging.stop, is_whole=not end.unfinished)
     end.next_step = _next_step_of_purge(purging, end, confirmed)
     return end
 
@@ -272,7 +260,7 @@ def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[
 def _looks(tools: Tools, line: _Line, end: PurgeEnd, wave: int) -> Iterator[Way[Looked]]:
     """Of each user of the wave who may be near. Read page by page."""
     after = ""
-    while page := tools.ledger.candidates(tools.plan_id, wave, after, _PAGE):
+    while page := tools.ledger.candidates(tools.plan_id, wave, after, PAGE):
         after = page[-1].user_id
         mine: list[Candidate] = []
         for candidate in page:
@@ -282,7 +270,7 @@ def _looks(tools: Tools, line: _Line, end: PurgeEnd, wave: int) -> Iterator[Way[
                 end.away += 1
             else:
                 mine.append(candidate)
-        for group in _groups(mine):
+        for group in groups(mine):
             # of who is not near nothing is read from the plans: the gate says why
             near = {each.user_id for each in group if _is_near(tools, each)}
             for person in line.of({each.user_id: wave for each in group}, near):
@@ -305,23 +293,9 @@ def _is_near(tools: Tools, candidate: Candidate) -> bool:
     return not missing(Seen(candidate, move, tools.now(), tools.spec, tools.unlistable))
 
 
-def _groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
-    """In order, as many at a time as fit in memory with their objects."""
-    group: list[Candidate] = []
-    copies = 0
-    for candidate in candidates:
-        if group and (len(group) >= _USERS_AT_ONCE or copies + candidate.copies > _COPIES_AT_ONCE):
-            yield group
-            group, copies = [], 0
-        group.append(candidate)
-        copies += candidate.copies
-    if group:
-        yield group
-
-
 def _count_looked(purging: Purging, end: PurgeEnd, looked: Looked, writer: PurgeWriter) -> None:
     if looked.missing:
-        _hold_back(end, looked.user_id, looked.missing)
+        end.hold_back(looked.user_id, looked.missing)
     elif looked.error is not None:
         _fail(purging, end, looked.user_id, looked.error)
     else:
@@ -340,8 +314,7 @@ def _count_looked(purging: Purging, end: PurgeEnd, looked: Looked, writer: Purge
 
 def _left(ledger: Ledger, plan_id: int, end: PurgeEnd) -> int:
     """Users of the waves whom nobody has looked at."""
-    every = sum(sum(progress.users.values()) for progress in ledger.progress(plan_id) if progress.wave in end.waves)
-    return max(0, every - end.away - end.stand_ins - end.done)
+    return max(0, users_in(ledger, plan_id, end.waves) - end.away - end.stand_ins - end.done)
 
 
 # carrying it out
@@ -363,9 +336,9 @@ def _purges(tools: Tools, line: _Line, end: PurgeEnd, confirmed: PurgePlan) -> I
 def _some(people: Iterator[tuple[PurgeUser, list[Entry]]]) -> list[tuple[PurgeUser, list[Entry]]]:
     """The next users, as many at a time as fit in memory with their entries."""
     group: list[tuple[PurgeUser, list[Entry]]] = []
-    for each in islice(people, _USERS_AT_ONCE):
+    for each in islice(people, USERS_AT_ONCE):
         group.append(each)
-        if sum(user.entries for user, _ in group) > _COPIES_AT_ONCE:
+        if sum(user.entries for user, _ in group) > COPIES_AT_ONCE:
             break
     return group
 
@@ -374,7 +347,7 @@ def _count_purged(purging: Purging, end: PurgeEnd, purged: Purged) -> None:
     end.deleted += purged.deleted
     end.size_bytes += purged.size_bytes
     if purged.missing:
-        _hold_back(end, purged.user_id, purged.missing)
+        end.hold_back(purged.user_id, purged.missing)
     elif purged.error is not None:
         _fail(purging, end, purged.user_id, purged.error)
     elif purged.purged:
@@ -388,38 +361,13 @@ def _count_purged(purging: Purging, end: PurgeEnd, purged: Purged) -> None:
                 f"{number} {reason}" for (where, reason), number in sorted(purged.left.items()) if where == store
             ]
             why[store] = f"left at {store}: {', '.join(reasons)}"
-        _show(end, purged.user_id, why)
-
-
-def _hold_back(end: PurgeEnd, user_id: str, why: Mapping[str, str]) -> None:
-    end.unready += 1
-    end.missing.update(why.keys())
-    _show(end, user_id, dict(why))
+        end.show(purged.user_id, why)
 
 
 def _fail(purging: Purging, end: PurgeEnd, user_id: str, error: MigrateError) -> None:
     if error.exit_code is ExitCode.INTERRUPTED:
         return  # left for the next one
-    end.failed += 1
-    if len(end.errors) < SHOWN_MAX:
-        end.errors.append(error)
-    _show(end, user_id, {"failed": error.what})
-    most = purging.request.max_failures or purging.plan.spec.cutover.max_failures
-    end.halted = end.halted or end.failed >= most
-
-
-def _show(end: PurgeEnd, user_id: str, why: dict[str, str]) -> None:
-    if len(end.shown) < SHOWN_MAX:
-        end.shown.append((user_id, why))
-
-
-def _code(purging: Purging, end: PurgeEnd) -> ExitCode:
-    codes = [error.exit_code for error in end.errors if not isinstance(error, LaterError)]
-    if end.unready or end.failed or end.unfinished:
-        codes.append(ExitCode.INCOMPLETE)
-    if end.left or end.halted:
-        codes.append(ExitCode.INTERRUPTED if purging.stop.is_set() and end.left else ExitCode.LATER)
-    return worst(codes)
+    end.fail(user_id, error, halts_at=purging.request.max_failures or purging.plan.spec.cutover.max_failures)
 
 
 def _command(purging: Purging, end: PurgeEnd) -> str:

@@ -3,7 +3,6 @@ it ends."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,17 +10,27 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from migrate.errors import ExitCode, LaterError, MigrateError, UnreachableError, UsageError, worst
+from migrate.errors import ExitCode, UnreachableError, UsageError
 from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over, parse_waves
-from migrate.jobs.elsewhere import demand_newest, wait_for_requests
+from migrate.jobs.common import Actor, is_over
+from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.last_delta import known_of
 from migrate.jobs.receipts import ReceiptEtags, opened_receipts
 from migrate.jobs.rollback_gate import FROM, why_not
 from migrate.jobs.rollback_look import Subject, stands_of
 from migrate.jobs.rollback_user import Ended, Tools, attempt_of, go_back, look, settle
 from migrate.jobs.steps import Way, side_by_side
-from migrate.jobs.wave_users import PAGE, SHOWN_MAX, Memory, opened_line, read_ahead
+from migrate.jobs.wave_users import (
+    PAGE,
+    SHOWN_MAX,
+    Memory,
+    WaveEnd,
+    alone_on,
+    opened_line,
+    read_ahead,
+    users_in,
+    waves_of,
+)
 from migrate.jobs.written import Written, WrittenFile
 from migrate.layout import CompiledRule, at_targets, compile_rules, unlistable_rules
 from migrate.ledger import Candidate, Ledger, Move
@@ -57,18 +66,15 @@ class RollbackRequest:
 
 
 @dataclass(slots=True)
-class RollbackEnd:
+class RollbackEnd(WaveEnd):
     """How a rollback ended. Numbers of users: `back` in this run, `ready` to go back (dry run), `back_before` it began,
     `not_moved` who live at their old home anyhow.
 
-    `missing` counts by check what the gate found; `unready` are users whom it held back, `failed` those whose way broke off, and
-    of both the first are named in `shown`. `open` are users of whom nobody knows at which home they live, until the next
-    rollback; `settled` those whom an earlier one had left so, and who turned out to be back. `written` are objects that stay at
+    `settled` are users whom an earlier one had left `open`, and who turned out to be back. `written` are objects that stay at
     the new home, with their user, the first of `new` and `changed`; all of them are in `file`. `sent` of them were sent back as
     well, and `replayed` were deleted at the sources; or would be.
     """
 
-    exit_code: ExitCode = ExitCode.DONE
     waves: tuple[int, ...] | None = None
     dry_run: bool = False
     back: int = 0
@@ -76,14 +82,6 @@ class RollbackEnd:
     ready: int = 0
     back_before: int = 0
     not_moved: int = 0
-    unready: int = 0
-    failed: int = 0
-    open: int = 0
-    left: int = 0
-    halted: bool = False
-    missing: Counter[str] = field(default_factory=Counter)
-    errors: list[MigrateError] = field(default_factory=list)
-    shown: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     written: list[tuple[str, Written]] = field(default_factory=list)
     new: int = 0
     changed: int = 0
@@ -93,7 +91,6 @@ class RollbackEnd:
     file: Path | None = None
     listing_seconds_max: float = 0.0
     frozen_ms_max: int = 0
-    next_step: str = ""
 
     @property
     def done(self) -> int:
@@ -125,7 +122,16 @@ def roll_back(
     end = RollbackEnd(dry_run=request.dry_run, waves=_waves(ledger, plan_id, request))
     written = WrittenFile(workspace, now(), run_id)
     with (
-        _holding(ledger, plan, request, run_id, now, stop),
+        alone_on(
+            plan,
+            ledger,
+            "rollback",
+            dry_run=request.dry_run,
+            run_id=run_id,
+            deadline=request.deadline,
+            now=now,
+            stop=stop,
+        ),
         _opened(plan, workspace, actor, request) as (caller, sender),
         opened_line(plan) as line,
         opened_receipts(line.plans, workspace, ledger) as etags,
@@ -158,21 +164,19 @@ def roll_back(
         except UnreachableError as error:  # who is back is back, and the rows are there
             end.errors.append(error)
             end.file = written.folder
-        end.exit_code = rollback.code()
+        end.exit_code = end.code(stop)
         end.next_step = _next_step(plan, request, end)
     return end
 
 
 def _waves(ledger: Ledger, plan_id: int, request: RollbackRequest) -> tuple[int, ...] | None:
-    """The waves that are named; None for a user. Of a delta, those for whom it has nothing to do are among them."""
+    """The waves that are named; None for a user."""
     if (request.user_id is None) == (request.wave is None):
         raise UsageError("name a user or a wave", remedy="Give --user U, or --wave W: 0, 0-3, 1,4 or all.")
     if request.user_id is not None:
         _demand_known(ledger, plan_id, request.user_id)
         return None
-    return parse_waves(
-        request.wave, [progress.wave for progress in ledger.progress(plan_id) if progress.wave is not None]
-    )
+    return waves_of(ledger, plan_id, request.wave)
 
 
 def _demand_known(ledger: Ledger, plan_id: int, user_id: str) -> None:
@@ -191,21 +195,6 @@ def _unlistable(spec: Spec, rules: tuple[CompiledRule, ...]) -> list[str]:
     sources = unlistable_rules(rules, spec.by_role(Role.SOURCE))
     targets = unlistable_rules(at_targets(rules), ["any"])
     return sorted({*sources, *targets})
-
-
-@contextmanager
-def _holding(
-    ledger: Ledger, plan: Plan, request: RollbackRequest, run_id: int, now: Callable[[], datetime], stop: Stop
-) -> Iterator[None]:
-    """No run, verification or cutover of the plan meanwhile, and no request of an earlier one still on its way: neither to the
-    targets, which are compared, nor to the sources, where users write again. A dry run holds nobody up."""
-    if request.dry_run:
-        yield
-        return
-    with ledger.hold_plan(plan.digest, share=False, alone=True, verb="rollback"):
-        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
-        wait_for_requests(plan, ledger, stop, request.deadline, now, run_id=run_id)
-        yield
 
 
 @contextmanager
@@ -299,25 +288,8 @@ class _Rollback:
     def left(self) -> int:
         """Users of those asked for whom nobody has looked at."""
         waves = self._end.waves
-        every = (
-            1
-            if waves is None
-            else sum(
-                sum(progress.users.values())
-                for progress in self._ledger.progress(self._tools.plan_id)
-                if progress.wave in waves
-            )
-        )
+        every = 1 if waves is None else users_in(self._ledger, self._tools.plan_id, waves)
         return max(0, every - self._looked_at)
-
-    def code(self) -> ExitCode:
-        end = self._end
-        codes = [error.exit_code for error in end.errors if not isinstance(error, LaterError)]
-        if end.unready or end.failed:
-            codes.append(ExitCode.INCOMPLETE)
-        if end.left or end.open or end.halted:
-            codes.append(ExitCode.INTERRUPTED if self._stop.is_set() and end.left else ExitCode.LATER)
-        return worst(codes)
 
     def _pages(self, wave: int | None) -> Iterator[list[Candidate]]:
         """Read page by page: who went back meanwhile is not asked for again."""
@@ -382,19 +354,13 @@ class _Rollback:
         end.listing_seconds_max = max(end.listing_seconds_max, ended.listing_seconds)
         end.frozen_ms_max = max(end.frozen_ms_max, ended.frozen_ms)
         if ended.missing:
-            end.unready += 1
-            end.missing.update(ended.missing.keys())
-            self._show(ended.user_id, dict(ended.missing))
+            end.hold_back(ended.user_id, ended.missing)
             return True
         if ended.error is not None:
             if ended.error.exit_code is ExitCode.INTERRUPTED and not ended.is_open:
                 return False
-            end.failed += 1
-            end.open += ended.is_open
-            if len(end.errors) < SHOWN_MAX:
-                end.errors.append(ended.error)
-            self._show(ended.user_id, {"failed": ended.error.what})
-            end.halted = end.halted or (not self._request.dry_run and end.failed >= self._max_failures)
+            halts_at = None if self._request.dry_run else self._max_failures
+            end.fail(ended.user_id, ended.error, halts_at=halts_at, is_open=ended.is_open)
             return True
         if ended.is_back:
             end.back += 1
@@ -409,10 +375,6 @@ class _Rollback:
             if len(end.written) < SHOWN_MAX:
                 end.written.append((ended.user_id, each))
         return True
-
-    def _show(self, user_id: str, why: dict[str, str]) -> None:
-        if len(self._end.shown) < SHOWN_MAX:
-            self._end.shown.append((user_id, why))
 
 
 def _cannot(candidate: Candidate) -> Way[Ended]:

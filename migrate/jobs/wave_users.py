@@ -1,24 +1,120 @@
-"""What all ways through a plan's users share: their objects are read some users ahead, and what is in memory is bounded."""
+"""What all ways through a plan's users share: which waves, alone on the plan, their objects read some users ahead, what is in
+memory bounded; and how such a command counts and ends."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from migrate.ledger import Candidate
+from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
+from migrate.jobs.common import parse_waves
+from migrate.jobs.elsewhere import demand_newest, wait_for_requests
+from migrate.ledger import Candidate, Ledger
 from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers
+from migrate.worker.loop import Stop
 
 T = TypeVar("T")
 SHOWN_MAX = 1_000
 """Users with what is missing or what failed that an end keeps; of all others the numbers."""
 PAGE = 256  # users who are asked of the ledger at once
-_USERS_AT_ONCE, _COPIES_AT_ONCE = 32, 20_000  # whose objects are read from the plans at once
+USERS_AT_ONCE, COPIES_AT_ONCE = 32, 20_000  # whose objects are read from the plans at once
+
+
+@dataclass(slots=True)
+class WaveEnd:
+    """How a command that takes users one by one ended, in numbers of users.
+
+    `missing` counts by check what the gate found; `unready` are users whom it held back, `failed` those whose way broke off, and
+    of both the first are named in `shown`. `open` are users of whom nobody knows at which home they live. `left` are those whom
+    nobody has looked at.
+    """
+
+    exit_code: ExitCode = ExitCode.DONE
+    unready: int = 0
+    failed: int = 0
+    open: int = 0
+    left: int = 0
+    halted: bool = False
+    missing: Counter[str] = field(default_factory=Counter)
+    errors: list[MigrateError] = field(default_factory=list)
+    shown: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    next_step: str = ""
+
+    def hold_back(self, user_id: str, why: Mapping[str, str]) -> None:
+        """Somebody stays as they are: what the gate found, by check."""
+        self.unready += 1
+        self.missing.update(why.keys())
+        self.show(user_id, why)
+
+    def fail(self, user_id: str, error: MigrateError, *, halts_at: int | None, is_open: bool = False) -> None:
+        """Somebody's way broke off. With the failure `halts_at` nobody begins any more; None: that is no reason to stop."""
+        self.failed += 1
+        self.open += is_open
+        if len(self.errors) < SHOWN_MAX:
+            self.errors.append(error)
+        self.show(user_id, {"failed": error.what})
+        self.halted = self.halted or (halts_at is not None and self.failed >= halts_at)
+
+    def show(self, user_id: str, why: Mapping[str, str]) -> None:
+        if len(self.shown) < SHOWN_MAX:
+            self.shown.append((user_id, dict(why)))
+
+    def code(self, stop: Stop, *, is_whole: bool = True) -> ExitCode:
+        """The exit code; `is_whole` is False where somebody's way has ended, and something of it is left to do."""
+        codes = [error.exit_code for error in self.errors if not isinstance(error, LaterError)]
+        if self.unready or self.failed or not is_whole:
+            codes.append(ExitCode.INCOMPLETE)
+        if self.left or self.open or self.halted:
+            codes.append(ExitCode.INTERRUPTED if stop.is_set() and self.left else ExitCode.LATER)
+        return worst(codes)
+
+
+def waves_of(ledger: Ledger, plan_id: int, words: str | None) -> tuple[int, ...]:
+    """The waves that are named, of those that the ledger has: a delta's own tables count nobody who was moved before."""
+    every = sorted(progress.wave for progress in ledger.progress(plan_id) if progress.wave is not None)
+    waves = parse_waves(words or None, every)
+    if waves is None:
+        raise UsageError("no wave is named", remedy="Give --wave W: 0, 0-3, 1,4 or all.")
+    return waves
+
+
+def users_in(ledger: Ledger, plan_id: int, waves: Collection[int]) -> int:
+    """How many users these waves have."""
+    return sum(sum(progress.users.values()) for progress in ledger.progress(plan_id) if progress.wave in waves)
+
+
+@contextmanager
+def alone_on(
+    plan: Plan,
+    ledger: Ledger,
+    verb: str,
+    *,
+    dry_run: bool = False,
+    run_id: int,
+    deadline: float | None,
+    now: Callable[[], datetime],
+    stop: Stop,
+) -> Iterator[None]:
+    """No run, verification or other such command of the plan meanwhile, and no request of an earlier one still on its way. A dry
+    run holds nobody up.
+
+    LaterError where others are at work; RefusedError where a delta has taken the plan's place.
+    """
+    if dry_run:
+        yield
+        return
+    with ledger.hold_plan(plan.digest, share=False, alone=True, verb=verb):
+        demand_newest(plan, ledger)  # again, now that nobody can begin a delta
+        wait_for_requests(plan, ledger, stop, deadline, now, run_id=run_id)
+        yield
 
 
 @contextmanager
@@ -36,7 +132,7 @@ def groups(candidates: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     group: list[Candidate] = []
     for candidate in candidates:
         if group and (
-            len(group) >= _USERS_AT_ONCE or sum(each.copies for each in group) + candidate.copies > _COPIES_AT_ONCE
+            len(group) >= USERS_AT_ONCE or sum(each.copies for each in group) + candidate.copies > COPIES_AT_ONCE
         ):
             yield group
             group = []
