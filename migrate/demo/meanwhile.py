@@ -11,9 +11,8 @@ from contextlib import closing
 from dataclasses import replace
 
 from migrate.demo.people import Kind, Person, Scope, Thing, Where
-from migrate.demo.world import SOURCES, DemoWorld
+from migrate.demo.world import SOURCES, DemoWorld, open_folder
 from migrate.model import Attributes
-from migrate.stores.file import FileStore
 
 PLAIN = Attributes(content_type="video/mp4")
 
@@ -62,14 +61,10 @@ def _with(world: DemoWorld, *, without: Sequence[Thing], added: Sequence[Thing])
 
 def _put(world: DemoWorld, name: str, thing: Thing, key: str) -> None:
     body = world.people.content(thing)
-    with closing(_store(world, name)) as store:
+    with closing(open_folder(world, name, writable=True)) as store:
         store.put(key, body, attributes=thing.attributes, tags=dict(thing.tags), md5=hashlib.md5(body).digest())
 
 
 def _delete(world: DemoWorld, name: str, key: str) -> None:
-    with closing(_store(world, name)) as store:
+    with closing(open_folder(world, name, writable=True)) as store:
         store.delete(key)
-
-
-def _store(world: DemoWorld, name: str) -> FileStore:
-    return FileStore(name, world.root / "stores" / name, writable=True)

@@ -75,9 +75,9 @@ def build_world(root: Path, spec_text: str, seed: int = SEED) -> DemoWorld:
     return world
 
 
-def open_folder(world: DemoWorld, name: str) -> FileStore:
-    """The store at `name`, past the door, to be read; the caller closes it."""
-    return FileStore(name, world.root / "stores" / name)
+def open_folder(world: DemoWorld, name: str, *, writable: bool = False) -> FileStore:
+    """The store at `name`, past the door; the caller closes it. It is written to by the world's own people alone."""
+    return FileStore(name, world.root / "stores" / name, writable=writable)
 
 
 def _fill(world: DemoWorld, name: str) -> None:
