@@ -39,7 +39,7 @@ from migrate.states import UserState
 from migrate.transfer.caller import Caller
 
 _LATE_AT_ONCE = 4
-_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
+_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError, MoveRefusedError)
 """What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
 
 

@@ -1,8 +1,9 @@
 """What the new home shows of a user beside what line and ledger know of the copies there, and whether the sources still stand.
 
 A copy is known by the ETag of its receipt: another one, or a key that nobody knows, was written at the new home since. What is
-known and not there was deleted there, if somebody else says so too: the backup site does not have it either, or the home keeps
-versions and shows a delete marker. Else the home may have lost it, and nothing is deleted for that (invariant 4).
+known and not there was deleted there, if somebody else says so too: the home keeps versions and shows a delete marker, or it
+keeps none and the backup site does not have it either. Else, and where all of a user is gone, the home may have lost it, and
+nothing is deleted for that (invariant 4).
 """
 
 from __future__ import annotations
@@ -174,6 +175,8 @@ def differences(
                 strange += 1
             else:
                 deletions.append(Deletion(stand, answer.at, answer.is_left_at_backup))
+    if deletions and not trust_home and all(key in gone for key, stand in subject.stands.items() if stand.is_at_home):
+        ambiguous, deletions = ambiguous + len(deletions), []  # who has lost everything has hardly deleted it
     written, unmapped = _written(subject, there, rules)
     sendable = [_sendable(subject, each, there[each.store, each.key], now, spec, rules) for each in written]
     at_home = {key: stand for key, stand in subject.stands.items() if stand.is_at_home and key not in gone}
@@ -278,9 +281,10 @@ class _Answer:
 def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> _Answer:
     planned, (source, name) = stand.planned, key
     is_left = stand.backup_store is not None and _head(stand.backup_store, planned.target_key, caller) is not None
-    is_believed = stand.backup_store is not None and not is_left
-    if not is_believed:
+    if caller.store(stand.store).capabilities.versions:
         is_believed = _has_marker(stand.store, planned.target_key, caller)
+    else:
+        is_believed = stand.backup_store is not None and not is_left
     listed = now.get(key)
     seen = {source: None if listed is None or listed[0] != source else listed[1]}
     for backup, store in spec.by_role(Role.BACKUP).items():
@@ -303,8 +307,6 @@ def _has_marker(name: str, key: str, caller: Caller) -> bool:
                 return newest is not None and newest.is_delete_marker
         return False
 
-    if not caller.store(name).capabilities.versions:
-        return False
     try:
         return caller.call(name, ask)
     except UnsupportedError:

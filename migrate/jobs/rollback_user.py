@@ -47,7 +47,7 @@ from migrate.transfer.removing import receipt_of_nothing
 from migrate.verify import check_object
 
 _DELETED_AT_ONCE, _SENT_AT_ONCE = 8, 4
-_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
+_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError, MoveRefusedError)
 """What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from migrate.errors import ExitCode, LaterError, MigrateError, UsageError, worst
+from migrate.errors import ExitCode, MigrateError, UsageError, worst
 from migrate.jobs.common import parse_waves
 from migrate.jobs.elsewhere import demand_newest, wait_for_requests
 from migrate.ledger import Candidate, Ledger
@@ -69,7 +69,7 @@ class WaveEnd:
 
     def code(self, stop: Stop, *, is_whole: bool = True) -> ExitCode:
         """The exit code; `is_whole` is False where somebody's way has ended, and something of it is left to do."""
-        codes = [error.exit_code for error in self.errors if not isinstance(error, LaterError)]
+        codes: list[ExitCode] = [error.exit_code for error in self.errors if error.exit_code is not ExitCode.LATER]
         if self.unready or self.failed or not is_whole:
             codes.append(ExitCode.INCOMPLETE)
         if self.left or self.open or self.halted:

@@ -191,8 +191,8 @@ def _demand_at_rest(connection: Connection, plan_ids: Sequence[int]) -> None:
 
 
 def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
-    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, open findings, and what
-    cutovers have copied late."""
+    """A digest over the last receipts of each plan, what a repair voided, the verdicts that are no MATCH, open findings, what
+    cutovers have copied late, and who went back: their targets hold what the platform wrote."""
     seals, batches, verdicts, findings = schema.seals, schema.batches, schema.verdicts, schema.findings
     last = (
         select(seals.c.plan_id, func.max(seals.c.sequence), func.count())
@@ -217,13 +217,24 @@ def _mark_of(connection: Connection, plan_ids: Sequence[int]) -> str:
     )
     found = select(findings.c.id).where(findings.c.plan_id.in_(plan_ids), findings.c.answered.is_(False))
     digest = hashlib.sha256()
+    users, moves = schema.users, schema.moves
+    back = (
+        select(users.c.user_id, moves.c.attempt)
+        .join(moves, moves.c.user_id == users.c.user_id)
+        .where(
+            users.c.plan_id.in_(plan_ids),
+            users.c.state == UserState.ROLLED_BACK.value,
+            literal_column(f"({schema.UNDER_WAY_SQL})"),  # as the index has it
+        )
+        .order_by(users.c.user_id)
+    )
     late = (
         select(schema.late.c.user_id, func.count(), func.max(schema.late.c.at))
         .where(schema.late.c.plan_id.in_(plan_ids))
         .group_by(schema.late.c.user_id)
         .order_by(schema.late.c.user_id)
     )
-    for query in (last, voided, doubted, found.order_by(findings.c.id), late):
+    for query in (last, voided, doubted, found.order_by(findings.c.id), late, back):
         for row in connection.execute(query.execution_options(yield_per=_PAGE)):
             digest.update(":".join(map(str, row)).encode() + b"\n")
         digest.update(b"\n")

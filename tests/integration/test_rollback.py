@@ -18,7 +18,7 @@ from servers import S3Server
 from smallworld import SmallWorld, body_of, build, planned
 from test_cutover import Broken, cutover, homes, ledger_of, placed, routes_of, states, verified
 
-from migrate.errors import DeniedError, LaterError, TransientStoreError, UnreachableError
+from migrate.errors import DeniedError, LaterError, MoveRefusedError, TransientStoreError, UnreachableError
 from migrate.ledger import Ledger
 from migrate.model import Attributes
 from migrate.routing.sql import SqlRouter
@@ -462,6 +462,51 @@ def test_who_is_forgotten_meanwhile_is_not_flipped(quick: SmallWorld, monkeypatc
     assert states(world)["u002"] is UserState.FORGOTTEN
     with routes_of(world) as routes:
         assert routes.read("u002").frozen_by is None
+
+
+def test_one_user_who_may_not_be_written_down_stops_nobody_else(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody is forgotten amid the replay of their deletions: their way is over, and the others go."""
+    world = quick
+    delete_in_europe(world, "users/u002/photo-0001.jpg")
+    planned = Ledger.plan_late
+
+    def refused(ledger: Ledger, user: str, *given: Any) -> None:
+        if user == "u002":
+            raise MoveRefusedError("the user is not frozen under this attempt's token")
+        planned(ledger, user, *given)
+
+    monkeypatch.setattr(Ledger, "plan_late", refused)
+    found = rollback(world, code=4)
+    assert (found["users"]["back"], found["users"]["failed"]) == (USERS - 1, 1)
+    assert why(found).keys() == {"u002"}
+
+
+def test_who_has_lost_everything_has_hardly_deleted_it(quick: SmallWorld) -> None:
+    """As where both buckets were emptied: the sources have the last copies, and keep them until somebody says that it was so
+    meant (Invariant 4)."""
+    world = quick
+    keys = [key for key in world.objects if key.startswith("users/u002/")]
+    for key in keys:
+        delete_in_europe(world, key)
+    before = held(world, *SOURCES)
+    assert why(rollback(world, code=4)).keys() == {"u002"}
+    assert held(world, *SOURCES) == before
+    assert rollback(world, "--trust-home")["replayed"] == len(keys)
+
+
+def test_a_delta_that_was_built_before_the_way_back_is_built_anew(tmp_path: Path) -> None:
+    """It takes for settled what the platform has written to since (Invariant 9)."""
+    world = verified(tmp_path, None)
+    plan = world.migrate("plans", "--json").json["plans"][0]["digest"]
+    assert world.migrate("delta").code == 0
+    assert world.migrate("cutover", plan, "--wave", "all").code == 0
+    write_in_europe(world, "users/u002/photo-0001.jpg", b"changed in Europe")
+    assert world.migrate("rollback", plan, "--wave", "all").code == 0
+    answer = world.migrate("run", "--wave", "all")
+    assert (answer.code, "Build a new one" in answer.err) == (75, True), answer.err
+    assert set(states(world).values()) == {UserState.ROLLED_BACK}
 
 
 def test_too_many_failures_halt_a_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
