@@ -317,20 +317,29 @@ def _ways(
                 batch = receipts.of(copy.place, copy.batch)
                 lost = lost or batch.lost
                 ours.etags |= batch.etags.get(copy.ordinal, set())
+                if copy.ordinal in batch.etags:
+                    ours.has_receipt = True
+                elif batch.is_begun and not copy.is_tombstone:
+                    ours.begun.add((copy.size, copy.etag))
                 if copy.ordinal in batch.settled:  # a later plan has found out what stands there now
                     ours.is_occupied = copy.ordinal in batch.occupied
             for late_copy in late.get(user_id, []):
                 ours = keys.setdefault((late_copy.target_store, late_copy.target_key), Ours())
-                if late_copy.receipt is not None and late_copy.receipt.etag:
-                    ours.etags.add(late_copy.receipt.etag)
+                if late_copy.receipt is not None:
+                    ours.has_receipt = True
+                    if late_copy.receipt.etag:
+                        ours.etags.add(late_copy.receipt.etag)
+                elif late_copy.flag is None:
+                    ours.begun.add((late_copy.size, late_copy.etag))
             yield erase(tools, Mine(user_id, ordinals, keys, ledger.move_of(user_id), lost))
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Of one batch: the ETags of all receipts there ever were by ordinal, the ordinals that have an outcome, those of them that
-    found somebody else's object, and what kept us from reading a seal."""
+    """Of one batch: whether anybody ever leased it, the ETags of all receipts there ever were by ordinal, the ordinals that have
+    an outcome, those of them that found somebody else's object, and what kept us from reading a seal."""
 
+    is_begun: bool
     etags: Mapping[int, set[str]]
     settled: frozenset[int]
     occupied: frozenset[int]
@@ -389,4 +398,5 @@ class _Receipts:
         occupied = {
             ordinal for ordinal, row in rows.items() if row.outcome is Outcome.QUARANTINED and row.reason == _OCCUPIED
         }
-        return _Batch(etags, frozenset(settled), frozenset(occupied), lost)
+        is_begun = self._ledger.is_begun(self._ids[place], number)
+        return _Batch(is_begun, etags, frozenset(settled), frozenset(occupied), lost)

@@ -1,12 +1,14 @@
 """One forgotten user's way: look at every target, take away what is ours there, look again, and write down that nothing is left.
 
-Whose an object at a target is depends on whether the user ever lived there. Before that nobody else writes at our target keys,
-so whatever stands there is ours, but what a copy found in its way (`occupied`). Where the platform writes, or somebody else did,
-only what has the ETag of one of our receipts is. Everything else is told by number, and left.
+Whose an object at a target is depends on whether the user ever lived there. Before that nobody else writes at a key where one of
+our copies has a receipt, so whatever stands there is ours. A copy without one may have been made all the same, once its batch was
+begun: what is like its source is ours. Anything else at our keys was there before us (`occupied`). Where the platform writes, or
+somebody else did, only what has the ETag of one of our receipts is ours. Everything else is told by number, and left.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +21,6 @@ from migrate.errors import (
     MigrateError,
     NotFoundError,
     OnHoldError,
-    PermanentStoreError,
     SealLostError,
     StoreError,
     UnreachableError,
@@ -31,6 +32,7 @@ from migrate.ledger import Ledger, Move
 from migrate.model import ObjectInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.routing import Route, Router
+from migrate.states import UserState
 from migrate.stores.base import Store, UploadInfo
 from migrate.transfer.caller import Caller
 from migrate.worker.checking import user_prefixes
@@ -60,11 +62,19 @@ class Tools:
 
 @dataclass(slots=True)
 class Ours:
-    """What we may have at one key of a target store: `etags` are those of our receipts, of whatever plan; `is_occupied`, where a
-    copy found somebody else's object there."""
+    """What we may have at one key of a target store: `etags` are those of our receipts, of whatever plan; `begun` has
+    the sources' sizes and ETags of copies whose batch was begun, and which have no receipt; `is_occupied`, where a copy found
+    somebody else's object there. `has_receipt`: a copy looked there, and left what it was to leave, a tombstone nothing."""
 
     etags: set[str] = field(default_factory=set)
+    begun: set[tuple[int, str]] = field(default_factory=set)
+    has_receipt: bool = False
     is_occupied: bool = False
+
+    @property
+    def is_all_ours(self) -> bool:
+        """Whether nobody else can have written there before the user lives at the target."""
+        return self.has_receipt and not self.is_occupied
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +107,12 @@ class Erased:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one target store has of the user: objects, versions and delete markers, the newest of a key first, and uploads."""
+    """What one target store has of the user: objects, versions and delete markers, the newest of a key first, and uploads.
+
+    `tells_md5`: an ETag of 32 digits is the MD5 there."""
 
     store: str
+    tells_md5: bool
     objects: Sequence[ObjectInfo]
     uploads: Sequence[UploadInfo]
 
@@ -157,6 +170,8 @@ def _has_lived(tools: Tools, mine: Mine) -> Way[bool]:
     move = mine.move
     if move is not None and move.flipped_at is not None:
         return True
+    if any(event.to_state is UserState.CUT_OVER for event in tools.ledger.history(mine.user_id)):
+        return True  # by an earlier attempt, of which the move's row has nothing left
     router = tools.router()
     if router is None:
         return False
@@ -192,6 +207,7 @@ def _look(tools: Tools, name: str, mine: Mine) -> _Look:
         uploads += [found for found in tools.caller.call(name, partial(_uploads, prefix=key)) if found.key == key]
     return _Look(
         name,
+        tools.caller.call(name, lambda store: store.capabilities.etag_is_md5),
         [info for info in objects if (name, info.key) in mine.keys or not is_for_all(rules, name, info.key)],
         uploads,
     )
@@ -209,7 +225,7 @@ def _listed(store: Store, prefix: str) -> list[ObjectInfo]:
     current = [info for page in store.list(prefix) for info in page]
     try:
         found = versions()
-    except PermanentStoreError:
+    except UnsupportedError:
         return current
     latest = {info.key for info in found if info.is_latest}
     return [*(info for info in current if info.key not in latest), *found]
@@ -237,11 +253,11 @@ def _doomed(look: _Look, mine: Mine, has_lived: bool) -> list[ObjectInfo]:
         ours = mine.keys.get((look.store, key))
         if ours is None:
             continue
-        if not has_lived and not ours.is_occupied:
+        if not has_lived and ours.is_all_ours:
             found += versions
             continue
         data = [info for info in versions if not info.is_delete_marker]
-        mine_there = [info for info in data if info.etag in ours.etags]
+        mine_there = [info for info in data if _is_ours(look, info, ours, has_lived)]
         found += mine_there
         if len(mine_there) == len(data) and data:  # markers over what is gone hide nothing
             found += [info for info in versions if info.is_delete_marker]
@@ -249,12 +265,44 @@ def _doomed(look: _Look, mine: Mine, has_lived: bool) -> list[ObjectInfo]:
 
 
 def _our_uploads(look: _Look, mine: Mine, has_lived: bool, begun: set[tuple[str, str]]) -> list[UploadInfo]:
-    """Those that the ledger knows, and before anybody lives there all for our keys."""
+    """Those that the ledger knows, and before anybody lives there all for keys that we have begun."""
     return [
         upload
         for upload in look.uploads
-        if (look.store, upload.upload_id) in begun or (not has_lived and (look.store, upload.key) in mine.keys)
+        if (look.store, upload.upload_id) in begun
+        or (not has_lived and _is_begun(mine.keys.get((look.store, upload.key))))
     ]
+
+
+def _is_begun(ours: Ours | None) -> bool:
+    return ours is not None and (ours.has_receipt or ours.is_occupied or bool(ours.begun))
+
+
+def _is_ours(look: _Look, info: ObjectInfo, ours: Ours, has_lived: bool) -> bool:
+    """Whether an object or version at a key of ours is."""
+    if info.etag in ours.etags:
+        return True
+    if has_lived or ours.is_occupied:
+        return False
+    return ours.has_receipt or any(_is_like(info, size, etag, look.tells_md5) for size, etag in ours.begun)
+
+
+def _is_like(info: ObjectInfo, size: int, etag: str, tells_md5: bool) -> bool:
+    """Whether an object may be the copy of a source of this size and ETag: nothing that both stores tell of it differs."""
+    if info.size != size:
+        return False
+    is_comparable = (
+        _is_composite(info.etag) if _is_composite(etag) else tells_md5 and _is_md5(info.etag) and _is_md5(etag)
+    )
+    return info.etag == etag or not is_comparable
+
+
+def _is_md5(etag: str) -> bool:
+    return re.fullmatch("[0-9a-f]{32}", etag) is not None
+
+
+def _is_composite(etag: str) -> bool:
+    return re.fullmatch("[0-9a-f]{32}-[0-9]+", etag) is not None
 
 
 def _without(
@@ -264,6 +312,7 @@ def _without(
     return [
         _Look(
             look.store,
+            look.tells_md5,
             [info for info in look.objects if info not in doomed[look.store]],
             [upload for upload in look.uploads if upload not in uploads[look.store]],
         )
@@ -276,15 +325,17 @@ def _left(looks: Sequence[_Look], mine: Mine, has_lived: bool) -> Counter[str]:
     found: Counter[str] = Counter()
     for look in looks:
         for info in look.objects:
-            found[_kind(mine.keys.get((look.store, info.key)), info, has_lived)] += not info.is_delete_marker
+            ours = mine.keys.get((look.store, info.key))
+            is_ours = ours is not None and _is_ours(look, info, ours, has_lived)
+            found[_kind(ours, is_ours, has_lived)] += not info.is_delete_marker
         for upload in look.uploads:
-            is_ours = not has_lived and (look.store, upload.key) in mine.keys
-            found[_OURS if is_ours else _PLATFORM if has_lived else _EXTRA] += 1
+            ours = mine.keys.get((look.store, upload.key))
+            found[_kind(ours, not has_lived and _is_begun(ours), has_lived)] += 1
     return +found
 
 
-def _kind(ours: Ours | None, info: ObjectInfo, has_lived: bool) -> str:
-    if ours is not None and (info.etag in ours.etags or not (has_lived or ours.is_occupied)):
+def _kind(ours: Ours | None, is_ours: bool, has_lived: bool) -> str:
+    if is_ours:
         return _OURS
     if has_lived:
         return _PLATFORM
@@ -328,7 +379,7 @@ def _abort(tools: Tools, name: str, uploads: Sequence[UploadInfo]) -> None:
 def _delete(tools: Tools, name: str, mine: Mine, has_lived: bool, keys: Sequence[Sequence[ObjectInfo]]) -> None:
     for versions in keys:
         for info in versions:
-            is_shared = has_lived or mine.keys[name, info.key].is_occupied
+            is_shared = has_lived or not mine.keys[name, info.key].is_all_ours
             tools.caller.call(name, partial(_delete_one, info=info, looks=is_shared and not info.is_delete_marker))
             pause_at(PausePoint.OBJECT_ERASED)
 

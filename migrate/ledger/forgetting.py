@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, exists, func, select, update
+from sqlalchemy import Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.engine import Connection
 
 from migrate.errors import LedgerError, MoveRefusedError
@@ -20,7 +20,7 @@ from migrate.ledger.history import add_event
 from migrate.ledger.holds import demand_not_held
 from migrate.ledger.known import check_again, drop_wrong
 from migrate.ledger.rows import EXTRA, EventKind
-from migrate.states import UserState
+from migrate.states import BatchState, UserState
 
 CopiesOf = Mapping[tuple[int, int], Collection[int]]
 """A user's copies: by plan and batch the ordinals."""
@@ -48,6 +48,14 @@ class Forgetting(Core):
         with self._write() as connection:
             _demand_forgotten(connection, user_id)
             demand_not_held(connection, user_id)
+
+    def is_begun(self, plan_id: int, number: int) -> bool:
+        """Whether anybody ever leased the batch: before that no copy of it has looked at a target."""
+        batches = schema.batches
+        begun = or_(batches.c.state != BatchState.PENDING.value, batches.c.fence > 0)
+        query = select(exists().where(in_batch(batches, plan_id, number), begun))
+        with self._read() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def uploads_begun(self, copies: CopiesOf) -> set[tuple[str, str]]:
         """The multipart uploads of these copies that the ledger knows: target store and upload id."""

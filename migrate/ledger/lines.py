@@ -35,7 +35,8 @@ from migrate.model import MOVED, Level
 from migrate.states import AWAY, BatchState, UserState
 
 # At a store: a request of one that was killed may still be on its way.
-_WRITES = ("run", "cutover", "rollback", "purge", "forget")
+_WRITES = ("run", "cutover", "rollback", "purge")
+_OF_ANY_PLAN = "forget"
 _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
@@ -148,12 +149,16 @@ class Lines(Core):
 
     def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
         """When the last command of these plans that writes to a store ended, `besides` left out; `now`, where one has not ended,
-        or was killed. None where there was none."""
+        or was killed. None where there was none. Forgetting counts for every plan: its users may be of any."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
                 select(runs.c.ended_at).where(
-                    runs.c.plan_digest.in_(digests), runs.c.verb.in_(_WRITES), runs.c.id != (besides or 0)
+                    or_(
+                        and_(runs.c.plan_digest.in_(digests), runs.c.verb.in_(_WRITES)),
+                        and_(runs.c.plan_digest.is_(None), runs.c.verb == _OF_ANY_PLAN),
+                    ),
+                    runs.c.id != (besides or 0),
                 )
             ).scalars()
             ended: list[datetime] = [now if at is None else at for at in found]

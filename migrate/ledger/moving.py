@@ -135,10 +135,20 @@ class Moving(Core):
             _note_move(connection, user_id, wanted=schema.moves.c.back_token == token)
 
     def rolled_back(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
-        """returning → rolled_back: under this token the home is again what it was. Also of a user on hold."""
+        """returning → rolled_back: under this token the home is again what it was. Also of a user on hold.
+
+        Of one who was forgotten on the way the state stays, and the move says when: nothing at the sources is to be purged then.
+        """
+        moves = schema.moves
         with self._write() as connection:
-            _step(connection, _user(connection, user_id), UserState.ROLLED_BACK, run_id, now, note)
-            _note_move(connection, user_id, rolled_back_at=now, wanted=schema.moves.c.back_token == token)
+            row = _user(connection, user_id, waits=True)
+            wanted = moves.c.back_token == token
+            if row.state == UserState.FORGOTTEN.value:
+                wanted = and_(wanted, moves.c.rolled_back_at.is_(None))
+                _tell(connection, row, UserState.FORGOTTEN, UserState.FORGOTTEN, run_id, now, note)
+            else:
+                _step(connection, row, UserState.ROLLED_BACK, run_id, now, note)
+            _note_move(connection, user_id, rolled_back_at=now, wanted=wanted)
 
     def begin_purge(self, user_id: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
         """observing → purging, once the window is over: from here on something may be gone at the sources.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from migrate.model import PlannedObject
+from migrate.model import TOMBSTONES, PlannedObject
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, object_of, open_reader
 from migrate.planner.kept import parents_of
@@ -27,13 +27,16 @@ class PlannedAt:
 @dataclass(frozen=True, slots=True)
 class CopyAt:
     """A copy that a plan of the line has planned for a user, be it made, removed or not: where to, and the plan's place in the
-    line, its batch and the copy's ordinal there."""
+    line, its batch and the copy's ordinal there. `size` and `etag` are the source's; a tombstone makes nothing."""
 
     store: str
     key: str
     place: int
     batch: int
     ordinal: int
+    size: int
+    etag: str
+    is_tombstone: bool
 
 
 class LineOfUsers:
@@ -86,14 +89,14 @@ class LineOfUsers:
             if not numbers:
                 continue
             rows = self._connection.execute(
-                "SELECT user_id, target_store, target_key, batch, ordinal "
+                "SELECT user_id, target_store, target_key, batch, ordinal, size, etag, flag "
                 f"FROM {plan.relation('copies', first=numbers[0], last=numbers[-1])} "
                 "WHERE batch IN (SELECT unnest(?)) AND user_id IN (SELECT unnest(?)) ORDER BY batch, ordinal",
                 [numbers, list(user_ids)],
             )
             while chunk := rows.fetchmany(10_000):
-                for user_id, store, key, batch, ordinal in chunk:
-                    found[user_id].append(CopyAt(store, key, place, batch, ordinal))
+                for user_id, store, key, batch, ordinal, size, etag, flag in chunk:
+                    found[user_id].append(CopyAt(store, key, place, batch, ordinal, size, etag, flag in TOMBSTONES))
         return found
 
     def _batches(self, plan: Plan, user_ids: Collection[str]) -> list[int]:

@@ -7,9 +7,10 @@ import io
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, build, planned
 
-from migrate.errors import LaterError, WaveWaitsError
-from migrate.jobs.forget_user import _listed
+from migrate.errors import DeniedError, LaterError, WaveWaitsError
+from migrate.jobs.forget_user import _is_like, _listed
 from migrate.jobs.waves import choose_waves
 from migrate.ledger import EventKind, Ledger, WaveProgress
-from migrate.model import Attributes, Outcome
+from migrate.model import Attributes, ObjectInfo, Outcome
 from migrate.pauses import VARIABLE
 from migrate.routing import FreezeLimits
 from migrate.routing.sql import SqlRouter
@@ -327,6 +328,59 @@ def test_what_is_not_ours_stays_and_is_told(tmp_path: Path) -> None:
     assert of_user(world, "u001") == []
 
 
+def test_where_no_copy_ever_looked_nothing_is_touched(tmp_path: Path) -> None:
+    """The batch was never leased: what stands at the planned key is somebody's, also where it is like the source."""
+    world = made(tmp_path, None, copies_max=6)
+    do(world, "run", "--wave", "0", code=75)
+    user = next(user for user in world.users if state(world, user) is UserState.PLANNED)
+    key = f"users/{user}/photo-0000.jpg"
+    home = home_of(world, user)
+    body, attributes, tags = world.objects[key]
+    world.put(home, key, body, attributes, tags)
+    assert forget(world, user, code=4, more=("--dry-run",))[user]["left"] == {"occupied": 1}
+    found = forget(world, user, code=4)[user]
+    assert (found["result"], found["objects"], found["left"]) == ("left", 0, {"occupied": 1})
+    assert of_user(world, user) == [(home, key)]
+    world.store(home).delete(key)
+    assert forget(world, user)[user]["result"] == "erased"
+
+
+def test_of_copies_without_a_receipt_only_what_is_like_the_source_goes(tmp_path: Path) -> None:
+    """The batch was begun, and the copies withdrawn before they looked. An object of another size or another MD5 is somebody's;
+    one that has both of the source may be a copy of ours (the twin)."""
+    world = made(tmp_path, None, copies_max=6)
+    with stopped_at(world, "batch-leased:1", "run", "--wave", "all"):
+        forget(world, "u001", code=75)
+    do(world, "run")
+    assert (outcomes(world)["withdrawn"], of_user(world, "u001")) == (6, [])
+    home = home_of(world, "u001")
+    keys = [f"users/u001/photo-000{number}.jpg" for number in range(3)]
+    bodies = [world.objects[key][0] for key in keys]
+    for key, body in zip(keys, (bodies[0], bytes(len(bodies[1])), bodies[2] + b"more"), strict=True):
+        world.put(home, key, body, IMAGE, {})
+    found = forget(world, "u001", code=4)["u001"]
+    assert (found["result"], found["objects"], found["left"]) == ("left", 1, {"occupied": 2})
+    assert of_user(world, "u001") == [(home, key) for key in keys[1:]]
+
+
+@pytest.mark.parametrize(
+    ("etag", "source", "tells_md5", "is_like"),
+    [
+        ("a" * 32, "a" * 32, True, True),
+        ("a" * 32, "b" * 32, True, False),
+        ("a" * 32, "b" * 32, False, True),  # the target's is no MD5
+        ("a" * 32 + "-2", "a" * 32 + "-2", True, True),
+        ("a" * 32 + "-2", "b" * 32 + "-2", True, False),
+        ("a" * 32 + "-2", "b" * 32, True, True),
+        ("a" * 32, "b" * 32 + "-2", True, True),
+    ],
+)
+def test_etags_are_compared_where_both_are_of_one_form(etag: str, source: str, tells_md5: bool, is_like: bool) -> None:
+    info = ObjectInfo("k", 5, etag, datetime(2026, 1, 1, tzinfo=UTC))
+    assert _is_like(info, 5, source, tells_md5) is is_like
+    assert not _is_like(replace(info, size=6), 5, source, tells_md5)
+
+
 def test_what_a_verification_found_wrong_of_them_is_no_difference_any_more(world: SmallWorld) -> None:
     """Invariant 9: until then a run ends with 3. A repair puts nothing of theirs back."""
     for user in ("u001", "u002"):
@@ -397,6 +451,18 @@ def test_a_store_that_is_not_known_to_keep_versions_is_asked_for_them_all_the_sa
     ]
     held.able = replace(held.able, versions=False)
     assert [info.key for info in _listed(store, "users/u001/")] == ["users/u001/a"]
+
+
+def test_who_may_not_list_versions_has_not_seen_that_there_are_none() -> None:
+    """Older versions would be left, and the user told to be erased (Invariant 4)."""
+
+    class Denying(MemoryStore):
+        def list_versions(self, prefix: str = "") -> Iterator[Sequence[ObjectInfo]]:
+            raise DeniedError(self.name, "list versions")
+
+    held = MemoryPlace(versioned=True)
+    with pytest.raises(DeniedError):
+        _listed(Denying("hamar", held, capabilities=replace(ALL_CAPABILITIES, versions=False)), "users/u001/")
 
 
 def test_of_two_that_forget_at_once_one_erases(tmp_path: Path, ledger_url: str | None) -> None:
@@ -479,6 +545,30 @@ def test_where_a_cutover_was_killed_the_platform_says_whether_they_moved(
     assert found["left"] == ({"platform": 1} if lives else {})
     with routes_of(world) as routes:
         assert routes.read(user).frozen_by is None
+
+
+def test_who_lived_there_once_has_lived_there(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moved, taken back, planned anew, and the second cutover broke off: the move's row says nothing of the first any more."""
+    cut_over(world)
+    home = home_of(world, "u001")
+    do(world, "rollback", "--wave", "all")
+    do(world, "delta")
+    do(world, "run", "--wave", "all")
+    do(world, "verify", "--wave", "all")
+
+    def refused(*_: Any) -> None:
+        raise LaterError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "flip", refused)
+        do(world, "cutover", "--wave", "all", "--max-failures", "99", code=4)
+    with opened(world) as ledger:
+        move = ledger.move_of("u001")
+    assert move is not None
+    assert (move.flipped_at, move.rolled_back_at) == (None, None)
+    world.put(home, "users/u001/photo-0000.jpg", b"written in europe", IMAGE, {})
+    assert forget(world, "u001", code=4)["u001"]["left"] == {"platform": 1}
+    assert of_user(world, "u001") == [(home, "users/u001/photo-0000.jpg")]
 
 
 def test_who_is_forgotten_amid_the_own_cutover_is_not_flipped(tmp_path: Path, ledger_url: str | None) -> None:

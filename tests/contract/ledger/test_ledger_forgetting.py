@@ -49,6 +49,33 @@ def test_a_hold_goes_before_a_request_in_its_own_transaction(world: World) -> No
     world.demand_sums()
 
 
+def test_a_batch_is_begun_from_its_first_lease_on(world: World) -> None:
+    """Also once the lease has ended, and nothing of it was done."""
+    assert not world.ledger.is_begun(world.plan_id, 0)
+    world.execute("UPDATE batches SET fence = 1 WHERE number = 0")
+    assert world.ledger.is_begun(world.plan_id, 0)
+    assert not world.ledger.is_begun(world.plan_id, 1)
+
+
+def test_every_plan_waits_for_the_requests_of_an_erasure(world: World) -> None:
+    """It is recorded without a plan. One that was killed counts as under way (Invariant 2)."""
+    ledger = world.ledger
+    assert ledger.last_run_of([CHILD], LATER) is None
+
+    def begun(verb: str) -> int:
+        return ledger.start_run(
+            verb=verb, operator="op", host="h", country=None, tool_version="0", arguments={}, plan=None, now=NOW
+        )
+
+    begun("verify")
+    assert ledger.last_run_of([CHILD], LATER) is None
+    run_id = begun("forget")
+    assert ledger.last_run_of([CHILD], LATER) == LATER
+    assert ledger.last_run_of([CHILD], LATER, besides=run_id) is None
+    ledger.end_run(run_id, exit_code=0, now=NOW)
+    assert ledger.last_run_of([CHILD], LATER) == NOW
+
+
 def test_nobody_is_erased_who_is_not_forgotten(world: World) -> None:
     for ask in (
         lambda user: world.ledger.demand_erasable(user),

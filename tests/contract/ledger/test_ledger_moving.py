@@ -197,6 +197,12 @@ def test_a_step_is_made_from_its_own_states_alone(verified: World, step: str) ->
             assert moved(verified, "anna") == [*before[1], (state, goal)]
         elif step == "forget" and state is U.FORGOTTEN:
             assert make(verified, "anna", token) is False
+        elif step == "roll back" and state is U.FORGOTTEN:  # the platform has made it: the move has it, the state stays
+            make(verified, "anna", token)
+            assert verified.state("anna") == U.FORGOTTEN
+            assert moved(verified, "anna") == [*before[1], (U.FORGOTTEN, U.FORGOTTEN)]
+            assert before[0] is not None
+            assert verified.ledger.move_of("anna") == replace(before[0], rolled_back_at=NOW)
         else:
             with pytest.raises(MoveRefusedError) as refused:
                 make(verified, "anna", token)
@@ -251,6 +257,33 @@ def test_the_sources_of_who_was_forgotten_are_purged_and_the_state_stays(verifie
     assert (found.state, found.purged_at, found.observe_until) == (U.FORGOTTEN, LATER, found.flipped_at)
     assert moved(verified, "anna") == [*before, (None, None), (U.FORGOTTEN, U.FORGOTTEN)]
     assert ledger.history("anna")[-1].note == "purge plan 7"
+    verified.demand_sums()
+
+
+def test_who_was_forgotten_on_the_way_back_is_not_purged_at_the_old_home(verified: World) -> None:
+    """Once, under the way's own token, and never of who was not on a way back."""
+    ledger, run_id = verified.ledger, verified.run_id
+    for user in ("anna", "dag"):
+        verified.cut_over(user)
+        ledger.observe(user, run_id, until=LATER, now=NOW)
+    back = ledger.begin_return("anna", run_id, NOW)
+    for user in ("anna", "dag"):
+        ledger.forgotten(user, run_id, NOW)
+    before = moved(verified, "anna"), moved(verified, "dag")
+    for user, token in (("anna", "0" * 64), ("dag", back)):
+        with pytest.raises(MoveRefusedError):
+            ledger.rolled_back(user, token, run_id, NOW)
+    assert (moved(verified, "anna"), moved(verified, "dag")) == before
+    ledger.rolled_back("anna", back, run_id, LATER)
+    for again in (
+        lambda: ledger.rolled_back("anna", back, run_id, LATER),
+        lambda: ledger.purged_of_forgotten("anna", run_id, LATER),
+    ):
+        with pytest.raises(MoveRefusedError):
+            again()
+    found = ledger.move_of("anna")
+    assert found is not None
+    assert (found.state, found.rolled_back_at, found.purged_at) == (U.FORGOTTEN, LATER, None)
     verified.demand_sums()
 
 
