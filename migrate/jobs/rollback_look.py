@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from migrate.errors import NotFoundError, UnsupportedError
+from migrate.errors import NotFoundError
 from migrate.jobs.last_delta import Known, Now, list_now
+from migrate.jobs.markers import has_marker
 from migrate.jobs.steps import Way
 from migrate.jobs.written import Written
 from migrate.layout import CompiledRule, at_targets, is_for_all, match, origins
@@ -280,7 +281,8 @@ def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> 
     is_left = stand.backup_store is not None and _head(stand.backup_store, planned.target_key, caller) is not None
     is_believed = stand.backup_store is not None and not is_left
     if not is_believed:
-        is_believed = _has_marker(stand.store, planned.target_key, caller)
+        able = caller.store(stand.store).capabilities
+        is_believed = able.versions and has_marker(stand.store, planned.target_key, caller)
     listed = now.get(key)
     seen = {source: None if listed is None or listed[0] != source else listed[1]}
     for backup, store in spec.by_role(Role.BACKUP).items():
@@ -289,26 +291,6 @@ def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> 
     at = tuple(place for place, info in seen.items() if info is not None)
     is_strange = any(info is not None and not _stands(planned, (place, info)) for place, info in seen.items())
     return _Answer(is_believed, is_strange, at, is_left)
-
-
-def _has_marker(name: str, key: str, caller: Caller) -> bool:
-    """Whether the store keeps versions, and the newest of this key is a delete marker."""
-
-    def ask(store: Store) -> bool:
-        for page in store.list_versions(
-            key
-        ):  # pages are in order of the keys; in one, some servers list the markers last
-            newest = next((info for info in page if info.key == key and info.is_latest), None)
-            if newest is not None or any(info.key != key for info in page):
-                return newest is not None and newest.is_delete_marker
-        return False
-
-    if not caller.store(name).capabilities.versions:
-        return False
-    try:
-        return caller.call(name, ask)
-    except UnsupportedError:
-        return False
 
 
 def _head(name: str, key: str, caller: Caller) -> ObjectInfo | None:
