@@ -150,10 +150,19 @@ def _tell_plan(context: Context, plan: Plan, end: PurgeEnd, *, is_dry_run: bool)
         "what is missing, left or failed",
         held_up=end.unready + end.failed + end.unfinished,
     )
+    _tell_beyond(context, end)
     if end.plan is not None:
         _tell_stores(context, end.plan)
         output.line(f"purge plan {end.plan.digest}")
     output.line(f"next: {end.next_step}")
+
+
+def _tell_beyond(context: Context, end: PurgeEnd) -> None:
+    if end.beyond:
+        context.output.line(
+            f"{number_of(end.beyond, 'user')} of earlier plans of the line {'is' if end.beyond == 1 else 'are'} gone from the"
+            f" directory, and {'is' if end.beyond == 1 else 'are'} not in reach of this purge"
+        )
 
 
 def _tell_stores(context: Context, purge: PurgePlan) -> None:
@@ -203,6 +212,7 @@ def _tell_purge(context: Context, plan: Plan, run_id: int, end: PurgeEnd) -> Non
         "what is missing, left or failed",
         held_up=end.unready + end.failed + end.unfinished,
     )
+    _tell_beyond(context, end)
     for (store, reason), number in sorted(end.remains.items()):
         output.line(f"left at {store}: {number:,} {reason}")
     output.line(
@@ -227,6 +237,7 @@ def _document(plan: Plan, run_id: int | None, end: PurgeEnd, code: ExitCode, *, 
             "not_empty": end.unfinished,
             "failed": end.failed,
             "left": end.left,
+            "beyond": end.beyond,
         },
         "missing": dict(sorted(end.missing.items())),
         "who": [{"user": user, "why": why} for user, why in end.shown],

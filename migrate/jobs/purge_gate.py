@@ -11,6 +11,7 @@ from datetime import datetime
 
 from migrate.jobs.purge_look import AtSources, AtTargets
 from migrate.ledger import Candidate, Move
+from migrate.model import Role
 from migrate.routing import Route
 from migrate.spec import Spec, spec_time
 from migrate.states import UserState
@@ -101,7 +102,28 @@ def _route(seen: Seen) -> str | None:
 
 
 def _home(seen: Seen) -> str | None:
+    if seen.is_forgotten:
+        return _home_of_forgotten(seen)
     return None if seen.targets is None else _wrong(seen.targets.wrong_at_home, "the new home")
+
+
+def _home_of_forgotten(seen: Seen) -> str | None:
+    """Where a way back has flipped them, and broke off before the ledger knew, what the sources have is what they live with."""
+    if seen.route is None:
+        return None
+    if seen.route.frozen_by is not None:
+        return "is forgotten, and frozen at the platform"
+    sources = {store.site for store in seen.spec.by_role(Role.SOURCE).values()}
+    homes = {seen.candidate.home, *([] if seen.move is None else [seen.move.to_site])}
+    if seen.route.home not in sources - homes:
+        return None
+    return f"is forgotten, and lives at {seen.route.home}, a site of the sources"
+
+
+def _deletions(seen: Seen) -> str | None:
+    if seen.targets is None or not seen.targets.is_all_gone:
+        return None
+    return "everything of the user is gone at home and backup: a loss rather than a deletion, until somebody has looked"
 
 
 def _backup(seen: Seen) -> str | None:
@@ -134,6 +156,7 @@ CHECKS: dict[str, Check] = {
     "route": _route,
     "home": _home,
     "backup": _backup,
+    "deletions": _deletions,
     "late": _late,
 }
 CHANGED = "changed"

@@ -6,17 +6,18 @@ Whose a key is the layout says, and a prefix only leads to it. A listing that fa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from migrate.errors import NotFoundError, UnsupportedError
 from migrate.jobs.last_delta import Known, is_unchanged
+from migrate.jobs.markers import has_marker
 from migrate.jobs.purge_plan import Entry, Kind
 from migrate.jobs.steps import Way
 from migrate.layout import CompiledRule, at_source, at_targets, match
 from migrate.ledger import LateCopy
-from migrate.model import ObjectInfo, Role, TargetRole
+from migrate.model import DELETED, ObjectInfo, Role, TargetRole
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
 from migrate.stores.base import Store, UploadInfo
@@ -29,6 +30,8 @@ NULL_VERSION = "null"
 AT_ONCE = 100  # requests of one user that are asked for together
 ReceiptKey = tuple[int, int, int]
 """Whose receipt it is: the plan's place in its line, the batch, and the copy's ordinal."""
+Stored = tuple[str, str | None]
+"""What a receipt says of what was written at the target: its ETag, and its version where the store keeps them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,17 @@ class AtSources:
 @dataclass(frozen=True, slots=True)
 class AtTargets:
     """Home and backup, by number of objects: gone at both, in a newer version of the platform's, wrong at one of them; and how
-    many copies have no receipt."""
+    many copies have no receipt.
+
+    `is_all_gone`: that is every object that is known, and a home that keeps no versions could not say that they were deleted.
+    """
 
     deleted_since: int = 0
     newer: int = 0
     wrong_at_home: int = 0
     wrong_at_backup: int = 0
     unproven: int = 0
+    is_all_gone: bool = False
 
 
 # the sources
@@ -160,7 +167,7 @@ def weigh(found: Iterable[AtSource], known: Mapping[SourceKey, Known], spec: Spe
             before = known.get((source, info.key))
             if of_backup is not None and (before is None or before.planned.store != each.store):
                 continue
-            if before is None or not before.is_settled or not is_unchanged(before.planned, each.store, info):
+            if before is None or not _was_seen(before, each.store, info):
                 unseen.add(info.key)
         never_seen += len(unseen)
         entries += (
@@ -168,6 +175,17 @@ def weigh(found: Iterable[AtSource], known: Mapping[SourceKey, Known], spec: Spe
             for entry in each.entries
         )
     return AtSources(tuple(entries), left_alone, never_seen)
+
+
+def _was_seen(before: Known, store: str, info: ObjectInfo) -> bool:
+    """Whether a current object is the one that is known. A tombstone without all its receipts is of a rollback that broke off:
+    the object was deleted at the home, and has not come to be deleted here. With them what is here came later."""
+    planned = before.planned
+    if not before.is_settled and planned.flag == DELETED:
+        planned = replace(planned, flag=None)
+    elif not before.is_settled:
+        return False
+    return is_unchanged(planned, store, info)
 
 
 def _never_copied(entry: Entry) -> Entry:
@@ -190,11 +208,13 @@ def _never_copied(entry: Entry) -> Entry:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """One copy of an object that is to be at a target: by its receipt's ETag, None where it has no receipt."""
+    """One copy of an object that is to be at a target: by its receipt's ETag, None where it has no receipt. `is_version`: it was
+    written as a version of its own, so the store keeps them, and a deletion leaves a marker."""
 
     role: TargetRole
     store: str
     etag: str | None
+    is_version: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +227,15 @@ def copied_objects(
     line: Mapping[SourceKey, PlannedAt],
     late: Sequence[LateCopy],
     known: Mapping[SourceKey, Known],
-    receipts: Mapping[ReceiptKey, str],
+    receipts: Mapping[ReceiptKey, Stored],
     spec: Spec,
 ) -> list[CopiedObject]:
     """What is to be at the targets of a user: all that is known and not removed since."""
-    late_etags = {
-        (spec.stores[copy.store].backup_of or copy.store, copy.key, copy.role): copy.receipt.etag
+    stored_late = {
+        (spec.stores[copy.store].backup_of or copy.store, copy.key, copy.role): (
+            copy.receipt.etag,
+            copy.receipt.version_id,
+        )
         for copy in late
         if copy.receipt is not None
     }
@@ -224,10 +247,11 @@ def copied_objects(
         copies: list[Copied] = []
         for copy in each.planned.copies:
             if key in replaced:
-                etag = late_etags.get((*key, copy.role))
+                stored = stored_late.get((*key, copy.role))
             else:
-                etag = receipts.get((line[key].place, line[key].batch, copy.ordinal))
-            copies.append(Copied(copy.role, copy.store, etag))
+                stored = receipts.get((line[key].place, line[key].batch, copy.ordinal))
+            etag, version_id = stored or (None, None)
+            copies.append(Copied(copy.role, copy.store, etag, version_id not in (None, NULL_VERSION)))
         found.append(CopiedObject(each.planned.target_key, tuple(copies)))
     return found
 
@@ -249,6 +273,7 @@ def compare(
     """Hold the targets against the receipts. What a listing does not show as it was copied is asked for by HEAD.
 
     What was written after `since`, when the cutover's freeze began, and is none of ours, is the platform's, which had flipped.
+    Gone at both is deleted since, once a home that keeps versions shows a delete marker; else it is lost there.
     """
     doubtful: list[tuple[str, str]] = []
     for each in copied:
@@ -261,19 +286,32 @@ def compare(
         chunk = doubtful[start : start + AT_ONCE]
         heads = yield [partial(_head, store, key, caller) for store, key in chunk]
         seen |= dict(zip(chunk, heads, strict=True))
-    deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, 0, 0, 0
-    for each in copied:
+    shown_by = [{copy.role: _shown(copy, each.target_key, seen, since) for copy in each.copies} for each in copied]
+    is_gone = [shown.get(TargetRole.HOME) == shown.get(TargetRole.BACKUP) == _GONE for shown in shown_by]
+    homes = [next(copy for copy in each.copies if copy.role is TargetRole.HOME) for each in copied]
+    to_tell = [
+        (home.store, each.target_key)
+        for each, home, gone in zip(copied, homes, is_gone, strict=True)
+        if gone and home.is_version
+    ]
+    lost: set[tuple[str, str]] = set()
+    for start in range(0, len(to_tell), AT_ONCE):
+        chunk = to_tell[start : start + AT_ONCE]
+        markers = yield [partial(has_marker, store, key, caller) for store, key in chunk]
+        lost.update(place for place, is_marked in zip(chunk, markers, strict=True) if not is_marked)
+    deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, len(lost), 0, 0
+    for each, at, shown, gone in zip(copied, homes, shown_by, is_gone, strict=True):
         unproven += sum(copy.etag is None for copy in each.copies)
-        shown = {copy.role: _shown(copy, each.target_key, seen, since) for copy in each.copies}
         home, backup = shown[TargetRole.HOME], shown.get(TargetRole.BACKUP)
-        if home == _GONE and backup == _GONE:
-            deleted_since += 1
+        if gone:
+            deleted_since += (at.store, each.target_key) not in lost
             continue
         newer += _NEWER in (home, backup)
         wrong_at_home += home in (_GONE, _WRONG)
         # the platform has written at home, and has not brought it to the backup yet
         wrong_at_backup += backup == _WRONG or (backup == _GONE and home != _NEWER)
-    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven)
+    is_all_gone = bool(copied) and all(is_gone) and not all(home.is_version for home in homes)
+    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven, is_all_gone)
 
 
 _AS_COPIED, _NEWER, _GONE, _WRONG = "as copied", "newer", "gone", "wrong"

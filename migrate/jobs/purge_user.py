@@ -39,6 +39,7 @@ from migrate.jobs.purge_look import (
     AtTargets,
     CopiedObject,
     ReceiptKey,
+    Stored,
     compare,
     copied_objects,
     list_source,
@@ -110,13 +111,14 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A user: what the line has planned of them, and the ETags of the receipts. `line` is None where that was not read, since the
-    ledger did not let the user be purged then, or has them as forgotten."""
+    """A user: what the line has planned of them, and what the receipts say. `line` is None where that was not read, since the
+    ledger did not let the user be purged then, or has them as forgotten. `lost`: why receipts of the user cannot be had."""
 
     user_id: str
     wave: int
     line: Mapping[SourceKey, PlannedAt] | None
-    receipts: Mapping[ReceiptKey, str]
+    receipts: Mapping[ReceiptKey, Stored]
+    lost: str = ""
 
 
 class Reason(StrEnum):
@@ -184,6 +186,8 @@ def _look(tools: Tools, person: Person) -> Way[Looked]:
     if not seen.is_forgotten:
         if person.line is None:  # as after a release, or the end of the window, in this very moment
             return Looked(user_id, person.wave, missing={"state": "could not be purged a moment ago: look again"})
+        if person.lost:
+            return Looked(user_id, person.wave, missing={"copies": person.lost})
         late = tools.ledger.late_of([user_id]).get(user_id, [])
         known = known_of(person.line, late, spec)
         copied = copied_objects(person.line, late, known, person.receipts, spec)
@@ -192,15 +196,16 @@ def _look(tools: Tools, person: Person) -> Way[Looked]:
     listings: list[Any] = yield [
         *(partial(list_source, user_id, name, spec, tools.rules, caller) for name in sources),
         *(partial(list_target, user_id, name, tools.rules, caller) for name in targets),
-        *([] if seen.is_forgotten else [partial(tools.router.read, user_id)]),
+        partial(tools.router.read, user_id),
     ]
     at_sources, rest = weigh(listings[: len(sources)], known, spec), listings[len(sources) :]
+    seen = replace(seen, route=rest[-1])
     if not seen.is_forgotten:
         assert move is not None, "the gate has asked for it"
         shown = dict(zip(targets, rest[:-1], strict=True))
         # where a cutover was killed, the flip was before the time that the ledger knows; from the freeze on nobody else wrote
         at_targets = yield from compare(copied, shown, move.frozen_at, caller)
-        seen = replace(seen, route=rest[-1], targets=at_targets)
+        seen = replace(seen, targets=at_targets)
     seen = replace(seen, sources=at_sources)
     return Looked(
         user_id,

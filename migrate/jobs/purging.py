@@ -13,12 +13,12 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from migrate.errors import ExitCode, LaterError, MigrateError
+from migrate.errors import ExitCode, LaterError, MigrateError, SealLostError
 from migrate.jobs.checking import plan_id_of
 from migrate.jobs.common import Actor, is_over
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.purge_gate import FROM, Seen, missing
-from migrate.jobs.purge_look import ReceiptKey
+from migrate.jobs.purge_look import ReceiptKey, Stored
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
 from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
 from migrate.jobs.steps import Way, side_by_side
@@ -53,8 +53,9 @@ class PurgeEnd(WaveEnd):
     """How a purge, or the making of its plan, ended. Numbers of users: `ready` are in the purge plan, `purged` now, `away` before
     it began.
 
-    `unfinished` are those of whom something is left at a source (`remains`, by store and reason), and are named in `shown` as
-    well. `deleted` are versions, markers and uploads.
+    `beyond` are those whom earlier plans of the line have moved, and no wave of this one has. `unfinished` are those of whom
+    something is left at a source (`remains`, by store and reason), and are named in `shown` as well. `deleted` are versions,
+    markers and uploads.
     """
 
     waves: tuple[int, ...] = ()
@@ -63,6 +64,7 @@ class PurgeEnd(WaveEnd):
     purged: int = 0
     away: int = 0
     stand_ins: int = 0
+    beyond: int = 0
     unfinished: int = 0
     deleted: int = 0
     size_bytes: int = 0
@@ -107,7 +109,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
     ledger.heed(purging.stop.ledger_ends_at)
     demand_newest(plan, ledger)
     plan_id = plan_id_of(plan, purging.workspace, ledger)
-    end = PurgeEnd(waves=purging.waves(plan_id))
+    end = PurgeEnd(waves=purging.waves(plan_id), beyond=ledger.moved_before(plan_id))
     with building(purging.workspace) as writer, _line(purging) as line, _opened(purging, Purpose.VERIFY) as caller:
         tools = _tools(purging, plan_id, caller)
         for wave in end.waves:
@@ -116,7 +118,7 @@ def plan_purge(purging: Purging) -> PurgeEnd:
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
             end.plan = writer.finish(plan.digest, end.waves, purging.now())
-    end.exit_code = end.code(purging.stop, is_whole=not end.unfinished)
+    end.exit_code = end.code(purging.stop, is_whole=not (end.unfinished or end.beyond))
     end.next_step = _next_step_of_plan(purging, end)
     return end
 
@@ -147,16 +149,17 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
         _opened(purging, Purpose.PURGE) as caller,
     ):
         tools = _tools(purging, plan_id, caller, note=f"purge plan {confirmed.digest[:CONFIRMED_DIGITS]}")
+        end.beyond = ledger.moved_before(plan_id)  # now that nobody can begin a delta
         for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
             _count_purged(purging, end, purged)
     end.left = max(0, confirmed.users - end.away - end.done)
-    end.exit_code = end.code(purging.stop, is_whole=not end.unfinished)
+    end.exit_code = end.code(purging.stop, is_whole=not (end.unfinished or end.beyond))
     end.next_step = _next_step_of_purge(purging, end, confirmed)
     return end
 
 
 class _Line:
-    """What the line has planned of users, and the ETags of the receipts. For one thread, that of the ledger."""
+    """What the line has planned of users, and what the receipts say. For one thread, that of the ledger."""
 
     def __init__(self, purging: Purging, held: ExitStack) -> None:
         self._ledger = purging.ledger
@@ -171,32 +174,44 @@ class _Line:
     def of(self, users: Mapping[str, int], near: Collection[str]) -> list[Person]:
         """The users, in their order, each given with the wave; of those who are near with what is known of them.
 
-        SealLostError where receipts cannot be had: what they prove is to be proved before anything is deleted.
+        Whose receipts cannot be had stays, and nobody else does: what they prove is to be proved before anything is deleted.
         """
         known = self._line.of([user_id for user_id in users if user_id in near])
-        receipts = self._receipts(at for objects in known.values() for at in objects.values())
+        lost: dict[str, str] = {}
+        try:
+            receipts = self._receipts(at for objects in known.values() for at in objects.values())
+        except SealLostError:
+            receipts = {}
+            for user_id, objects in known.items():
+                try:
+                    receipts |= self._receipts(objects.values())
+                except SealLostError as error:
+                    lost[user_id] = error.what
         return [
-            Person(user_id, wave, known.get(user_id), _of(receipts, known.get(user_id, {})))
+            Person(user_id, wave, known.get(user_id), _of(receipts, known.get(user_id, {})), lost.get(user_id, ""))
             for user_id, wave in users.items()
         ]
 
-    def _receipts(self, objects: Iterable[PlannedAt]) -> dict[ReceiptKey, str]:
+    def _receipts(self, objects: Iterable[PlannedAt]) -> dict[ReceiptKey, Stored]:
         wanted: dict[tuple[int, int], set[int]] = {}
         for at in objects:
             if not at.planned.is_tombstone:
                 wanted.setdefault((at.place, at.batch), set()).update(copy.ordinal for copy in at.planned.copies)
-        found: dict[ReceiptKey, str] = {}
+        found: dict[ReceiptKey, Stored] = {}
         for (place, batch), ordinals in wanted.items():
             plan_id = self._ids[place]
             if plan_id is None:
                 raise LaterError("a plan of the line was never run with this ledger", remedy="Name its ledger.")
             seals = self._ledger.seals(plan_id, batch, SealKind.RECEIPTS)
             receipts = self._seals[place].read_receipts(seals, ordinals)
-            found |= {(place, batch, ordinal): receipt.etag for ordinal, (_, receipt) in receipts.items()}
+            found |= {
+                (place, batch, ordinal): (receipt.etag, receipt.version_id)
+                for ordinal, (_, receipt) in receipts.items()
+            }
         return found
 
 
-def _of(receipts: Mapping[ReceiptKey, str], objects: Mapping[SourceKey, PlannedAt]) -> dict[ReceiptKey, str]:
+def _of(receipts: Mapping[ReceiptKey, Stored], objects: Mapping[SourceKey, PlannedAt]) -> dict[ReceiptKey, Stored]:
     """Of all receipts, those of one user."""
     keys = ((at.place, at.batch, copy.ordinal) for at in objects.values() for copy in at.planned.copies)
     return {key: receipts[key] for key in keys if key in receipts}

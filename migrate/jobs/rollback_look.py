@@ -1,9 +1,9 @@
 """What the new home shows of a user beside what line and ledger know of the copies there, and whether the sources still stand.
 
 A copy is known by the ETag of its receipt: another one, or a key that nobody knows, was written at the new home since. What is
-known and not there was deleted there, if somebody else says so too: the home keeps versions and shows a delete marker, or it
-keeps none and the backup site does not have it either. Else, and where all of a user is gone, the home may have lost it, and
-nothing is deleted for that (invariant 4).
+known and not there was deleted there, if somebody else says so too: the backup site does not have it either, or the home keeps
+versions and shows a delete marker. Else, and where all of a user is gone, the home may have lost it, and nothing is deleted for
+that (invariant 4).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from migrate.errors import NotFoundError, UnsupportedError
+from migrate.errors import NotFoundError
 from migrate.jobs.last_delta import Known, Now, list_now
+from migrate.jobs.markers import has_marker
 from migrate.jobs.steps import Way
 from migrate.jobs.written import Written
 from migrate.layout import CompiledRule, at_targets, is_for_all, match, origins
@@ -281,10 +282,10 @@ class _Answer:
 def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> _Answer:
     planned, (source, name) = stand.planned, key
     is_left = stand.backup_store is not None and _head(stand.backup_store, planned.target_key, caller) is not None
-    if caller.store(stand.store).capabilities.versions:
-        is_believed = _has_marker(stand.store, planned.target_key, caller)
-    else:
-        is_believed = stand.backup_store is not None and not is_left
+    is_believed = stand.backup_store is not None and not is_left
+    if not is_believed:
+        able = caller.store(stand.store).capabilities
+        is_believed = able.versions and has_marker(stand.store, planned.target_key, caller)
     listed = now.get(key)
     seen = {source: None if listed is None or listed[0] != source else listed[1]}
     for backup, store in spec.by_role(Role.BACKUP).items():
@@ -293,24 +294,6 @@ def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> 
     at = tuple(place for place, info in seen.items() if info is not None)
     is_strange = any(info is not None and not _stands(planned, (place, info)) for place, info in seen.items())
     return _Answer(is_believed, is_strange, at, is_left)
-
-
-def _has_marker(name: str, key: str, caller: Caller) -> bool:
-    """Whether the store keeps versions, and the newest of this key is a delete marker."""
-
-    def ask(store: Store) -> bool:
-        for page in store.list_versions(
-            key
-        ):  # pages are in order of the keys; in one, some servers list the markers last
-            newest = next((info for info in page if info.key == key and info.is_latest), None)
-            if newest is not None or any(info.key != key for info in page):
-                return newest is not None and newest.is_delete_marker
-        return False
-
-    try:
-        return caller.call(name, ask)
-    except UnsupportedError:
-        return False
 
 
 def _head(name: str, key: str, caller: Caller) -> ObjectInfo | None:

@@ -41,6 +41,7 @@ _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
+_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.RETURNING, UserState.PURGING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,28 @@ class Lines(Core):
     def users_back(self, plan_ids: Sequence[int]) -> Iterator[str]:
         """The users of these plans who went back to their old home, by id: what was proved of their copies counts no more."""
         return self._users_of(plan_ids, schema.users.c.state == UserState.ROLLED_BACK.value)
+
+    def moved_before(self, plan_id: int) -> int:
+        """How many users of the plans that this one continues were moved, and are not purged: who has left the directory stays
+        with the last plan that had them. LaterError where a plan of the line is not registered."""
+        plans, users, moves = schema.plans, schema.users, schema.moves
+        with self._read() as connection:
+            parent = connection.execute(select(plans.c.parent).where(plans.c.id == plan_id)).scalar()
+            if parent is None:
+                return 0
+            forgotten = and_(
+                users.c.state == UserState.FORGOTTEN.value,
+                moves.c.flipped_at.is_not(None),
+                moves.c.rolled_back_at.is_(None),
+                moves.c.purged_at.is_(None),
+            )
+            at_home = users.c.state.in_([state.value for state in _MOVED])
+            query = (
+                select(func.count())
+                .select_from(users.outerjoin(moves, users.c.user_id == moves.c.user_id))
+                .where(users.c.plan_id.in_(line_of(connection, parent)), or_(at_home, forgotten))
+            )
+            return int(connection.execute(query).scalar_one())
 
     def _users_of(self, plan_ids: Sequence[int], which: ColumnElement[bool]) -> Iterator[str]:
         users, after = schema.users, ""

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,16 @@ from servers import S3Server
 from smallworld import SmallWorld, body_of, build
 
 from migrate.errors import DeniedError, StoreError, TransientStoreError
-from migrate.model import Attributes
+from migrate.model import DELETED, Attributes
+from migrate.planner.folder import find_plan
+from migrate.planner.of_users import LineOfUsers
 from migrate.states import UserState
 from migrate.stores.base import Capabilities
 from migrate.stores.door import Door
 from migrate.stores.file import FileStore
 from migrate.stores.memory import MemoryPlace, forget_places, place
 from migrate.stores.s3_read import S3Reader
+from migrate.workspace import Workspace
 
 USERS = 4
 IMAGE = Attributes(content_type="a/b")
@@ -134,6 +139,13 @@ def _at_both(world: SmallWorld, key: str) -> None:
         put(world, store, key)
 
 
+def _lost_at_both(world: SmallWorld) -> None:
+    """As a bucket that was emptied, or a lifecycle rule, would have it."""
+    for store in homes(world)["u001"]:
+        for number in range(3):
+            world.store(store).delete(f"users/u001/photo-000{number}.jpg")
+
+
 def _home_of(world: SmallWorld) -> str:
     return homes(world)["u001"][0]
 
@@ -170,6 +182,7 @@ BREAKS: dict[str, list[Break]] = {
         lambda world: world.store(_backup_of(world)).delete(KEY),
         lambda world: _aged(world, _backup_of(world), KEY),
     ],
+    "deletions": [lambda world: _lost_at_both(world)],
     "late": [
         lambda world: _at_both(world, "users/u001/written-after-the-flip.jpg"),
         lambda world: _at_both(world, KEY),
@@ -520,6 +533,108 @@ def test_who_was_forgotten_after_the_flip_is_purged_and_stays_forgotten(world: S
         assert "sources purged" in str(ledger.history("u001")[-1].note)
     assert purge(world, "--dry-run")["users"]["purged_before"] == USERS
     world.assert_all_there()
+
+
+def test_who_lives_at_the_old_home_when_they_are_forgotten_keeps_the_sources(quick: SmallWorld) -> None:
+    """A way back has flipped them at the platform, and was killed before the ledger knew: nothing of theirs goes (Invariant 1).
+    The purge above is the twin."""
+    world = quick
+    with ledger_of(world) as ledger:
+        ledger.begin_return("u001", ledger.runs(1)[0].id, datetime.now(UTC))
+        ledger.forgotten("u001", ledger.runs(1)[0].id, datetime.now(UTC))
+    digest = digest_of(world)
+    mine = of("u001", at_sources(world))
+    execute(world, "UPDATE routes SET frozen_by = 'x', frozen_until = 4000000000000000 WHERE user_id = 'u001'")
+    assert purge(world, "--dry-run", code=4)["missing"] == {"home": 1}
+    execute(world, "UPDATE routes SET home = 'us', frozen_by = NULL, frozen_until = NULL WHERE user_id = 'u001'")
+    assert purge(world, "--dry-run", code=4)["missing"] == {"home": 1}
+    done = purge(world, "--confirm", digest, code=4)
+    assert (done["missing"], done["users"]["purged"]) == ({"home": 1}, USERS - 1)
+    assert of("u001", at_sources(world)) == mine > 0
+
+
+def test_a_home_that_keeps_versions_has_to_show_that_something_was_deleted(tmp_path: Path) -> None:
+    """A delete marker says so. A key without any version at both targets was lost, or expired (Invariant 4)."""
+    forget_places()
+    world = build(tmp_path, users=2, per_user=3, odd=False, large=False)
+    spec = tmp_path / "plans" / "small.toml"
+    text = spec.read_text()
+    targets = {name: place(name) for name in ("dublin-1", "dublin-2", "hamar")}
+    for name, found in targets.items():
+        found.versioned = True
+        text = text.replace(f'url = "file:stores/{name}"', f'url = "memory:{name}"')
+    spec.write_text(text + ROUTING)
+    move(world)
+    for name in homes(world)["u001"]:
+        targets[name].remove(KEY)
+    assert purge(world, "--dry-run")["purge"]["deleted_since"] == 1
+    for name in homes(world)["u001"]:
+        for info in targets[name].versions("users/u001/photo-0002.jpg"):
+            targets[name].remove(info.key, info.version_id)
+    looked = purge(world, "--dry-run", code=4)
+    assert (looked["missing"], looked["users"]["ready"]) == ({"home": 1}, 1)
+
+
+def test_who_has_lost_receipts_stays_and_nobody_else(tmp_path: Path) -> None:
+    """A sealed file that is gone keeps those whose receipts it had (Invariant 4)."""
+    world = build(tmp_path, users=USERS, per_user=3, copies_max=6, odd=False, large=False)
+    spec = tmp_path / "plans" / "small.toml"
+    spec.write_text(spec.read_text() + ROUTING)
+    move(world)
+    digest = digest_of(world)
+    with ledger_of(world) as ledger:
+        row = ledger.user("u001")
+    assert row is not None
+    (sealed,) = (tmp_path / ".migrate" / "seals").glob(f"*/receipts-{row.first_batch:08d}-*.parquet")
+    sealed.unlink()
+    assert purge(world, "--dry-run", code=4)["missing"] == {"copies": 1}
+    done = purge(world, "--confirm", digest, code=4)
+    assert (done["missing"], done["users"]["purged"]) == ({"copies": 1}, USERS - 1)
+    assert [each["user"] for each in done["who"]] == ["u001"]
+    assert of("u001", at_sources(world)) > 0
+
+
+def test_what_a_rollback_has_not_come_to_delete_is_purged(quick: SmallWorld) -> None:
+    """It was deleted at the new home, is known, and stands at the sources as it did. What stands there instead is kept."""
+    world = quick
+    with closing(LineOfUsers(find_plan(Workspace(world.root), None))) as line:
+        tombstone = replace(line.of(["u001"])["u001"]["us", KEY].planned, flag=DELETED)
+    for store in homes(world)["u001"]:
+        world.store(store).delete(KEY)
+    with ledger_of(world) as ledger:
+        row, run_id, now = ledger.user("u001"), ledger.runs(1)[0].id, datetime.now(UTC)
+        assert row is not None
+        token = ledger.begin_return("u001", run_id, now)
+        ledger.plan_late("u001", token, row.plan_id, run_id, [tombstone])
+        ledger.stayed("u001", token, run_id, now)
+    digest = digest_of(world)
+    path = world.root / "stores" / "us" / KEY
+    times = path.stat()
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert purge(world, "--dry-run", code=4)["missing"] == {"late": 1}
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert purge(world, "--confirm", digest)["users"]["purged"] == USERS
+    assert at_sources(world) == {"us": [], "singapore": []}
+
+
+def test_who_left_the_directory_is_told_and_is_no_good_end(quick: SmallWorld) -> None:
+    """They stay with the plan before the delta, and its purge does not reach them."""
+    world = quick
+    listed = (world.root / "users.csv").read_text().splitlines()
+    kept = [line for line in listed if not line.startswith("u001,")]
+    (world.root / "users.csv").write_text("\n".join(kept) + "\n")
+    answer = world.migrate("delta", "--json")
+    assert answer.code == 0, answer.err
+    assert world.migrate("run", "--wave", "all").code == 0
+    assert purge(world, "--dry-run", code=4)["users"]["beyond"] == 1
+    shown = world.migrate("purge", "--wave", "all", "--dry-run")
+    assert (
+        "1 user of earlier plans of the line is gone from the directory, and is not in reach of this purge" in shown.out
+    )
+    done = confirmed(world, 4, planned_code=4)["users"]
+    assert (done["purged"], done["not_ready"], done["beyond"]) == (USERS - 1, 0, 1)
+    execute(world, "UPDATE users SET state = 'purged' WHERE user_id = 'u001'")
+    assert purge(world, "--dry-run")["users"]["beyond"] == 0
 
 
 # typed at a terminal
