@@ -645,7 +645,11 @@ INTERRUPT = "INTERRUPT"
 def typed(world: SmallWorld, text: str) -> tuple[int, str]:
     """A purge at a terminal at which that is typed: exit code, and what is shown."""
     own, theirs = pty.openpty()
-    program = "import migrate.jobs.elsewhere as e; e.LATE_SECONDS = 0; from migrate.__main__ import main; main()"
+    # whoever starts the tests may ignore the signal that a terminal sends, and children inherit that
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = (
+        f"{heed}; import migrate.jobs.elsewhere as e; e.LATE_SECONDS = 0; from migrate.__main__ import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, *world.arguments(["purge", "--wave", "all"])],
         env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
