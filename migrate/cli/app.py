@@ -55,7 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("migrate.cli.status", "Show where a plan or a user stands.", "status"),
     "where": Entry("migrate.cli.where", "Say where a user's data is, store by store.", "where"),
     "sweep": Entry("migrate.cli.sweep", "Look through all stores for what lies where it should not.", "sweep"),
-    "demo": Entry("migrate.cli.demo", "Migrate a synthetic world, from planning to the proof.", "demo"),
+    "demo": Entry("migrate.cli.demo", "Migrate a synthetic world, from the plan to the purge.", "demo"),
     "ledger": Entry("migrate.cli.ledger", "Upgrade or back up the ledger."),
 }
 

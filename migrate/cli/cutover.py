@@ -9,17 +9,14 @@ import typer
 
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
-from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
-from migrate.cli.wave_users import tell_errors, tell_users
-from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
-from migrate.errors import ExitCode
+from migrate.cli.wave_users import at_work, exit_with, tell_errors, tell_users
+from migrate.cli.working import ForOption, UntilOption, limits_of
 from migrate.jobs.cutover import CutoverEnd, CutoverRequest, cut_over
 from migrate.jobs.registered import no_copy_yet
 from migrate.ledger import Ledger
 from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
-from migrate.routing import open_router
 from migrate.units import number_of
 
 
@@ -41,45 +38,30 @@ def cutover(
     start_logs(context)
     found = find_plan(context.workspace, plan)
     limits = limits_of(context, found, workers=None, lasting=lasting, until=until)
-    request = CutoverRequest(wave, dry_run, max_failures, limits.deadline)
+    request = CutoverRequest(wave, dry_run, max_failures)
     if dry_run:
         with existing_ledger(context) as ledger:
             if ledger is None:
                 raise no_copy_yet(found)
-            _finish(context, found, None, _work(context, found, ledger, 0, request))
+            _finish(context, found, None, _work(context, found, ledger, 0, limits.deadline, request))
         return
     arguments = {"wave": wave, "max_failures": max_failures, "for": lasting, "until": until}
     country = context.country(found.spec)
     with recorded_run(context, "cutover", arguments, plan=found.digest, country=country) as recorded:
-        end = _work(context, found, recorded.ledger, recorded.run_id, request)
+        end = _work(context, found, recorded.ledger, recorded.run_id, limits.deadline, request)
         _finish(context, found, recorded.run_id, end)
 
 
-def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: CutoverRequest) -> CutoverEnd:
-    root = context.workspace.root
-    with (
-        open_router(plan.spec, ledger, context.environment, root) as router,
-        stopping(context) as stop,
-        PlanProgress(context.output, "cutting over") as progress,
-    ):
-        return cut_over(
-            plan,
-            context.workspace,
-            ledger,
-            router,
-            actor_of(context, plan),
-            request,
-            run_id=run_id,
-            now=context.now,
-            stop=stop,
-            on_progress=lambda end: progress.step("users", end.done),
-        )
+def _work(
+    context: Context, plan: Plan, ledger: Ledger, run_id: int, deadline: float | None, request: CutoverRequest
+) -> CutoverEnd:
+    with at_work(context, plan, ledger, run_id, deadline, "cutting over") as (setting, tell):
+        return cut_over(setting, request, on_progress=lambda end: tell(end.done))
 
 
 def _finish(context: Context, plan: Plan, run_id: int | None, end: CutoverEnd) -> None:
     _tell(context, plan, run_id, end)
-    if end.exit_code is not ExitCode.DONE:
-        raise typer.Exit(end.exit_code)
+    exit_with(end.exit_code)
 
 
 def _tell(context: Context, plan: Plan, run_id: int | None, end: CutoverEnd) -> None:

@@ -12,10 +12,9 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
-from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
-from migrate.cli.wave_users import tell_errors, tell_users
-from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
+from migrate.cli.wave_users import at_work, exit_with, tell_errors, tell_users
+from migrate.cli.working import ForOption, UntilOption, limits_of
 from migrate.errors import ExitCode, UsageError, worst
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Kind, PurgePlan
 from migrate.jobs.purging import PurgeEnd, PurgeRequest, Purging, carry_out, plan_purge
@@ -23,7 +22,6 @@ from migrate.jobs.registered import no_copy_yet
 from migrate.ledger import Ledger
 from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
-from migrate.routing import open_router
 from migrate.units import format_size, number_of
 
 
@@ -53,63 +51,48 @@ def purge(
         raise UsageError("--dry-run deletes nothing, so there is nothing to --confirm", remedy="Give one of them.")
     found = find_plan(context.workspace, plan)
     limits = limits_of(context, found, workers=None, lasting=lasting, until=until)
-    request = PurgeRequest(wave, max_failures, limits.deadline)
+    request = PurgeRequest(wave, max_failures)
     planned: PurgeEnd | None = None
     if confirm is None:
-        planned = _plan(context, found, request)
+        planned = _plan(context, found, limits.deadline, request)
         _tell_plan(context, found, planned, is_dry_run=dry_run)
         if dry_run or planned.plan is None:
-            _exit(planned.exit_code)
+            exit_with(planned.exit_code)
             return
         if not _is_typed(context, planned.plan):
             context.output.note("nothing was deleted")
-            _exit(worst([planned.exit_code, ExitCode.LATER]))
+            exit_with(worst([planned.exit_code, ExitCode.LATER]))
         confirm = planned.plan.digest
     arguments = {"wave": wave, "confirm": confirm, "max_failures": max_failures, "for": lasting, "until": until}
     country = context.country(found.spec)
     with recorded_run(context, "purge", arguments, plan=found.digest, country=country) as recorded:
-        with _purging(context, found, recorded.ledger, recorded.run_id, request, "purging") as purging:
+        with _purging(context, found, recorded.ledger, recorded.run_id, limits.deadline, request, "purging") as purging:
             end = carry_out(purging, confirm)
         _tell_purge(context, found, recorded.run_id, end)
         # who was not ready for the purge plan is not in it
-        _exit(worst([end.exit_code, *([] if planned is None else [planned.exit_code])]))
+        exit_with(worst([end.exit_code, *([] if planned is None else [planned.exit_code])]))
 
 
-def _plan(context: Context, plan: Plan, request: PurgeRequest) -> PurgeEnd:
+def _plan(context: Context, plan: Plan, deadline: float | None, request: PurgeRequest) -> PurgeEnd:
     with existing_ledger(context) as ledger:
         if ledger is None:
             raise no_copy_yet(plan)
-        with _purging(context, plan, ledger, 0, request, "looking") as purging:
+        with _purging(context, plan, ledger, 0, deadline, request, "looking") as purging:
             return plan_purge(purging)
 
 
 @contextmanager
 def _purging(
-    context: Context, plan: Plan, ledger: Ledger, run_id: int, request: PurgeRequest, doing: str
+    context: Context,
+    plan: Plan,
+    ledger: Ledger,
+    run_id: int,
+    deadline: float | None,
+    request: PurgeRequest,
+    doing: str,
 ) -> Iterator[Purging]:
-    root = context.workspace.root
-    with (
-        open_router(plan.spec, ledger, context.environment, root) as router,
-        stopping(context) as stop,
-        PlanProgress(context.output, doing) as progress,
-    ):
-        yield Purging(
-            plan=plan,
-            workspace=context.workspace,
-            ledger=ledger,
-            router=router,
-            actor=actor_of(context, plan),
-            request=request,
-            run_id=run_id,
-            now=context.now,
-            stop=stop,
-            on_progress=lambda end: progress.step("users", end.done),
-        )
-
-
-def _exit(code: ExitCode) -> None:
-    if code is not ExitCode.DONE:
-        raise typer.Exit(code)
+    with at_work(context, plan, ledger, run_id, deadline, doing) as (setting, tell):
+        yield Purging(setting, request, on_progress=lambda end: tell(end.done))
 
 
 def _is_typed(context: Context, purge: PurgePlan) -> bool:

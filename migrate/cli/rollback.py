@@ -9,18 +9,16 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, is_utf8, user_given
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column
-from migrate.cli.plan_progress import PlanProgress
 from migrate.cli.records import existing_ledger, recorded_run
-from migrate.cli.wave_users import ROWS, tell_errors, tell_users
-from migrate.cli.working import ForOption, UntilOption, actor_of, limits_of, stopping
-from migrate.errors import ExitCode, UsageError
+from migrate.cli.wave_users import ROWS, at_work, exit_with, tell_errors, tell_users
+from migrate.cli.working import ForOption, UntilOption, limits_of
+from migrate.errors import UsageError
 from migrate.jobs.registered import no_copy_yet
 from migrate.jobs.rollback import RollbackEnd, RollbackRequest, roll_back
 from migrate.jobs.whereabouts import plan_of
 from migrate.ledger import Ledger
 from migrate.planner.folder import Plan, find_plan
 from migrate.report.standing import wave_words
-from migrate.routing import open_router
 from migrate.units import format_size, number_of
 
 
@@ -61,12 +59,12 @@ def rollback(
     found = _plan(context, plan, user_id)
     limits = limits_of(context, found, workers=None, lasting=lasting, until=until)
     approved_by = None if send_back is None else _approved_by(send_back)
-    request = RollbackRequest(user_id, wave, dry_run, trust_home, approved_by, max_failures, limits.deadline)
+    request = RollbackRequest(user_id, wave, dry_run, trust_home, approved_by, max_failures)
     if dry_run:
         with existing_ledger(context) as ledger:
             if ledger is None:
                 raise no_copy_yet(found)
-            _finish(context, found, None, _work(context, found, ledger, 0, request))
+            _finish(context, found, None, _work(context, found, ledger, 0, limits.deadline, request))
         return
     arguments = {  # not the user's id
         "user": user is not None,
@@ -79,7 +77,7 @@ def rollback(
     }
     country = context.country(found.spec)
     with recorded_run(context, "rollback", arguments, plan=found.digest, country=country) as recorded:
-        end = _work(context, found, recorded.ledger, recorded.run_id, request)
+        end = _work(context, found, recorded.ledger, recorded.run_id, limits.deadline, request)
         _finish(context, found, recorded.run_id, end)
 
 
@@ -98,31 +96,16 @@ def _plan(context: Context, prefix: str | None, user_id: str | None) -> Plan:
         return plan_of(context.workspace, None, ledger, user_id)
 
 
-def _work(context: Context, plan: Plan, ledger: Ledger, run_id: int, request: RollbackRequest) -> RollbackEnd:
-    root = context.workspace.root
-    with (
-        open_router(plan.spec, ledger, context.environment, root) as router,
-        stopping(context) as stop,
-        PlanProgress(context.output, "rolling back") as progress,
-    ):
-        return roll_back(
-            plan,
-            context.workspace,
-            ledger,
-            router,
-            actor_of(context, plan),
-            request,
-            run_id=run_id,
-            now=context.now,
-            stop=stop,
-            on_progress=lambda end: progress.step("users", end.done),
-        )
+def _work(
+    context: Context, plan: Plan, ledger: Ledger, run_id: int, deadline: float | None, request: RollbackRequest
+) -> RollbackEnd:
+    with at_work(context, plan, ledger, run_id, deadline, "rolling back") as (setting, tell):
+        return roll_back(setting, request, on_progress=lambda end: tell(end.done))
 
 
 def _finish(context: Context, plan: Plan, run_id: int | None, end: RollbackEnd) -> None:
     _tell(context, plan, run_id, end)
-    if end.exit_code is not ExitCode.DONE:
-        raise typer.Exit(end.exit_code)
+    exit_with(end.exit_code)
 
 
 def _tell(context: Context, plan: Plan, run_id: int | None, end: RollbackEnd) -> None:

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
+import typer
+
+from migrate.cli.context import Context
 from migrate.cli.output import Column, Output
+from migrate.cli.plan_progress import PlanProgress
+from migrate.cli.working import actor_of, stopping
 from migrate.errors import ExitCode
-from migrate.jobs.wave_users import WaveEnd
+from migrate.jobs.wave_users import Setting, WaveEnd
+from migrate.ledger import Ledger
+from migrate.planner.folder import Plan
+from migrate.routing import open_router
 from migrate.units import number_of
 
 ROWS = 20
 """Users, and objects, that a terminal is shown; --json has more."""
+
+
+@contextmanager
+def at_work(
+    context: Context, plan: Plan, ledger: Ledger, run_id: int, deadline: float | None, doing: str
+) -> Iterator[tuple[Setting, Callable[[int], None]]]:
+    """In what such a command works, and what shows how many users it is done with."""
+    with (
+        open_router(plan.spec, ledger, context.environment, context.workspace.root) as router,
+        stopping(context) as stop,
+        PlanProgress(context.output, doing) as progress,
+    ):
+        actor, now = actor_of(context, plan), context.now
+        setting = Setting(plan, context.workspace, ledger, router, actor, run_id, deadline, now, stop)
+        yield setting, lambda done: progress.step("users", done)
+
+
+def exit_with(code: ExitCode) -> None:
+    """End as a command does that has told what it found."""
+    if code is not ExitCode.DONE:
+        raise typer.Exit(code)
 
 
 def tell_errors(output: Output, end: WaveEnd) -> None:

@@ -13,6 +13,7 @@ import duckdb
 
 from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
+from migrate.jobs.at_stores import etag_at
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.receipts import etags_of
 from migrate.jobs.registered import no_copy_yet, registered
@@ -25,7 +26,6 @@ from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
-from migrate.transfer.existing import etag_at
 from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 

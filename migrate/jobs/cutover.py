@@ -8,35 +8,36 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from migrate.errors import ExitCode
-from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over
 from migrate.jobs.cutover_gate import FROM
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
-from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.steps import Way, side_by_side
-from migrate.jobs.wave_users import PAGE, Memory, WaveEnd, alone_on, opened_line, read_ahead, users_in, waves_of
+from migrate.jobs.wave_users import (
+    PAGE,
+    Memory,
+    Setting,
+    WaveEnd,
+    opened_line,
+    read_ahead,
+    users_in,
+    waves_of,
+)
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, FrozenTimes, Ledger, Move
 from migrate.model import Purpose, Role, is_stand_in
 from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
 from migrate.planner.summary import sources_seen
-from migrate.routing import Router
 from migrate.states import AWAY, UserState
-from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller, RetryPolicy
-from migrate.worker.loop import Stop
-from migrate.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class CutoverRequest:
-    """What the command line asks of a cutover. `deadline` is in `time.monotonic` seconds."""
+    """What the command line asks of a cutover."""
 
     wave: str
     dry_run: bool = False
     max_failures: int | None = None
-    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -62,96 +63,60 @@ class CutoverEnd(WaveEnd):
         return self.moved + self.ready + self.unready + self.failed
 
 
-def cut_over(
-    plan: Plan,
-    workspace: Workspace,
-    ledger: Ledger,
-    router: Router,
-    actor: Actor,
-    request: CutoverRequest,
-    *,
-    run_id: int,
-    now: Callable[[], datetime],
-    stop: Stop,
-    on_progress: Callable[[CutoverEnd], None],
-) -> CutoverEnd:
+def cut_over(setting: Setting, request: CutoverRequest, *, on_progress: Callable[[CutoverEnd], None]) -> CutoverEnd:
     """Move the users of a wave, or with `dry_run` look at each whether they could be moved.
 
     LaterError where nothing of the plan was run, or others work on it; RefusedError where a delta has taken its place.
     """
-    ledger.heed(stop.ledger_ends_at)
-    demand_newest(plan, ledger)
-    plan_id = plan_id_of(plan, workspace, ledger)
+    plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
     waves = waves_of(ledger, plan_id, request.wave)
     end = CutoverEnd(waves=waves, dry_run=request.dry_run)
     with (
-        alone_on(
-            plan,
-            ledger,
-            "cutover",
-            dry_run=request.dry_run,
-            run_id=run_id,
-            deadline=request.deadline,
-            now=now,
-            stop=stop,
-        ),
-        _opened(plan, workspace, actor, request) as caller,
+        setting.alone("cutover", dry_run=request.dry_run),
+        _opened(setting, request) as caller,
         opened_line(plan) as line,
     ):
-        tools = _tools(plan, plan_id, run_id, ledger, router, caller, now, stop)
-        cutover = _Cutover(tools, line, ledger, request, end, stop, on_progress)
+        tools = _tools(setting, plan_id, caller)
+        cutover = _Cutover(tools, line, ledger, request, end, setting, on_progress)
         if not request.dry_run:
             cutover.settle_what_is_left(plan_id)
         for wave in waves:
             cutover.take(plan_id, wave)
         end.frozen = ledger.frozen_times(plan_id)
         end.left = cutover.left(plan_id, waves)
-        end.exit_code = end.code(stop)
+        end.exit_code = end.code(setting.stop)
         end.next_step = _next_step(plan, end)
     return end
 
 
 @contextmanager
-def _opened(plan: Plan, workspace: Workspace, actor: Actor, request: CutoverRequest) -> Iterator[Caller]:
+def _opened(setting: Setting, request: CutoverRequest) -> Iterator[Caller]:
     """The way to the stores: a dry run's opens them to be read."""
     purpose = Purpose.VERIFY if request.dry_run else Purpose.COPY
-    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
-    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-    for name in plan.spec.by_role(Role.SOURCE, Role.TARGET):
-        door.admit(name)
-    seconds = plan.spec.routing.freeze_seconds_max
-    yield Caller(
-        door.open,
-        concurrency=lambda name: plan.spec.stores[name].concurrency_max,
-        retry=RetryPolicy(attempts=4, timeout_seconds=seconds / 3),
-    )
-    door.close()  # not after an error: threads may be in a request
+    spec = setting.spec
+    with setting.opened_door(purpose, [Role.SOURCE, Role.TARGET]) as door:
+        yield Caller(
+            door.open,
+            concurrency=lambda name: spec.stores[name].concurrency_max,
+            retry=RetryPolicy(attempts=4, timeout_seconds=spec.routing.freeze_seconds_max / 3),
+        )
 
 
-def _tools(
-    plan: Plan,
-    plan_id: int,
-    run_id: int,
-    ledger: Ledger,
-    router: Router,
-    caller: Caller,
-    now: Callable[[], datetime],
-    stop: Stop,
-) -> Tools:
-    spec = plan.spec
+def _tools(setting: Setting, plan_id: int, caller: Caller) -> Tools:
+    spec = setting.spec
     rules = compile_rules(spec.layout.rules)
     return Tools(
         plan_id=plan_id,
-        run_id=run_id,
+        run_id=setting.run_id,
         spec=spec,
         rules=rules,
-        ledger=ledger,
-        router=router,
+        ledger=setting.ledger,
+        router=setting.router,
         caller=caller,
-        sources_seen=sources_seen(plan.document, spec.by_role(Role.SOURCE, Role.BACKUP)),
+        sources_seen=sources_seen(setting.plan.document, spec.by_role(Role.SOURCE, Role.BACKUP)),
         unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
-        now=now,
-        stopped=stop.is_set,
+        now=setting.now,
+        stopped=setting.stop.is_set,
         takes=Memory(spec.run.bytes_in_flight).takes,
     )
 
@@ -166,7 +131,7 @@ class _Cutover:
         ledger: Ledger,
         request: CutoverRequest,
         end: CutoverEnd,
-        stop: Stop,
+        setting: Setting,
         on_progress: Callable[[CutoverEnd], None],
     ) -> None:
         self._tools = tools
@@ -174,7 +139,7 @@ class _Cutover:
         self._ledger = ledger
         self._request = request
         self._end = end
-        self._stop = stop
+        self._setting = setting
         self._on_progress = on_progress
         self._max_failures = request.max_failures or tools.spec.cutover.max_failures
 
@@ -240,7 +205,7 @@ class _Cutover:
             ways,
             at_once=self._tools.spec.cutover.concurrency,
             threads=self._tools.spec.run.concurrency,
-            is_over=lambda: self._end.halted or is_over(self._stop, self._request.deadline),
+            is_over=lambda: self._end.halted or self._setting.is_over(),
             on_look=lambda: self._on_progress(self._end),
         )
 

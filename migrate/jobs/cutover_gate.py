@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from migrate.jobs.gates import ask, too_long_for_a_freeze, unlistable_by, without_receipt, without_verdict
 from migrate.jobs.last_delta import LastDelta
 from migrate.ledger import Candidate
 from migrate.routing import Route
@@ -53,16 +54,11 @@ def _scope(seen: Seen) -> str | None:
 
 
 def _copies(seen: Seen) -> str | None:
-    missing = seen.candidate.copies - seen.candidate.good
-    if seen.candidate.quarantined:
-        return f"{seen.candidate.quarantined} copies are quarantined"
-    return f"{missing} copies have no receipt" if missing else None
+    return without_receipt(seen.candidate)
 
 
 def _verdicts(seen: Seen) -> str | None:
-    if seen.candidate.extras:
-        return f"{seen.candidate.extras} EXTRA objects stand at the targets"
-    return None if seen.candidate.is_proven else "no full verification has matched every copy"
+    return without_verdict(seen.candidate)
 
 
 def _hold(seen: Seen) -> str | None:
@@ -85,13 +81,8 @@ def _lag(seen: Seen) -> str | None:
 
 
 def _listing(seen: Seen) -> str | None:
-    if seen.unlistable:
-        return f"keys of the rules {', '.join(seen.unlistable)} cannot be listed by user"
-    if seen.objects > seen.limits.objects_max:
-        return f"{seen.objects} objects are more than may be listed in a freeze (cutover.objects_max)"
-    if seen.listing_seconds > seen.freeze_seconds / 3:
-        return f"listing took {seen.listing_seconds:.1f} s, over a third of a freeze (routing.freeze_seconds_max)"
-    return None
+    too_long = too_long_for_a_freeze(seen.objects, seen.listing_seconds, seen.limits, seen.freeze_seconds)
+    return unlistable_by(seen.unlistable) or too_long
 
 
 def _late(seen: Seen) -> str | None:
@@ -129,4 +120,4 @@ CHECKS: dict[str, Check] = {
 
 def missing(seen: Seen) -> dict[str, str]:
     """What is missing, by check."""
-    return {name: why for name, check in CHECKS.items() if (why := check(seen)) is not None}
+    return ask(CHECKS, seen)

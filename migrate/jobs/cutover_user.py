@@ -21,13 +21,12 @@ from migrate.errors import (
     MigrateError,
     MoveRefusedError,
     OnHoldError,
-    StoreError,
     UnreachableError,
 )
 from migrate.jobs.cutover_gate import Seen, missing, too_much
 from migrate.jobs.freezes import end_freeze, note_of
 from migrate.jobs.last_delta import Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
-from migrate.jobs.steps import Way
+from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.layout import CompiledRule
 from migrate.ledger import Candidate, LateCopy, LateRef, Ledger
 from migrate.model import PlannedObject, Receipt, Role
@@ -39,8 +38,7 @@ from migrate.states import UserState
 from migrate.transfer.caller import Caller
 
 _LATE_AT_ONCE = 4
-_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError, MoveRefusedError)
-"""What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
+_OF_THE_USER = (*OF_THE_USER, MoveRefusedError)
 
 
 @dataclass(frozen=True, slots=True)

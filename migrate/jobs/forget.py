@@ -28,9 +28,9 @@ from migrate.errors import (
     worst,
 )
 from migrate.jobs.common import Actor
-from migrate.jobs.elsewhere import demand_newest, wait_for_requests
 from migrate.jobs.forget_user import Erased, Mine, Ours, Tools, erase
 from migrate.jobs.steps import Way, side_by_side
+from migrate.jobs.wave_users import alone_on, opened_door, opened_line
 from migrate.layout import at_targets, compile_rules, literal_prefix
 from migrate.ledger import Ledger, SealKind
 from migrate.model import Outcome, Purpose, Role, is_stand_in
@@ -40,7 +40,6 @@ from migrate.planner.of_users import LineOfUsers
 from migrate.routing import Router
 from migrate.spec import Spec
 from migrate.states import UserState
-from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller
 from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
@@ -235,26 +234,24 @@ def _erase_all(
 ) -> Iterator[Erased]:
     """The ways of a line's users, while nobody else works on it; what keeps us from it is a note."""
     with ExitStack() as stack:
-        if not dry_run:
-            try:
-                stack.enter_context(ledger.hold_plan(plan.digest, share=False, alone=True, verb="forget"))
-                demand_newest(plan, ledger)  # now that nobody can begin a delta
-            except (LaterError, RefusedError):
-                end.notes.append(
-                    LaterError(
-                        f"another command works on plan {plan.digest[:12]}: its users are forgotten, and nothing more of them "
-                        "is copied; what stands at the targets goes once that has ended",
-                        remedy="Give the command again then.",
-                    )
+        alone = alone_on(plan, ledger, "forget", dry_run=dry_run, run_id=run_id, deadline=None, now=now, stop=stop)
+        try:
+            stack.enter_context(alone)
+        except InterruptedRun:
+            return
+        except (LaterError, RefusedError):
+            end.notes.append(
+                LaterError(
+                    f"another command works on plan {plan.digest[:12]}: its users are forgotten, and nothing more of them "
+                    "is copied; what stands at the targets goes once that has ended",
+                    remedy="Give the command again then.",
                 )
-                return
-            try:
-                wait_for_requests(plan, ledger, stop, None, now, run_id=run_id)
-            except InterruptedRun:
-                return
-        caller = _open(plan, workspace, actor, stack, dry_run=dry_run)
-        line = LineOfUsers(plan)
-        stack.callback(line.close)
+            )
+            return
+        purpose = Purpose.SWEEP if dry_run else Purpose.FORGET  # nothing is written
+        door = stack.enter_context(opened_door(plan, workspace, actor, purpose, [Role.TARGET]))
+        caller = Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
+        line = stack.enter_context(opened_line(plan))
         receipts = _Receipts(line, workspace, ledger)
         stack.callback(receipts.close)
 
@@ -283,22 +280,6 @@ def _erase_all(
             is_over=stop.is_set,
             on_look=lambda: None,
         )
-
-
-def _open(plan: Plan, workspace: Workspace, actor: Actor, stack: ExitStack, *, dry_run: bool) -> Caller:
-    """The way to the targets, where things may be deleted and nothing is written."""
-    purpose = Purpose.SWEEP if dry_run else Purpose.FORGET
-    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
-    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-    for name in plan.spec.by_role(Role.TARGET):
-        door.admit(name)
-
-    def close(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:  # not after an error: threads may be in a request
-            door.close()
-
-    stack.push(close)
-    return Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
 
 
 def _ways(

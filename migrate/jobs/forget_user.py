@@ -20,13 +20,12 @@ from migrate.errors import (
     LaterError,
     MigrateError,
     NotFoundError,
-    OnHoldError,
     SealLostError,
-    StoreError,
     UnreachableError,
     UnsupportedError,
 )
-from migrate.jobs.steps import Job, Way
+from migrate.jobs.at_stores import NO_VERSION, uploads_under
+from migrate.jobs.steps import OF_THE_USER, Job, Way
 from migrate.layout import CompiledRule, at_targets, is_for_all
 from migrate.ledger import Ledger, Move
 from migrate.model import ObjectInfo
@@ -38,9 +37,7 @@ from migrate.transfer.caller import Caller
 from migrate.worker.checking import user_prefixes
 
 _KEYS_A_JOB, _JOBS_AT_ONCE = 50, 16
-_OF_THE_USER = (OnHoldError, InterruptedRun, StoreError, UnreachableError, LaterError, SealLostError)
-"""What ends one user's way. Anything else (policy, a bug, an error of the ledger's) would meet the next one as well."""
-_UNVERSIONED = (None, "null")  # S3 user guide, "Working with objects in a versioning-suspended bucket"
+_OF_THE_USER = (*OF_THE_USER, SealLostError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +198,10 @@ def _look(tools: Tools, name: str, mine: Mine) -> _Look:
     uploads: list[UploadInfo] = []
     for prefix in prefixes:
         objects += tools.caller.call(name, partial(_listed, prefix=prefix))
-        uploads += tools.caller.call(name, partial(_uploads, prefix=prefix))
+        uploads += uploads_under(name, prefix, tools.caller)
     for key in loose:
         objects += [info for info in tools.caller.call(name, partial(_listed, prefix=key)) if info.key == key]
-        uploads += [found for found in tools.caller.call(name, partial(_uploads, prefix=key)) if found.key == key]
+        uploads += [found for found in uploads_under(name, key, tools.caller) if found.key == key]
     return _Look(
         name,
         tools.caller.call(name, lambda store: store.capabilities.etag_is_md5),
@@ -229,13 +226,6 @@ def _listed(store: Store, prefix: str) -> list[ObjectInfo]:
         return current
     latest = {info.key for info in found if info.is_latest}
     return [*(info for info in current if info.key not in latest), *found]
-
-
-def _uploads(store: Store, prefix: str) -> Sequence[UploadInfo]:
-    try:
-        return store.list_uploads(prefix)
-    except UnsupportedError:
-        return ()
 
 
 # what of it is ours
@@ -387,7 +377,7 @@ def _delete(tools: Tools, name: str, mine: Mine, has_lived: bool, keys: Sequence
 def _delete_one(store: Store, info: ObjectInfo, looks: bool) -> None:
     """Delete a version, or an object that has none. With `looks` somebody else may have written the key since it was listed: what
     has no version of its own is looked at once more, and left where it is another by now."""
-    if looks and info.version_id in _UNVERSIONED:
+    if looks and info.version_id in NO_VERSION:
         try:
             if store.head(info.key, version_id=info.version_id).etag != info.etag:
                 return

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from migrate.errors import NotFoundError
+from migrate.jobs.at_stores import etag_at, object_at, objects_under
 from migrate.layout import CompiledRule, at_source, match
 from migrate.ledger import LateCopy, LateRef
 from migrate.model import (
@@ -31,10 +31,8 @@ from migrate.model import (
 )
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
-from migrate.stores.base import Store
 from migrate.transfer.at_once import copy_at_once
 from migrate.transfer.caller import Caller
-from migrate.transfer.existing import etag_at
 from migrate.verify import check_object, check_removed
 from migrate.worker.checking import user_prefixes
 
@@ -104,19 +102,13 @@ def list_now(
     found: dict[SourceKey, tuple[str, ObjectInfo]] = {}
     for source in spec.by_role(Role.SOURCE):
         for prefix in user_prefixes(at_source(rules, source), user_id):
-
-            def list_all(store: Store, prefix: str = prefix) -> list[ObjectInfo]:
-                return [info for page in store.list(prefix) for info in page]
-
-            for info in caller.call(source, list_all):
-                found[source, info.key] = (source, info)
+            found |= {(source, info.key): (source, info) for info in objects_under(source, prefix, caller)}
     for (source, key), each in known.items():
         store = each.planned.store
         if store != source and (source, key) not in found and not each.planned.is_tombstone:
-            try:
-                found[source, key] = (store, caller.call(store, lambda opened, key=key: opened.head(key)))  # type: ignore[misc]
-            except NotFoundError:  # the store has said so twice
-                continue
+            info = object_at(store, key, caller)
+            if info is not None:
+                found[source, key] = (store, info)
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from migrate.jobs.gates import ask, unlistable_by, without_receipt, without_verdict
 from migrate.jobs.purge_look import AtSources, AtTargets
 from migrate.ledger import Candidate, Move
 from migrate.model import Role
@@ -70,26 +71,20 @@ def _hold(seen: Seen) -> str | None:
 
 
 def _listing(seen: Seen) -> str | None:
-    return f"keys of the rules {', '.join(seen.unlistable)} cannot be listed by user" if seen.unlistable else None
+    return unlistable_by(seen.unlistable)
 
 
 def _copies(seen: Seen) -> str | None:
     if seen.is_forgotten:
         return None
-    missing = seen.candidate.copies - seen.candidate.good
-    if seen.candidate.quarantined:
-        return f"{seen.candidate.quarantined} copies are quarantined"
-    if seen.targets is not None and seen.targets.unproven:
-        missing = missing or seen.targets.unproven
-    return f"{missing} copies have no receipt" if missing else None
+    unproven = 0 if seen.targets is None else seen.targets.unproven
+    return without_receipt(seen.candidate) or (f"{unproven} copies have no receipt" if unproven else None)
 
 
 def _verdicts(seen: Seen) -> str | None:
     if seen.is_forgotten or seen.candidate.state not in FROM:
         return None
-    if seen.candidate.extras:
-        return f"{seen.candidate.extras} EXTRA objects stand at the targets"
-    return None if seen.candidate.is_proven else "no full verification has matched every copy"
+    return without_verdict(seen.candidate)
 
 
 def _route(seen: Seen) -> str | None:
@@ -165,4 +160,4 @@ CHANGED = "changed"
 
 def missing(seen: Seen) -> dict[str, str]:
     """What is missing, by check."""
-    return {name: why for name, check in CHECKS.items() if (why := check(seen)) is not None}
+    return ask(CHECKS, seen)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from migrate.errors import NotFoundError, UnsupportedError
+from migrate.jobs.at_stores import NO_VERSION, has_marker, object_at, objects_under, uploads_under, versions_under
 from migrate.jobs.last_delta import Known, is_unchanged
-from migrate.jobs.markers import has_marker
 from migrate.jobs.purge_plan import Entry, Kind
 from migrate.jobs.steps import Way
 from migrate.layout import CompiledRule, at_source, at_targets, match
@@ -20,13 +19,10 @@ from migrate.ledger import LateCopy
 from migrate.model import DELETED, ObjectInfo, Role, TargetRole
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
-from migrate.stores.base import Store, UploadInfo
+from migrate.stores.base import UploadInfo
 from migrate.transfer.caller import Caller
 from migrate.worker.checking import user_prefixes
 
-NULL_VERSION = "null"
-"""The one version of a key that another object takes the place of: of a bucket without versions, or whose versioning is suspended
-(S3 user guide, "Working with objects in a versioning-suspended bucket")."""
 AT_ONCE = 100  # requests of one user that are asked for together
 ReceiptKey = tuple[int, int, int]
 """Whose receipt it is: the plan's place in its line, the batch, and the copy's ordinal."""
@@ -89,9 +85,9 @@ def list_source(user_id: str, name: str, spec: Spec, rules: Sequence[CompiledRul
     objects: list[ObjectInfo] = []
     uploads: list[UploadInfo] = []
     for prefix in user_prefixes(at_source(rules, source), user_id):
-        versions += _versions(name, prefix, caller)
-        objects += caller.call(name, partial(_objects, prefix=prefix))
-        uploads += _uploads(name, prefix, caller)
+        versions += versions_under(name, prefix, caller)
+        objects += objects_under(name, prefix, caller)
+        uploads += uploads_under(name, prefix, caller)
     keys = {info.key for info in (*versions, *objects)} | {upload.key for upload in uploads}
     foreign = {key for key in keys if not is_theirs(key)}
     versions, objects = ([info for info in infos if info.key not in foreign] for infos in (versions, objects))
@@ -110,29 +106,6 @@ def list_source(user_id: str, name: str, spec: Spec, rules: Sequence[CompiledRul
     return AtSource(name, tuple(entries), tuple(current), len(foreign))
 
 
-def _objects(store: Store, prefix: str) -> list[ObjectInfo]:
-    return [info for page in store.list(prefix) for info in page]
-
-
-def _versions(name: str, prefix: str, caller: Caller) -> list[ObjectInfo]:
-    """Versions and delete markers under a prefix; none where the store says that it has no such thing."""
-
-    def list_all(store: Store) -> list[ObjectInfo]:
-        return [info for page in store.list_versions(prefix) for info in page]
-
-    try:
-        return caller.call(name, list_all)
-    except UnsupportedError:
-        return []
-
-
-def _uploads(name: str, prefix: str, caller: Caller) -> list[UploadInfo]:
-    try:
-        return list(caller.call(name, lambda store: store.list_uploads(prefix)))
-    except UnsupportedError:
-        return []
-
-
 def _oldest_first(versions: Sequence[ObjectInfo], beside: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """By key; of each the current version or marker last, so that nothing that is deleted comes to life meanwhile."""
     places = [*enumerate(versions), *enumerate(beside, len(versions))]
@@ -143,7 +116,7 @@ def _oldest_first(versions: Sequence[ObjectInfo], beside: Sequence[ObjectInfo]) 
 def _entry(store: str, info: ObjectInfo) -> Entry:
     if info.is_delete_marker:
         kind = Kind.DELETE_MARKER
-    elif info.is_latest and info.version_id in (None, NULL_VERSION):
+    elif info.is_latest and info.version_id in NO_VERSION:
         kind = Kind.OBJECT
     else:
         kind = Kind.VERSION
@@ -251,7 +224,7 @@ def copied_objects(
             else:
                 stored = receipts.get((line[key].place, line[key].batch, copy.ordinal))
             etag, version_id = stored or (None, None)
-            copies.append(Copied(copy.role, copy.store, etag, version_id not in (None, NULL_VERSION)))
+            copies.append(Copied(copy.role, copy.store, etag, version_id not in NO_VERSION))
         found.append(CopiedObject(each.planned.target_key, tuple(copies)))
     return found
 
@@ -263,7 +236,7 @@ def list_target(user_id: str, name: str, rules: Sequence[CompiledRule], caller: 
     """What a target store shows under the user's prefixes, by key."""
     found: dict[str, ObjectInfo] = {}
     for prefix in user_prefixes(at_targets(rules), user_id):
-        found |= {info.key: info for info in caller.call(name, partial(_objects, prefix=prefix))}
+        found |= {info.key: info for info in objects_under(name, prefix, caller)}
     return found
 
 
@@ -284,7 +257,7 @@ def compare(
     seen: dict[tuple[str, str], ObjectInfo | None] = {}
     for start in range(0, len(doubtful), AT_ONCE):
         chunk = doubtful[start : start + AT_ONCE]
-        heads = yield [partial(_head, store, key, caller) for store, key in chunk]
+        heads = yield [partial(object_at, store, key, caller) for store, key in chunk]
         seen |= dict(zip(chunk, heads, strict=True))
     shown_by = [{copy.role: _shown(copy, each.target_key, seen, since) for copy in each.copies} for each in copied]
     is_gone = [shown.get(TargetRole.HOME) == shown.get(TargetRole.BACKUP) == _GONE for shown in shown_by]
@@ -326,14 +299,6 @@ def _shown(copy: Copied, key: str, seen: Mapping[tuple[str, str], ObjectInfo | N
     if info.etag == copy.etag:
         return _AS_COPIED
     return _NEWER if info.last_modified > since else _WRONG
-
-
-def _head(store: str, key: str, caller: Caller) -> ObjectInfo | None:
-    """None where, by two looks, nothing is there."""
-    try:
-        return caller.call(store, lambda opened: opened.head(key))
-    except NotFoundError:
-        return None
 
 
 def source_stores(spec: Spec) -> list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 
 from migrate.errors import (
     InterruptedRun,
-    LaterError,
     MigrateError,
     MoveRefusedError,
     NotFoundError,
@@ -29,13 +28,12 @@ from migrate.errors import (
     PermanentStoreError,
     StoreError,
     TransientStoreError,
-    UnreachableError,
 )
+from migrate.jobs.at_stores import NULL_VERSION
 from migrate.jobs.last_delta import Known, known_of
 from migrate.jobs.purge_gate import CHANGED, Seen, missing
 from migrate.jobs.purge_look import (
     AT_ONCE,
-    NULL_VERSION,
     AtTargets,
     CopiedObject,
     ReceiptKey,
@@ -48,7 +46,7 @@ from migrate.jobs.purge_look import (
     weigh,
 )
 from migrate.jobs.purge_plan import Entry, Kind
-from migrate.jobs.steps import Way
+from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.layout import CompiledRule
 from migrate.ledger import Ledger
 from migrate.pauses import PausePoint, pause_at
@@ -62,8 +60,6 @@ from migrate.units import number_of
 
 HOLD_SECONDS = 1.0
 """After which no deletion is begun any more before the ledger was asked for a hold again."""
-_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
-"""What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
 
 
 class HoldWatch:
@@ -167,7 +163,7 @@ def look(tools: Tools, person: Person) -> Way[Looked]:
     """Every check, for real, and nothing else. An error of the user's is in the answer; any other is raised."""
     try:
         looked = yield from _look(tools, person)
-    except _OF_THE_USER as error:
+    except OF_THE_USER as error:
         return Looked(person.user_id, person.wave, error=error)
     return looked
 
@@ -234,7 +230,7 @@ def purge(tools: Tools, person: Person, planned: Sequence[Entry]) -> Way[Purged]
             raise InterruptedRun("stopped before anything of the user was deleted")
         if looked.state is UserState.OBSERVING:
             ledger.begin_purge(user_id, tools.run_id, tools.now(), note=tools.note)
-    except _OF_THE_USER as error:
+    except OF_THE_USER as error:
         return _not_begun(user_id, error)
     except MoveRefusedError as refused:  # since the gate
         return Purged(user_id, missing={"state": refused.what})
@@ -246,7 +242,7 @@ def purge(tools: Tools, person: Person, planned: Sequence[Entry]) -> Way[Purged]
             yield from deletions.carry_out(lambda: ledger.hold_of(user_id) is not None, was_held)
         pause_at(PausePoint.ALL_DELETED)
         left = yield from _left(tools, user_id, deletions.why)
-    except _OF_THE_USER as error:
+    except OF_THE_USER as error:
         return deletions.ended(user_id, error=error)
     if left:
         return deletions.ended(user_id, left=left)

@@ -9,43 +9,42 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
 from migrate.errors import ExitCode, LaterError, MigrateError, SealLostError
-from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over
-from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.purge_gate import FROM, Seen, missing
 from migrate.jobs.purge_look import ReceiptKey, Stored
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
 from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
 from migrate.jobs.steps import Way, side_by_side
-from migrate.jobs.wave_users import COPIES_AT_ONCE, PAGE, USERS_AT_ONCE, WaveEnd, alone_on, groups, users_in, waves_of
+from migrate.jobs.wave_users import (
+    COPIES_AT_ONCE,
+    PAGE,
+    USERS_AT_ONCE,
+    Setting,
+    WaveEnd,
+    groups,
+    users_in,
+    waves_of,
+)
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, Ledger, SealKind
 from migrate.model import Purpose, Role, is_stand_in
-from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
-from migrate.routing import Router
 from migrate.states import UserState
-from migrate.stores.door import Door, Visitor
 from migrate.transfer.caller import Caller
-from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals
-from migrate.workspace import Workspace
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class PurgeRequest:
-    """What the command line asks of a purge. `deadline` is in `time.monotonic` seconds."""
+    """What the command line asks of a purge."""
 
     wave: str
     max_failures: int | None = None
-    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -78,25 +77,15 @@ class PurgeEnd(WaveEnd):
 
 @dataclass(frozen=True, slots=True)
 class Purging:
-    """What is purged, by whom, and what is told meanwhile. `run_id` is 0 for who only foresees."""
+    """In what a purge works, what is asked of it, and what is told meanwhile."""
 
-    plan: Plan
-    workspace: Workspace
-    ledger: Ledger
-    router: Router
-    actor: Actor
+    setting: Setting
     request: PurgeRequest
-    run_id: int
-    now: Callable[[], datetime]
-    stop: Stop
     on_progress: Callable[[PurgeEnd], None]
-
-    def is_over(self) -> bool:
-        return is_over(self.stop, self.request.deadline)
 
     def waves(self, plan_id: int) -> tuple[int, ...]:
         """The waves that are asked for."""
-        return waves_of(self.ledger, plan_id, self.request.wave)
+        return waves_of(self.setting.ledger, plan_id, self.request.wave)
 
 
 def plan_purge(purging: Purging) -> PurgeEnd:
@@ -105,20 +94,22 @@ def plan_purge(purging: Purging) -> PurgeEnd:
     None is written where nobody is ready, or not everybody was looked at. LaterError where nothing of the plan was run;
     RefusedError where a delta has taken its place.
     """
-    plan, ledger = purging.plan, purging.ledger
-    ledger.heed(purging.stop.ledger_ends_at)
-    demand_newest(plan, ledger)
-    plan_id = plan_id_of(plan, purging.workspace, ledger)
+    setting = purging.setting
+    plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
     end = PurgeEnd(waves=purging.waves(plan_id), beyond=ledger.moved_before(plan_id))
-    with building(purging.workspace) as writer, _line(purging) as line, _opened(purging, Purpose.VERIFY) as caller:
+    with (
+        building(setting.workspace) as writer,
+        _line(purging) as line,
+        _opened(purging, Purpose.VERIFY) as caller,
+    ):
         tools = _tools(purging, plan_id, caller)
         for wave in end.waves:
             for looked in _side_by_side(purging, end, tools, _looks(tools, line, end, wave)):
                 _count_looked(purging, end, looked, writer)
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
-            end.plan = writer.finish(plan.digest, end.waves, purging.now())
-    end.exit_code = end.code(purging.stop, is_whole=not (end.unfinished or end.beyond))
+            end.plan = writer.finish(plan.digest, end.waves, setting.now())
+    end.exit_code = end.code(setting.stop, is_whole=not (end.unfinished or end.beyond))
     end.next_step = _next_step_of_plan(purging, end)
     return end
 
@@ -128,23 +119,13 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
 
     LaterError where others work on the plan.
     """
-    plan, ledger = purging.plan, purging.ledger
-    ledger.heed(purging.stop.ledger_ends_at)
-    demand_newest(plan, ledger)
-    plan_id = plan_id_of(plan, purging.workspace, ledger)
-    confirmed = find_purge(purging.workspace, digest, plan.digest, purging.waves(plan_id))
-    confirmed.check(purging.stop, purging.request.deadline)
+    setting = purging.setting
+    plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
+    confirmed = find_purge(setting.workspace, digest, plan.digest, purging.waves(plan_id))
+    confirmed.check(setting.stop, setting.deadline)
     end = PurgeEnd(waves=confirmed.waves, plan=confirmed)
     with (
-        alone_on(
-            plan,
-            ledger,
-            "purge",
-            run_id=purging.run_id,
-            deadline=purging.request.deadline,
-            now=purging.now,
-            stop=purging.stop,
-        ),
+        setting.alone("purge"),
         _line(purging) as line,
         _opened(purging, Purpose.PURGE) as caller,
     ):
@@ -153,7 +134,7 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
         for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
             _count_purged(purging, end, purged)
     end.left = max(0, confirmed.users - end.away - end.done)
-    end.exit_code = end.code(purging.stop, is_whole=not (end.unfinished or end.beyond))
+    end.exit_code = end.code(setting.stop, is_whole=not (end.unfinished or end.beyond))
     end.next_step = _next_step_of_purge(purging, end, confirmed)
     return end
 
@@ -162,13 +143,13 @@ class _Line:
     """What the line has planned of users, and what the receipts say. For one thread, that of the ledger."""
 
     def __init__(self, purging: Purging, held: ExitStack) -> None:
-        self._ledger = purging.ledger
-        self._line = LineOfUsers(purging.plan)
+        self._ledger = purging.setting.ledger
+        self._line = LineOfUsers(purging.setting.plan)
         held.callback(self._line.close)
         self._ids = [self._ledger.plan_id(each.digest) for each in self._line.plans]
         self._seals: list[Seals] = []
         for each in self._line.plans:
-            self._seals.append(Seals(purging.workspace.seals, each.digest))
+            self._seals.append(Seals(purging.setting.workspace.seals, each.digest))
             held.callback(self._seals[-1].close)
 
     def of(self, users: Mapping[str, int], near: Collection[str]) -> list[Person]:
@@ -225,36 +206,32 @@ def _line(purging: Purging) -> Iterator[_Line]:
 
 @contextmanager
 def _opened(purging: Purging, purpose: Purpose) -> Iterator[Caller]:
-    plan, actor = purging.plan, purging.actor
-    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
-    door = Door(plan.spec, purging.workspace, visitor, capabilities=plan.capabilities)
-    for name in plan.spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET):
-        door.admit(name)
-    yield Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
-    door.close()  # not after an error: threads may be in a request
+    plan, roles = purging.setting.plan, [Role.SOURCE, Role.BACKUP, Role.TARGET]
+    with purging.setting.opened_door(purpose, roles) as door:
+        yield Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
 
 
 def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "") -> Tools:
-    spec = purging.plan.spec
+    spec = purging.setting.spec
     rules = compile_rules(spec.layout.rules)
     return Tools(
         plan_id=plan_id,
-        run_id=purging.run_id,
+        run_id=purging.setting.run_id,
         spec=spec,
         rules=rules,
-        ledger=purging.ledger,
-        router=purging.router,
+        ledger=purging.setting.ledger,
+        router=purging.setting.router,
         caller=caller,
         unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
-        now=purging.now,
-        is_over=purging.is_over,
-        holds=HoldWatch(purging.ledger),
+        now=purging.setting.now,
+        is_over=purging.setting.is_over,
+        holds=HoldWatch(purging.setting.ledger),
         note=note,
     )
 
 
 def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[Way[R]]) -> Iterator[R]:
-    spec = purging.plan.spec
+    spec = purging.setting.spec
 
     def look() -> None:
         tools.holds.look()
@@ -264,7 +241,7 @@ def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[
         ways,
         at_once=spec.cutover.concurrency,
         threads=spec.run.concurrency,
-        is_over=lambda: end.halted or purging.is_over(),
+        is_over=lambda: end.halted or purging.setting.is_over(),
         on_look=look,
     )
 
@@ -382,11 +359,11 @@ def _count_purged(purging: Purging, end: PurgeEnd, purged: Purged) -> None:
 def _fail(purging: Purging, end: PurgeEnd, user_id: str, error: MigrateError) -> None:
     if error.exit_code is ExitCode.INTERRUPTED:
         return  # left for the next one
-    end.fail(user_id, error, halts_at=purging.request.max_failures or purging.plan.spec.cutover.max_failures)
+    end.fail(user_id, error, halts_at=purging.request.max_failures or purging.setting.spec.cutover.max_failures)
 
 
 def _command(purging: Purging, end: PurgeEnd) -> str:
-    return f"migrate purge {purging.plan.digest[:CONFIRMED_DIGITS]} --wave {','.join(map(str, end.waves))}"
+    return f"migrate purge {purging.setting.plan.digest[:CONFIRMED_DIGITS]} --wave {','.join(map(str, end.waves))}"
 
 
 def confirming(purging: Purging, end: PurgeEnd) -> str:

@@ -6,14 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from migrate.errors import ExitCode, UnreachableError, UsageError
-from migrate.jobs.checking import plan_id_of
-from migrate.jobs.common import Actor, is_over
-from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.last_delta import known_of
 from migrate.jobs.receipts import ReceiptEtags, opened_receipts
 from migrate.jobs.rollback_gate import FROM, why_not
@@ -24,8 +21,8 @@ from migrate.jobs.wave_users import (
     PAGE,
     SHOWN_MAX,
     Memory,
+    Setting,
     WaveEnd,
-    alone_on,
     opened_line,
     read_ahead,
     users_in,
@@ -37,15 +34,11 @@ from migrate.ledger import Candidate, Ledger, Move
 from migrate.model import Purpose, Role, is_stand_in
 from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
-from migrate.routing import Router
 from migrate.spec import Spec
 from migrate.states import AWAY, UserState
 from migrate.stores.base import Capabilities
-from migrate.stores.door import Door, Visitor
 from migrate.stores.keys import ODD_KEYS
 from migrate.transfer.caller import Caller, RetryPolicy
-from migrate.worker.loop import Stop
-from migrate.workspace import Workspace
 
 _HAS_MOVED = (*(state for state in AWAY if state is not UserState.FORGOTTEN), UserState.FROZEN)
 
@@ -53,8 +46,7 @@ _HAS_MOVED = (*(state for state in AWAY if state is not UserState.FORGOTTEN), Us
 @dataclass(frozen=True, slots=True)
 class RollbackRequest:
     """What the command line asks of a rollback: a user or waves. `trust_home`: what the home does not have was deleted there.
-    `approved_by`: who has approved that what was written at the home is sent back; None where nobody has. `deadline` is in
-    `time.monotonic` seconds."""
+    `approved_by`: who has approved that what was written at the home is sent back; None where nobody has."""
 
     user_id: str | None = None
     wave: str | None = None
@@ -62,7 +54,6 @@ class RollbackRequest:
     trust_home: bool = False
     approved_by: str | None = None
     max_failures: int | None = None
-    deadline: float | None = None
 
 
 @dataclass(slots=True)
@@ -98,52 +89,29 @@ class RollbackEnd(WaveEnd):
         return self.back + self.settled + self.ready + self.back_before + self.not_moved + self.unready + self.failed
 
 
-def roll_back(
-    plan: Plan,
-    workspace: Workspace,
-    ledger: Ledger,
-    router: Router,
-    actor: Actor,
-    request: RollbackRequest,
-    *,
-    run_id: int,
-    now: Callable[[], datetime],
-    stop: Stop,
-    on_progress: Callable[[RollbackEnd], None],
-) -> RollbackEnd:
+def roll_back(setting: Setting, request: RollbackRequest, *, on_progress: Callable[[RollbackEnd], None]) -> RollbackEnd:
     """Bring users back to their old home, or with `dry_run` look at each whether they could go.
 
     UsageError for a user whom the ledger does not have in this plan; LaterError where nothing of the plan was run, or others work
     on it; RefusedError where a delta has taken its place.
     """
-    ledger.heed(stop.ledger_ends_at)
-    demand_newest(plan, ledger)
-    plan_id = plan_id_of(plan, workspace, ledger)
+    plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
     end = RollbackEnd(dry_run=request.dry_run, waves=_waves(ledger, plan_id, request))
-    written = WrittenFile(workspace, now(), run_id)
+    written = WrittenFile(setting.workspace, setting.now(), setting.run_id)
     with (
-        alone_on(
-            plan,
-            ledger,
-            "rollback",
-            dry_run=request.dry_run,
-            run_id=run_id,
-            deadline=request.deadline,
-            now=now,
-            stop=stop,
-        ),
-        _opened(plan, workspace, actor, request) as (caller, sender),
+        setting.alone("rollback", dry_run=request.dry_run),
+        _opened(setting, request) as (caller, sender),
         opened_line(plan) as line,
-        opened_receipts(line.plans, workspace, ledger) as etags,
+        opened_receipts(line.plans, setting.workspace, ledger) as etags,
     ):
         spec, rules = plan.spec, compile_rules(plan.spec.layout.rules)
         tools = Tools(
             plan_id=plan_id,
-            run_id=run_id,
+            run_id=setting.run_id,
             spec=spec,
             rules=rules,
             ledger=ledger,
-            router=router,
+            router=setting.router,
             caller=caller,
             unlistable=_unlistable(spec, rules),
             trust_home=request.trust_home,
@@ -151,10 +119,10 @@ def roll_back(
             sender=sender,
             written=written,
             takes=Memory(spec.run.bytes_in_flight).takes,
-            now=now,
-            stopped=stop.is_set,
+            now=setting.now,
+            stopped=setting.stop.is_set,
         )
-        rollback = _Rollback(tools, line, etags, request, end, stop, on_progress)
+        rollback = _Rollback(tools, line, etags, request, end, setting, on_progress)
         if not request.dry_run:
             rollback.settle_what_is_left()
         rollback.take()
@@ -164,7 +132,7 @@ def roll_back(
         except UnreachableError as error:  # who is back is back, and the rows are there
             end.errors.append(error)
             end.file = written.folder
-        end.exit_code = end.code(stop)
+        end.exit_code = end.code(setting.stop)
         end.next_step = _next_step(plan, request, end)
     return end
 
@@ -198,34 +166,28 @@ def _unlistable(spec: Spec, rules: tuple[CompiledRule, ...]) -> list[str]:
 
 
 @contextmanager
-def _opened(
-    plan: Plan, workspace: Workspace, actor: Actor, request: RollbackRequest
-) -> Iterator[tuple[Caller, Caller]]:
+def _opened(setting: Setting, request: RollbackRequest) -> Iterator[tuple[Caller, Caller]]:
     """The way to the stores, which a dry run opens to be read; and another that sends nothing twice."""
     purpose = Purpose.ROLLBACK if request.approved_by is None else Purpose.SEND_BACK
-    visitor = Visitor(
-        actor.operator, actor.host, actor.country, Purpose.VERIFY if request.dry_run else purpose, plan.digest
-    )
-    able = dict(plan.capabilities)
+    if request.dry_run:
+        purpose = Purpose.VERIFY
+    spec, able = setting.spec, dict(setting.plan.capabilities)
     if request.approved_by is not None:
         # nobody has tried to write at the sources: whether they take all keys, and large objects, shows when it is done
-        for name in plan.spec.by_role(Role.SOURCE):
+        for name in spec.by_role(Role.SOURCE):
             trusted: dict[str, Any] = dict.fromkeys((*ODD_KEYS, "multipart"), True)
             able[name] = replace(able.get(name, Capabilities()), **trusted)
-    door = Door(plan.spec, workspace, visitor, capabilities=able)
-    for name in plan.spec.by_role(Role.SOURCE, Role.BACKUP, Role.TARGET):
-        door.admit(name)
-    seconds = plan.spec.routing.freeze_seconds_max
 
-    def caller(attempts: int) -> Caller:
-        return Caller(
-            door.open,
-            concurrency=lambda name: plan.spec.stores[name].concurrency_max,
-            retry=RetryPolicy(attempts=attempts, timeout_seconds=seconds / 3),
-        )
+    with setting.opened_door(purpose, [Role.SOURCE, Role.BACKUP, Role.TARGET], able=able) as door:
 
-    yield caller(4), caller(1)
-    door.close()  # not after an error: threads may be in a request
+        def caller(attempts: int) -> Caller:
+            return Caller(
+                door.open,
+                concurrency=lambda name: spec.stores[name].concurrency_max,
+                retry=RetryPolicy(attempts=attempts, timeout_seconds=spec.routing.freeze_seconds_max / 3),
+            )
+
+        yield caller(4), caller(1)
 
 
 class _Rollback:
@@ -238,7 +200,7 @@ class _Rollback:
         etags: ReceiptEtags,
         request: RollbackRequest,
         end: RollbackEnd,
-        stop: Stop,
+        setting: Setting,
         on_progress: Callable[[RollbackEnd], None],
     ) -> None:
         self._tools = tools
@@ -247,7 +209,7 @@ class _Rollback:
         self._ledger = tools.ledger
         self._request = request
         self._end = end
-        self._stop = stop
+        self._setting = setting
         self._on_progress = on_progress
         self._max_failures = request.max_failures or tools.spec.cutover.max_failures
         self._settled: set[str] = set()  # who is counted before their turn comes
@@ -344,7 +306,7 @@ class _Rollback:
             ways,
             at_once=self._tools.spec.cutover.concurrency,
             threads=self._tools.spec.run.concurrency,
-            is_over=lambda: self._end.halted or is_over(self._stop, self._request.deadline),
+            is_over=lambda: self._end.halted or self._setting.is_over(),
             on_look=lambda: self._on_progress(self._end),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from migrate.jobs.gates import ask, too_long_for_a_freeze, unlistable_by
 from migrate.jobs.rollback_look import Found
 from migrate.routing import Route
 from migrate.spec.sections import Cutover
@@ -54,13 +55,8 @@ def _route(seen: Seen) -> str | None:
 
 
 def _listing(seen: Seen) -> str | None:
-    if seen.unlistable:
-        return f"keys of the rules {', '.join(seen.unlistable)} cannot be listed by user"
-    if seen.objects > seen.limits.objects_max:
-        return f"{seen.objects} objects are more than may be listed in a freeze (cutover.objects_max)"
-    if seen.listing_seconds > seen.freeze_seconds / 3:
-        return f"listing took {seen.listing_seconds:.1f} s, over a third of a freeze (routing.freeze_seconds_max)"
-    return None
+    too_long = too_long_for_a_freeze(seen.objects, seen.listing_seconds, seen.limits, seen.freeze_seconds)
+    return unlistable_by(seen.unlistable) or too_long
 
 
 def _receipts(seen: Seen) -> str | None:
@@ -134,4 +130,4 @@ CHECKS: dict[str, Check] = {
 
 def missing(seen: Seen) -> dict[str, str]:
     """What is in the way, by check."""
-    return {name: why for name, check in CHECKS.items() if (why := check(seen)) is not None}
+    return ask(CHECKS, seen)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from migrate.errors import NotFoundError
+from migrate.jobs.at_stores import has_marker, object_at, objects_under
 from migrate.jobs.last_delta import Known, Now, list_now
-from migrate.jobs.markers import has_marker
 from migrate.jobs.steps import Way
 from migrate.jobs.written import Written
 from migrate.layout import CompiledRule, at_targets, is_for_all, match, origins
@@ -22,7 +21,6 @@ from migrate.ledger import LateCopy
 from migrate.model import DELETED, ObjectInfo, PlannedCopy, PlannedObject, Role, TargetRole
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
-from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
 from migrate.worker.checking import user_prefixes
 
@@ -145,7 +143,7 @@ def differences(
     prefixes = user_prefixes(rules, subject.user_id)
     homes = [name for name, store in spec.by_role(Role.TARGET).items() if store.site == subject.home]
     *listings, now = yield [
-        *(partial(_list, name, prefixes, caller) for name in homes),
+        *(partial(_listed, name, prefixes, caller) for name in homes),
         partial(list_now, subject.user_id, subject.known, spec, rules, caller),
     ]
     there: dict[tuple[str, str], ObjectInfo] = {
@@ -159,7 +157,7 @@ def differences(
     ]
     gone: dict[SourceKey, Stand] = {}
     for some in _some(absent):
-        heads = yield [partial(_head, stand.store, stand.planned.target_key, caller) for _, stand in some]
+        heads = yield [partial(object_at, stand.store, stand.planned.target_key, caller) for _, stand in some]
         for (key, stand), info in zip(some, heads, strict=True):
             if info is None:
                 gone[key] = stand
@@ -281,7 +279,7 @@ class _Answer:
 
 def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> _Answer:
     planned, (source, name) = stand.planned, key
-    is_left = stand.backup_store is not None and _head(stand.backup_store, planned.target_key, caller) is not None
+    is_left = stand.backup_store is not None and object_at(stand.backup_store, planned.target_key, caller) is not None
     is_believed = stand.backup_store is not None and not is_left
     if not is_believed:
         able = caller.store(stand.store).capabilities
@@ -290,25 +288,14 @@ def _ask(key: SourceKey, stand: Stand, now: Now, spec: Spec, caller: Caller) -> 
     seen = {source: None if listed is None or listed[0] != source else listed[1]}
     for backup, store in spec.by_role(Role.BACKUP).items():
         if store.backup_of == source:
-            seen[backup] = _head(backup, name, caller)
+            seen[backup] = object_at(backup, name, caller)
     at = tuple(place for place, info in seen.items() if info is not None)
     is_strange = any(info is not None and not _stands(planned, (place, info)) for place, info in seen.items())
     return _Answer(is_believed, is_strange, at, is_left)
 
 
-def _head(name: str, key: str, caller: Caller) -> ObjectInfo | None:
-    """The object; None where the store has said twice that there is none."""
-    try:
-        return caller.call(name, lambda store: store.head(key))
-    except NotFoundError:
-        return None
-
-
-def _list(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
-    def ask(store: Store) -> list[ObjectInfo]:
-        return [info for prefix in prefixes for page in store.list(prefix) for info in page]
-
-    return caller.call(name, ask)
+def _listed(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
+    return [info for prefix in prefixes for info in objects_under(name, prefix, caller)]
 
 
 def _some(stands: Sequence[tuple[SourceKey, Stand]]) -> Iterator[Sequence[tuple[SourceKey, Stand]]]:

@@ -22,7 +22,6 @@ from migrate.errors import (
     MigrateError,
     MoveRefusedError,
     NotFoundError,
-    StoreError,
     StrangeAnswerError,
     ThrottledError,
     TransientStoreError,
@@ -31,7 +30,7 @@ from migrate.errors import (
 from migrate.jobs.freezes import end_freeze, note_of
 from migrate.jobs.rollback_gate import Seen, missing
 from migrate.jobs.rollback_look import Deletion, Found, Sendable, Subject, differences
-from migrate.jobs.steps import Way
+from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.jobs.written import Written, WrittenFile
 from migrate.layout import CompiledRule
 from migrate.ledger import LateRef, Ledger, Move
@@ -47,8 +46,7 @@ from migrate.transfer.removing import receipt_of_nothing
 from migrate.verify import check_object
 
 _DELETED_AT_ONCE, _SENT_AT_ONCE = 8, 4
-_OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError, MoveRefusedError)
-"""What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
+_OF_THE_USER = (*OF_THE_USER, MoveRefusedError)
 
 
 @dataclass(frozen=True, slots=True)

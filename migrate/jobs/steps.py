@@ -10,11 +10,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
+from migrate.errors import InterruptedRun, LaterError, StoreError, UnreachableError
+
 R = TypeVar("R")
 Job = Callable[[], Any]
 Way = Generator[Sequence[Job], list[Any], R]
 """Yields jobs that are done side by side, and gets their results in order; the first error of one is raised at the yield."""
 
+OF_THE_USER = (InterruptedRun, StoreError, UnreachableError, LaterError)
+"""What ends one user's way. Anything else (policy, a bad spec, an integrity error, a bug) would meet the next one as well."""
 _LOOK_SECONDS = 0.2
 
 

@@ -7,25 +7,81 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
 from migrate.errors import ExitCode, MigrateError, UsageError, worst
-from migrate.jobs.common import parse_waves
+from migrate.jobs.checking import plan_id_of
+from migrate.jobs.common import Actor, is_over, parse_waves
 from migrate.jobs.elsewhere import demand_newest, wait_for_requests
 from migrate.ledger import Candidate, Ledger
+from migrate.model import Purpose, Role
 from migrate.planner.folder import Plan
 from migrate.planner.of_users import LineOfUsers
+from migrate.routing import Router
+from migrate.spec import Spec
+from migrate.stores.base import Capabilities
+from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import Stop
+from migrate.workspace import Workspace
 
 T = TypeVar("T")
 SHOWN_MAX = 1_000
 """Users with what is missing or what failed that an end keeps; of all others the numbers."""
 PAGE = 256  # users who are asked of the ledger at once
 USERS_AT_ONCE, COPIES_AT_ONCE = 32, 20_000  # whose objects are read from the plans at once
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """In what a command takes users one by one. `run_id` is 0 for who only foresees; `deadline` is by `time.monotonic`."""
+
+    plan: Plan
+    workspace: Workspace
+    ledger: Ledger
+    router: Router
+    actor: Actor
+    run_id: int
+    deadline: float | None
+    now: Callable[[], datetime]
+    stop: Stop
+
+    @property
+    def spec(self) -> Spec:
+        return self.plan.spec
+
+    def is_over(self) -> bool:
+        """Whether nobody's way is to begin any more."""
+        return is_over(self.stop, self.deadline)
+
+    def plan_id(self) -> int:
+        """The plan's number in the ledger, which ends its waiting for a lock with the stop from here on.
+
+        LaterError where nothing of the plan was run; RefusedError where a delta has taken its place.
+        """
+        self.ledger.heed(self.stop.ledger_ends_at)
+        demand_newest(self.plan, self.ledger)
+        return plan_id_of(self.plan, self.workspace, self.ledger)
+
+    def alone(self, verb: str, *, dry_run: bool = False) -> AbstractContextManager[None]:
+        return alone_on(
+            self.plan,
+            self.ledger,
+            verb,
+            dry_run=dry_run,
+            run_id=self.run_id,
+            deadline=self.deadline,
+            now=self.now,
+            stop=self.stop,
+        )
+
+    def opened_door(
+        self, purpose: Purpose, roles: Sequence[Role], *, able: Mapping[str, Capabilities] | None = None
+    ) -> AbstractContextManager[Door]:
+        return opened_door(self.plan, self.workspace, self.actor, purpose, roles, able=able)
 
 
 @dataclass(slots=True)
@@ -115,6 +171,26 @@ def alone_on(
         demand_newest(plan, ledger)  # again, now that nobody can begin a delta
         wait_for_requests(plan, ledger, stop, deadline, now, run_id=run_id)
         yield
+
+
+@contextmanager
+def opened_door(
+    plan: Plan,
+    workspace: Workspace,
+    actor: Actor,
+    purpose: Purpose,
+    roles: Sequence[Role],
+    *,
+    able: Mapping[str, Capabilities] | None = None,
+) -> Iterator[Door]:
+    """The door to the plan's stores of these roles, each of which lets this actor in. `able` is what they can do, else the plan
+    says it. RefusedError, SpecError before there is anything to do."""
+    visitor = Visitor(actor.operator, actor.host, actor.country, purpose, plan.digest)
+    door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities if able is None else able)
+    for name in plan.spec.by_role(*roles):
+        door.admit(name)
+    yield door
+    door.close()  # not after an error: threads may be in a request
 
 
 @contextmanager

@@ -263,7 +263,7 @@ class TargetTrial:
             for _ in self._store.list_versions(self._scratch):
                 pass
         except StoreError:
-            self._checks.ok("versions", "cannot be listed; nothing relies on it")
+            self._checks.ok("versions", "cannot be listed; where some are kept, `forget` and `purge` need that")
             return False
         self._checks.ok("versions", "can be listed")
         return True

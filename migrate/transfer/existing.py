@@ -13,7 +13,6 @@ from typing import NoReturn
 from migrate.errors import NotFoundError, StoreError, UnsupportedError
 from migrate.model import Attributes, ObjectInfo, Tags, attributes_digest
 from migrate.stores.base import Store
-from migrate.transfer.caller import Caller
 from migrate.transfer.integrity import composite_etag, digest_of, has_digest
 from migrate.transfer.parts import PartSent, Taken, Upload
 from migrate.transfer.whole import kept_attributes
@@ -66,14 +65,6 @@ class Wanted:
         except StoreError:
             detail += ", and the object could not be deleted again"
         raise UnsupportedError(store.name, "complete", detail, key=self.key)
-
-
-def etag_at(name: str, key: str, caller: Caller) -> str | None:
-    """The ETag of what stands at a key of the store `name`; None where, by two looks, nothing does."""
-    try:
-        return caller.call(name, lambda store: store.head(key)).etag
-    except NotFoundError:
-        return None
 
 
 def look_at(

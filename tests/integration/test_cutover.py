@@ -288,7 +288,7 @@ def test_whatever_becomes_of_a_question_the_platform_decides(
     """An answer that was lost after the flip is a flip; one that was lost before is none. Ledger and platform agree, and nobody
     stays frozen."""
     world = quick
-    import migrate.cli.cutover as command
+    import migrate.cli.wave_users as command
 
     opened = command.open_router
 

@@ -735,7 +735,7 @@ def test_a_store_that_nobody_has_probed_is_asked_for_its_versions(
             for _ in range(130 if user == "u001" else 1):  # more than go at once
                 places[name].seed(f"users/{user}/deleted", b"gone before")
             places[name].remove(f"users/{user}/deleted")
-    monkeypatch.setattr("migrate.jobs.purging.Door", _unprobed())
+    monkeypatch.setattr("migrate.jobs.wave_users.Door", _unprobed())
     move(world)
     for name in ("us", "singapore"):
         body = {info.key: info for info in places[name].versions("")}

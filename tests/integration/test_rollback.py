@@ -304,7 +304,7 @@ def test_whatever_becomes_of_a_question_the_platform_decides_on_the_way_back(
     """Ledger and platform agree, nobody stays frozen, and what was written is listed of who is back."""
     world = quick
     write_in_europe(world, "users/u002/written.jpg", b"written")
-    import migrate.cli.rollback as command
+    import migrate.cli.wave_users as command
 
     opened = command.open_router
 
