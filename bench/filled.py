@@ -153,6 +153,7 @@ class Filled:
     """A workspace with a plan over synthetic objects, some of whose copies are done, and its two servers."""
 
     world: World
+    formula: Formula
     source: SyntheticServer
     target: SyntheticServer
 
@@ -167,4 +168,4 @@ def planned_world(stage: Stage, name: str, copies: int, each: int, *, done: floa
     world.plan()
     if done:
         stage.say(f"{name}: {fill(world, done):,} copies are done")
-    return Filled(world, source, target)
+    return Filled(world, formula, source, target)

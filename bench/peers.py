@@ -55,16 +55,12 @@ def rclone(
     limit_seconds: float | None = None,
 ) -> Usage:
     """`rclone copy` or `rclone check` with 32 transfers and checkers. After `limit_seconds` it is killed."""
-    command: Command = [
-        program("rclone"),
-        verb,
-        source,
-        target,
-        f"--transfers={THREADS}",
-        f"--checkers={THREADS}",
-        *words,
-    ]
+    command = rclone_command(verb, source, target, *words)
     return measure(command, folder=folder, environment=environment, limit_seconds=limit_seconds).usage
+
+
+def rclone_command(verb: str, source: str, target: str, *words: str) -> Command:
+    return [program("rclone"), verb, source, target, f"--transfers={THREADS}", f"--checkers={THREADS}", *words]
 
 
 def aws_sync(source: S3Server, source_bucket: str, target: S3Server, target_bucket: str, *, folder: Path) -> Usage:

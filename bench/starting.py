@@ -10,19 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from bench import peers
 from bench.figures import Figure, Measured, Subject, Target
 from bench.filled import Filled, planned_world
-from bench.pairs import CannotMeasureError, alternate
+from bench.pairs import CannotMeasureError, Command, alternate
 from bench.stage import Stage
+from bench.synthetic import SyntheticServer, serving
 from bench.worlds import World
 
 _EACH = 1_000
 _PEER_SECONDS = 120  # of a peer's run that is not waited for to its end
 _COPIED_BEFORE = 300
-_BYTE_SECONDS = 120
 _PEER = f"a peer that has not ended after {_PEER_SECONDS} s is stopped: it takes that long at least"
 
 
@@ -66,39 +68,50 @@ def _rclone(filled: Filled, stage: Stage, *words: str) -> float:
 
 
 def killed(stage: Stage) -> Iterator[Measured]:
-    """From the start of a run to the first byte that arrives, after one was killed amid its copies, half of all being done."""
+    """From the start to the first byte that arrives, after a run was killed amid its copies, half of all being done.
+
+    rclone has a target of its own with the same half in it, since what one copies the other would find there.
+    """
     filled = planned_world(stage, "killed", stage.sizes.killed_copies, _EACH, done=0.5)
-    _copy_and_kill(filled, _ours(filled.world))  # the first run finds no dead worker's leases
-    seconds = [_copy_and_kill(filled, _ours(filled.world)) for _ in range(stage.sizes.rounds)]
-    yield Measured("killed: first new byte", seconds)
+    folder = stage.folder("killed-rclone")
+    peers_target = stage.run_on(serving(filled.formula, filled.formula.total // 2))
+    environment = peers.rclone_environment(source=filled.source.s3, target=peers_target.s3)
+    rclone = peers.rclone_command("copy", "source:synthetic", "target:synthetic-home")
+    ours = [sys.executable, "-m", "migrate", "--workspace", filled.world.root, "run", "--wave", "all", "--json"]
+    contenders = {
+        "ours": lambda: _copy_and_kill(filled.target, ours, filled.world.environment, filled.world.root),
+        "rclone": lambda: _copy_and_kill(peers_target, rclone, environment, folder),
+    }
+    contenders["ours"]()  # the first run finds no dead worker's leases
+    found = alternate(contenders, stage.sizes.rounds)
+    yield Measured("killed: first new byte", found["ours"])
+    yield Measured("killed: rclone copy", found["ours"], found["rclone"], _PEER)
 
 
-def _ours(world: World) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "migrate", "--workspace", str(world.root), "run", "--wave", "all", "--json"]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **world.environment},
+def _copy_and_kill(target: SyntheticServer, command: Command, environment: Mapping[str, str], folder: Path) -> float:
+    """Seconds until the first object arrives, or all that it was given; then some more objects are waited for, and the process
+    is killed in the middle."""
+    target.mark()
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def _copy_and_kill(filled: Filled, process: subprocess.Popen[bytes]) -> float:
-    """Seconds until the first object arrives; then some more are waited for, and the process is killed in the middle."""
-    begun = time.monotonic()
-    filled.target.mark()
     try:
-        while (seen := filled.target.look())[0] < _COPIED_BEFORE:
-            if process.poll() is not None or time.monotonic() - begun > _BYTE_SECONDS:
+        while (seen := target.look())[0] < _COPIED_BEFORE and time.monotonic() - begun < _PEER_SECONDS:
+            if process.poll() is not None:
                 raise CannotMeasureError(f"{seen[0]} objects arrived, exit code {process.returncode}")
             time.sleep(0.02)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert seen[1] is not None
-    return seen[1] - begun
+    return time.monotonic() - begun if seen[1] is None else seen[1] - begun
 
 
 SUBJECTS = (
@@ -120,5 +133,12 @@ SUBJECTS = (
         ),
         resume,
     ),
-    Subject("killed", (Figure("killed: first new byte", "s", target=Target(most=2, of_ratio=False)),), killed),
+    Subject(
+        "killed",
+        (
+            Figure("killed: first new byte", "s", target=Target(most=2, of_ratio=False)),
+            Figure("killed: rclone copy", "s", "rclone copy", times_less=True),
+        ),
+        killed,
+    ),
 )

@@ -91,9 +91,9 @@ class StoreSpec(Section):
     """For a backup: the source store that it is the backup of."""
     receives: tuple[Name, ...] | None = None
     """For a target: the source stores whose objects it takes. Without it: all."""
-    concurrency_max: int = Field(default=64, ge=1, le=1024)
-    """Requests in flight at most, over all processes of a run; each has the same share of them. The tool finds its level below by
-    itself."""
+    concurrency_max: int = Field(default=128, ge=1, le=1024)
+    """Requests in flight at most, over all processes of a run; each has the same share of them. A store that asks for less gets
+    less."""
     timeout: Seconds = 60
     """How long one small request may take. Bodies get time by their size on top."""
     inventory: InventorySource = InventorySource()
@@ -329,8 +329,8 @@ class RunLimits(Section):
 
     workers: int = Field(default=1, ge=1, le=64)
     """Processes on this machine; at most as many as the least `concurrency_max` of a store."""
-    concurrency: int = Field(default=32, ge=1, le=1024)
-    """Objects in flight a process."""
+    concurrency: int = Field(default=128, ge=1, le=1024)
+    """Objects in flight a process, at most. The tool finds the level below that goes fastest by itself."""
     bytes_in_flight: Size = 128 * 2**20
     """Bodies in memory, over all processes."""
     limit_bytes: Rate | None = None

@@ -82,7 +82,7 @@ class RateLimit:
 
 
 class AdaptiveLimit:
-    """Requests at once to one store: halved when it asks for less, raised by one after each full round of successes.
+    """Requests at once to one store: half of those under way when it asks for less, one more after each full round of successes.
 
     Additive increase, multiplicative decrease, as TCP does it; a burst of refusals within a second counts once.
     """
@@ -123,4 +123,4 @@ class AdaptiveLimit:
             if now - self._lowered_at >= 1.0:
                 self._lowered_at = now
                 self._successes = 0
-                self.level = max(1, self.level // 2)
+                self.level = max(1, min(self.level, self._in_use) // 2)

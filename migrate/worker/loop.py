@@ -22,6 +22,7 @@ from enum import StrEnum
 from migrate.errors import MigrateError, StaleLeaseError
 from migrate.ledger import LeaseWatch, Ledger, Left
 from migrate.transfer.limits import ByteBudget
+from migrate.worker.climb import Climb
 from migrate.worker.pool import Ended, Pool, Task
 from migrate.worker.work import Tally, Work
 
@@ -80,7 +81,8 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """The share of the run's limits that one worker has. `deadline` is in `time.monotonic` seconds."""
+    """The share of the run's limits that one worker has. `threads`: tasks at once, at most; how many go fastest it finds itself.
+    `deadline` is in `time.monotonic` seconds."""
 
     threads: int
     bytes_in_flight: int
@@ -137,7 +139,8 @@ class Worker:
         self._limits = limits
         self._stop = stop
         self._on_progress = on_progress
-        self._pool = Pool(limits.threads)
+        self._climb = Climb(limits.threads)
+        self._pool = Pool(self._climb.level)
         self._budget = ByteBudget(limits.bytes_in_flight)
         self._active: list[_Active] = []
         self._by_work: dict[int, _Active] = {}
@@ -175,6 +178,7 @@ class Worker:
             if stopped is not None:
                 return stopped
             has_leased = self._fill()
+            self._find_level()
             if not self._active and not self._is_any_left():
                 return StopReason.NO_WORK
             self._take_ended(timeout_seconds=0 if has_leased else 0.2)
@@ -182,6 +186,12 @@ class Worker:
             for active in self._done():
                 self._finish(active)
                 self._keep_up()
+
+    def _find_level(self) -> None:
+        if self._in_flight < self._pool.level:
+            self._climb.starved()
+        if self._climb.level != self._pool.level:
+            self._pool.level = self._climb.level
 
     def _keep_up(self) -> None:
         """Whatever is due by now."""
@@ -222,7 +232,7 @@ class Worker:
 
     def _hand_out(self) -> bool:
         """Whether there is room for more tasks than there are."""
-        window = 3 * self._limits.threads
+        window = 3 * self._pool.level
         for active in self._active:
             while self._in_flight < window:
                 task = active.next_task()
@@ -262,6 +272,7 @@ class Worker:
     def _take(self, ended: Ended) -> None:
         self._in_flight -= 1
         self._budget.give(ended.task.cost)
+        self._climb.took(ended.task.cost)
         active = self._by_work[id(ended.task.owner)]
         if ended.error is not None:
             raise ended.error  # it stays outstanding: a batch of which something was not done is not closed

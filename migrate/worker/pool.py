@@ -27,14 +27,30 @@ class Ended:
 
 
 class Pool:
-    """A fixed number of threads; tasks are begun in the order in which they were given."""
+    """So many threads at once as `level` says; tasks are begun in the order in which they were given."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, level: int) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
-        self._threads = threads
-        for number in range(threads):
-            threading.Thread(target=self._loop, name=f"copier-{number}", daemon=True).start()
+        self._threads = 0
+        self._level = 0
+        self._raised = threading.Condition()
+        self.level = level
+
+    @property
+    def level(self) -> int:
+        """How many threads take tasks. Lowered, those that have one end it first."""
+        return self._level
+
+    @level.setter
+    def level(self, level: int) -> None:
+        with self._raised:
+            self._level = level
+            self._raised.notify_all()
+        while self._threads < level:
+            name = f"copier-{self._threads}"
+            threading.Thread(target=self._loop, args=(self._threads,), name=name, daemon=True).start()
+            self._threads += 1
 
     def submit(self, task: Task) -> None:
         self._tasks.put(task)
@@ -59,13 +75,21 @@ class Pool:
 
     def end(self) -> None:
         """Let each thread end once it is free. Nothing is waited for."""
+        self.level = self._threads
         for _ in range(self._threads):
             self._tasks.put(None)
 
-    def _loop(self) -> None:
-        while (task := self._tasks.get()) is not None:
+    def _loop(self, number: int) -> None:
+        while True:
+            if number >= self._level:
+                with self._raised:
+                    self._raised.wait_for(lambda: number < self._level)
+            task = self._tasks.get()
+            if task is None:
+                return
             try:
                 ended = Ended(task, event=task.run())
             except BaseException as error:  # noqa: BLE001 - it is handed to the main thread, which decides
                 ended = Ended(task, error=error)
             self._ended.put(ended)
+            del task, ended  # a body is let go before the next task is waited for

@@ -52,11 +52,12 @@ _SMALL = Copying.model_construct(multipart_from=LARGE_BYTES, part_bytes=PART_BYT
 class TurnPool:
     """worker.pool.Pool on fibers: as many run at once, begun in order."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, level: int) -> None:
         fiber = here()
         assert fiber is not None, "a worker is made in its process"
         self._main: Fiber = fiber
-        self._free = threads
+        self.level = level  # nothing runs for long enough to find another
+        self._free = level
         self._waiting: deque[Task] = deque()
         self._ended: deque[Ended] = deque()
 

@@ -81,6 +81,7 @@ def test_no_more_than_a_group_of_results_waits_for_a_commit(tmp_path: Path, monk
         return record(self, lease, results, **kwargs)
 
     monkeypatch.setattr("migrate.worker.loop.time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr("migrate.worker.climb.FIRST_LEVEL", 128)
     monkeypatch.setattr(Pool, "submit", counted)
     monkeypatch.setattr(Pool, "next_ended", all_ended)
     monkeypatch.setattr(Ledger, "record", spy)

@@ -56,9 +56,11 @@ def test_no_rate_is_no_wait() -> None:
 
 
 def test_a_store_that_asks_for_less_gets_less_and_the_level_climbs_again() -> None:
-    """Halved once a second at most, raised by one after each full round of successes."""
+    """Half of what was under way, once a second at most; raised by one after each full round of successes."""
     clock = [0.0]
-    limit = AdaptiveLimit(16, clock=lambda: clock[0])
+    limit = AdaptiveLimit(64, clock=lambda: clock[0])
+    for _ in range(16):
+        limit.__enter__()
     limit.throttled()
     limit.throttled()
     assert limit.level == 8
@@ -68,9 +70,9 @@ def test_a_store_that_asks_for_less_gets_less_and_the_level_climbs_again() -> No
     for _ in range(4 + 5):
         limit.succeeded()
     assert limit.level == 6
-    for _ in range(1000):
+    for _ in range(5000):
         limit.succeeded()
-    assert limit.level == 16
+    assert limit.level == 64
 
 
 def test_no_more_requests_at_once_than_the_level() -> None:
