@@ -77,7 +77,17 @@ def killed(stage: Stage) -> Iterator[Measured]:
     peers_target = stage.run_on(serving(filled.formula, filled.formula.total // 2))
     environment = peers.rclone_environment(source=filled.source.s3, target=peers_target.s3)
     rclone = peers.rclone_command("copy", "source:synthetic", "target:synthetic-home")
-    ours = [sys.executable, "-m", "migrate", "--workspace", filled.world.root, "run", "--wave", "all", "--json"]
+    ours: Command = [
+        sys.executable,
+        "-m",
+        "migrate",
+        "--workspace",
+        filled.world.root,
+        "run",
+        "--wave",
+        "all",
+        "--json",
+    ]
     contenders = {
         "ours": lambda: _copy_and_kill(filled.target, ours, filled.world.environment, filled.world.root),
         "rclone": lambda: _copy_and_kill(peers_target, rclone, environment, folder),

@@ -108,10 +108,11 @@ def test_as_many_threads_work_as_the_level_says() -> None:
 
     def settled() -> list[int]:
         """Which have begun, once nothing has changed for a while."""
-        seen = list(begun)
-        while time.sleep(0.2) or seen != begun:
-            seen = list(begun)
-        return sorted(seen)
+        seen: list[int] = []
+        while len(seen) < len(begun):
+            seen = sorted(begun)
+            time.sleep(0.2)
+        return seen
 
     pool = Pool(2)
     for number in range(40):
