@@ -106,24 +106,25 @@ def test_as_many_threads_work_as_the_level_says() -> None:
         begun.append(number)
         go[number].wait(10)
 
-    def settled() -> list[int]:
-        """Which have begun, once nothing has changed for a while."""
-        seen: list[int] = []
-        while len(seen) < len(begun):
-            seen = sorted(begun)
-            time.sleep(0.2)
-        return seen
+    def begun_of(number: int) -> list[int]:
+        """Which have begun, a while after there were so many."""
+        for _ in range(100):
+            if len(begun) >= number:
+                break
+            time.sleep(0.1)
+        time.sleep(0.2)
+        return sorted(begun)
 
     pool = Pool(2)
     for number in range(40):
         pool.submit(Task(None, 0, partial(work, number)))
-    assert settled() == [0, 1]
+    assert begun_of(2) == [0, 1]
     pool.level = 6
-    assert settled() == [0, 1, 2, 3, 4, 5]
+    assert begun_of(6) == [0, 1, 2, 3, 4, 5]
     pool.level = 3
     for number in range(6):
         go[number].set()
-    assert settled() == list(range(9))
+    assert begun_of(9) == list(range(9))
     for event in go:
         event.set()
     ended = 0
