@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Role(StrEnum):
@@ -212,8 +213,7 @@ def is_stand_in(user_id: str) -> bool:
     return user_id.startswith(STAND_INS)
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedCopy:
+class PlannedCopy(NamedTuple):
     """One copy of a planned object: `ordinal` is its place in the batch, from 0. `replaces` is the ETag of what an earlier plan
     has left at the target, and this copy may take the place of."""
 
@@ -223,8 +223,7 @@ class PlannedCopy:
     replaces: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedObject:
+class PlannedObject(NamedTuple):
     """One source object version and its copies: read once, written to each target under `target_key`."""
 
     user_id: str
@@ -286,8 +285,7 @@ class UserInfo:
     last_batch: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The durable record of one copied or present copy.
 
     `sha256` is that of the content, or, where `part_bytes` is not 0, the SHA-256 over the SHA-256s of its parts of
@@ -303,8 +301,7 @@ class Receipt:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CopyResult:
+class CopyResult(NamedTuple):
     """One copy's outcome, with its receipt, or the reason why there is none."""
 
     ordinal: int
@@ -314,8 +311,7 @@ class CopyResult:
     detail: str | None = None  # one line for the operator; no key, no user id
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """One copy's verdict."""
 
     ordinal: int

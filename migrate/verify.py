@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from migrate.errors import NotFoundError, PreconditionError, StoreError
 from migrate.model import (
@@ -328,8 +328,7 @@ def check_removed(planned: PlannedObject, copy: PlannedCopy, caller: Caller) -> 
 # by listing
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(NamedTuple):
     """A copy as a listing should show it."""
 
     ordinal: int

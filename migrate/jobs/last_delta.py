@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from migrate.jobs.at_stores import etag_at, object_at, objects_under
@@ -156,7 +156,7 @@ def last_delta(
         if gone and not (before.planned.is_tombstone and before.is_settled):
             copies = tuple(_copies(spec, key_of[0], home, backup))
             flag = before.planned.flag if before.planned.flag in TOMBSTONES else DELETED
-            objects.append(replace(before.planned, flag=flag, copies=copies))
+            objects.append(before.planned._replace(flag=flag, copies=copies))
     return LastDelta(tuple(objects), unclassified, _collisions(objects, known, now, spec))
 
 

@@ -6,7 +6,7 @@ Whose a key is the layout says, and a prefix only leads to it. A listing that fa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
@@ -155,7 +155,7 @@ def _was_seen(before: Known, store: str, info: ObjectInfo) -> bool:
     the object was deleted at the home, and has not come to be deleted here. With them what is here came later."""
     planned = before.planned
     if not before.is_settled and planned.flag == DELETED:
-        planned = replace(planned, flag=None)
+        planned = planned._replace(flag=None)
     elif not before.is_settled:
         return False
     return is_unchanged(planned, store, info)

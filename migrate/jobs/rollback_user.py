@@ -256,7 +256,7 @@ def _replay(tools: Tools, way: Attempt, deletions: Sequence[Deletion], begun: fl
     """Delete at the sources what was deleted at the new home, and write down both. From then on it counts as deleted, also where
     the user stays: what comes to be under such a key is another object."""
     user_id, ledger = way.user_id, tools.ledger
-    tombstones = [replace(deletion.stand.planned, flag=DELETED) for deletion in deletions]
+    tombstones = [deletion.stand.planned._replace(flag=DELETED) for deletion in deletions]
     ledger.plan_late(user_id, way.token, tools.plan_id, tools.run_id, tombstones)
     pause_at(PausePoint.DELETIONS_PLANNED)
     jobs = [partial(_delete, tools, deletion, store, begun) for deletion in deletions for store in deletion.at]
@@ -317,8 +317,7 @@ def _send_back(tools: Tools, way: Attempt, objects: Sequence[Sendable], begun: f
     for each, receipt, info in done:
         planned, source = each.planned, each.planned.copies[0].store
         late.append(
-            replace(
-                planned,
+            planned._replace(
                 store=source,
                 key=planned.target_key,
                 version_id=info.version_id,
@@ -328,8 +327,8 @@ def _send_back(tools: Tools, way: Attempt, objects: Sequence[Sendable], begun: f
                 copies=(PlannedCopy(0, TargetRole.HOME, planned.store),),
             )
         )
-        receipts[source, planned.target_key, TargetRole.HOME] = replace(
-            receipt, etag=planned.etag, version_id=planned.version_id
+        receipts[source, planned.target_key, TargetRole.HOME] = receipt._replace(
+            etag=planned.etag, version_id=planned.version_id
         )
     tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late)
     tools.ledger.confirm_late(way.user_id, way.token, receipts)

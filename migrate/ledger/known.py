@@ -37,6 +37,16 @@ def is_wrong() -> ColumnElement[bool]:
     )
 
 
+def is_known() -> ColumnElement[bool]:
+    """A verdict other than MATCH, put back or not: all that there are, said so that the index leads to a batch's."""
+    verdicts = schema.verdicts
+    return and_(
+        literal_column("verdicts.verdict <> 'MATCH'"),
+        verdicts.c.reopened.in_([False, True]),
+        verdicts.c.verdict.in_([*WRONG, Verdict.UNKNOWN.value]),
+    )
+
+
 def is_seen_at(plan_id: int, level: Level) -> ColumnElement[bool]:
     """A verdict that a check at this level can answer: of a pass no deeper, or one that such a look would have given as well."""
     passes, verdicts = schema.passes, schema.verdicts
@@ -143,14 +153,7 @@ def answer(connection: Connection, lease: Lease, found: Pass) -> None:
         newer.c.ordinal == older.c.ordinal,
     )
     unknown, match = Verdict.UNKNOWN.value, Verdict.MATCH.value
-    of_others = and_(
-        literal_column("verdicts.verdict <> 'MATCH'"),
-        in_batch(older, lease.plan_id, lease.number),
-        older.c.pass_id != lease.pass_id,
-        # all that there are, said so that the index leads to the batch
-        older.c.reopened.in_([False, True]),
-        older.c.verdict.in_([*WRONG, unknown]),
-    )
+    of_others = and_(is_known(), in_batch(older, lease.plan_id, lease.number), older.c.pass_id != lease.pass_id)
     answered = and_(
         of_others,
         or_(is_seen_at(lease.plan_id, found.level), older.c.reopened.is_(True)),

@@ -15,7 +15,16 @@ from migrate.errors import IntegrityError, LedgerError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, among, chunks, demand_lease, in_batch, is_proven
 from migrate.ledger.engine import upsert
-from migrate.ledger.known import FALL_BACK, answer, answer_findings, is_seen_at, is_wrong, put_findings, void_matches
+from migrate.ledger.known import (
+    FALL_BACK,
+    answer,
+    answer_findings,
+    is_known,
+    is_seen_at,
+    is_wrong,
+    put_findings,
+    void_matches,
+)
 from migrate.ledger.passes import finding_rows, pass_row, wanted_level
 from migrate.ledger.rows import (
     EXTRA,
@@ -82,6 +91,16 @@ class Verifying(Core):
             )
             pause_at(PausePoint.VERDICTS_COMMITTING)
 
+    def differing_copies(self, lease: Lease) -> set[int]:
+        """The copies of a batch of which any pass has a verdict other than MATCH."""
+        verdicts = schema.verdicts
+        with self._read() as connection:
+            return set(
+                connection.execute(
+                    select(verdicts.c.ordinal).where(in_batch(verdicts, lease.plan_id, lease.number), is_known())
+                ).scalars()
+            )
+
     def deeper_differences(self, lease: Lease, level: Level) -> list[VerdictRow]:
         """The differences in a batch that a check at `level` cannot answer, because a deeper one found them; newest last."""
         verdicts = schema.verdicts
@@ -108,20 +127,22 @@ class Verifying(Core):
         run_id: int,
         now: datetime,
         away: int = 0,
+        sealed_only: int = 0,
     ) -> None:
         """End the check of a batch: MATCH verdicts leave for the sealed file, the others stay, users move.
 
-        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. `away` counts the copies with a
-        receipt that are nobody's to check, since their users live at their new home. Older verdicts and findings that
-        this check has answered go. IntegrityError where `counts`, `users`, `findings`, the seal and the verdicts in the ledger do
-        not agree (invariant 3), or where a MATCH stands against a difference that a deeper look found.
+        `seal` holds all verdicts of the check, MATCH and others; None where nothing was checked. `sealed_only` of the MATCH
+        verdicts were never recorded here: there is nothing whose place they would take. `away` counts the copies with a receipt
+        that are nobody's to check, since their users live at their new home. Older verdicts and findings that this check has
+        answered go. IntegrityError where `counts`, `users`, `findings`, the seal and the verdicts in the ledger do not agree
+        (invariant 3), or where a MATCH stands against a difference that a deeper look found.
         """
         verdicts, checks = schema.verdicts, schema.checks
         with self._write() as connection:
             demand_lease(connection, lease)
             of_check = and_(verdicts.c.pass_id == lease.pass_id, in_batch(verdicts, lease.plan_id, lease.number))
             found = _touch(connection, lease, now)
-            _demand_counts(connection, lease, of_check, counts, users, findings, seal)
+            _demand_counts(connection, lease, of_check, counts, users, findings, seal, sealed_only)
             if found.is_full:
                 _demand_whole(connection, lease, counts, away)
             if seal is not None:
@@ -182,10 +203,12 @@ def _demand_counts(
     users: Mapping[str, UserCheck],
     findings: Sequence[NewFinding],
     seal: NewSeal | None,
+    sealed_only: int,
 ) -> None:
     verdicts = schema.verdicts
     query = select(verdicts.c.verdict, func.count()).where(of_check).group_by(verdicts.c.verdict)
     found: Counter[str] = Counter({row[0]: row[1] for row in connection.execute(query)})
+    found[Verdict.MATCH.value] += sealed_only
     seen = tuple(found[verdict.value] for verdict in Verdict)
     given = (counts.match, counts.mismatch, counts.missing, counts.unknown)
     by_user = (

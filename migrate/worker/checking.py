@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from migrate.errors import IntegrityError, SealLostError, UnreachableError
 from migrate.layout import CompiledRule, has_loose_rules, is_for_all, literal_prefix
@@ -87,8 +88,7 @@ def _judge(parted: PartedCheck) -> _Checked:
     return _Checked(parted.judge(), (), parted.planned.size * len(parted.receipts))
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """One user's prefix at one store."""
 
     store: str
@@ -128,6 +128,7 @@ class CheckWork:
         self._extras: dict[tuple[str, str], Extra] = self._known_extras()
         self._lost: SealLostError | None = None
         self._due, self._has_begun_all = 0, False  # tasks of which nothing was heard yet
+        self._sealed_only: list[CheckResult] = []  # equal, and told by the sealed file alone
         self._tally = Tally()
         wanted = self._wanted()
         # what a deeper look found different is not called equal by this one
@@ -149,10 +150,10 @@ class CheckWork:
         """
         ledger, lease = self._tools.ledger, self.lease
         opened = self._without_receipt()
+        rows = ledger.verdict_rows(lease)
+        self._with_a_row = {row.ordinal for row in rows}
         known = {
-            row.ordinal
-            for row in ledger.verdict_rows(lease)
-            if row.verdict in (Verdict.MATCH, Verdict.UNKNOWN) and row.reason != SEAL_LOST
+            row.ordinal for row in rows if row.verdict in (Verdict.MATCH, Verdict.UNKNOWN) and row.reason != SEAL_LOST
         }
         return {
             ordinal
@@ -232,31 +233,39 @@ class CheckWork:
         pass lists every target store there, also one that takes none of these copies.
         """
         expected: dict[_Place, list[Expected]] = {}
+        user_id, stores_seen = "", set[str]()
+        prefixes: list[str] = []
+        prefix: str | None = None
         planned_keys: dict[_Place, set[str]] = defaultdict(set)
         loose: list[tuple[str, Expected]] = []
         here = {planned.user_id for planned in self._objects if not is_stand_in(planned.user_id)} - self._away
-        for user_id, kept in self._tools.kept(here).items():
-            for each in user_prefixes(self._tools.rules, user_id):
+        for kept_of, kept in self._tools.kept(here).items():
+            for each in user_prefixes(self._tools.rules, kept_of):
                 for store, key in kept:
-                    planned_keys[_Place(store, user_id, each)].add(key)
+                    planned_keys[_Place(store, kept_of, each)].add(key)
         for planned in self._objects:
             if planned.user_id in self._away:
                 continue
-            prefixes = user_prefixes(self._tools.rules, planned.user_id)
-            prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
+            if planned.user_id != user_id:
+                user_id, stores_seen = planned.user_id, set()
+                prefixes, prefix = user_prefixes(self._tools.rules, user_id), None
+            if prefix is None or not planned.target_key.startswith(prefix):
+                prefix = next((found for found in prefixes if planned.target_key.startswith(found)), None)
             for copy in planned.copies:
-                for store in self._tools.at_site[copy.store] if self._is_full else (copy.store,):
-                    for each in prefixes:
-                        expected.setdefault(_Place(store, planned.user_id, each), [])
+                if copy.store not in stores_seen:
+                    stores_seen.add(copy.store)
+                    for store in self._tools.at_site[copy.store] if self._is_full else (copy.store,):
+                        for each in prefixes:
+                            expected.setdefault(_Place(store, user_id, each), [])
                 if prefix is not None:
-                    planned_keys[_Place(copy.store, planned.user_id, prefix)].add(planned.target_key)
+                    planned_keys[_Place(copy.store, user_id, prefix)].add(planned.target_key)
                 if self._level is not Level.LISTING or copy.ordinal not in self._todo or planned.is_tombstone:
                     continue
                 item = Expected(copy.ordinal, planned.target_key, planned.size, self._todo[copy.ordinal].etag)
                 if prefix is None:
                     loose.append((copy.store, item))
                 else:
-                    expected[_Place(copy.store, planned.user_id, prefix)].append(item)
+                    expected[_Place(copy.store, user_id, prefix)].append(item)
         for place, items in expected.items():
             yield Task(self, 0, partial(self._list, place, items, planned_keys[place]))
         for store, item in loose:
@@ -306,23 +315,38 @@ class CheckWork:
         return tasks or [Task(self, 0, partial(_judge, parted))]
 
     @property
+    def _is_over(self) -> bool:
+        return self._has_begun_all and not self._due
+
+    @property
     def buffered(self) -> int:
-        return len(self._results)
+        """Listings are soon made again, so their verdicts wait for the batch's end."""
+        return 0 if self._level is Level.LISTING and not self._is_over else len(self._results)
 
     def commit(self) -> None:
-        if self._results:
-            self._tools.ledger.record_verdicts(
-                self.lease, self._results, run_id=self._tools.run_id, now=self._tools.now()
-            )
-            self._results = []
+        """Write the verdicts that a killed run should not have to find again.
+
+        Once the batch is over, those that say equal would stand there for a moment only, until the sealed file has them: they are
+        written where they take the place of older ones.
+        """
+        if not self.buffered:
+            return
+        rows = self._results
+        if self._is_over:
+            older = self._with_a_row | self._tools.ledger.differing_copies(self.lease)
+            rows = [row for row in rows if row.verdict is not Verdict.MATCH or row.ordinal in older]
+            written = {row.ordinal for row in rows}
+            self._sealed_only += [row for row in self._results if row.ordinal not in written]
+        self._tools.ledger.record_verdicts(self.lease, rows, run_id=self._tools.run_id, now=self._tools.now())
+        self._with_a_row.update(row.ordinal for row in rows)
+        self._results = []
 
     def finish(self) -> None:
         tools = self._tools
-        if self._due or not self._has_begun_all:  # invariant 9: an EXTRA object may stand where nobody has looked
+        if not self._is_over:  # invariant 9: an EXTRA object may stand where nobody has looked
             raise IntegrityError(f"the check of batch {self.lease.number} would end before all of it was looked at")
-        results = [
-            CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in tools.ledger.verdict_rows(self.lease)
-        ]
+        rows = tools.ledger.verdict_rows(self.lease) if self._with_a_row else []
+        results = [CheckResult(row.ordinal, row.verdict, row.reason, row.etag) for row in rows] + self._sealed_only
         number = self.lease.number
         findings = [
             NewFinding(EXTRA, extra.store, extra.key, extra.user_id, extra.size, number)
@@ -342,6 +366,7 @@ class CheckWork:
             run_id=tools.run_id,
             now=tools.now(),
             away=self._copies_away({result.ordinal for result in results}),
+            sealed_only=len(self._sealed_only),
         )
         tools.seals.forget_verdicts(self.lease.number, tools.pass_id, self.lease.fence)
         self._tally.users += len(users)

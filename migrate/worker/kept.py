@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 from migrate.ledger import LateCopy, Ledger
 from migrate.model import TOMBSTONES, PlannedObject, Receipt, TargetRole
@@ -52,8 +51,7 @@ def as_cut_over(
             continue
         one = next(iter(mine.values()))
         found.append(
-            replace(
-                planned,
+            planned._replace(
                 version_id=one.version_id,
                 etag=one.etag,
                 size=one.size,

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -598,7 +597,7 @@ def test_what_a_rollback_has_not_come_to_delete_is_purged(quick: SmallWorld) -> 
     """It was deleted at the new home, is known, and stands at the sources as it did. What stands there instead is kept."""
     world = quick
     with closing(LineOfUsers(find_plan(Workspace(world.root), None))) as line:
-        tombstone = replace(line.of(["u001"])["u001"]["us", KEY].planned, flag=DELETED)
+        tombstone = line.of(["u001"])["u001"]["us", KEY].planned._replace(flag=DELETED)
     for store in homes(world)["u001"]:
         world.store(store).delete(KEY)
     with ledger_of(world) as ledger:

@@ -227,7 +227,7 @@ def test_an_equal_large_object_is_present_and_another_is_left_alone() -> None:
 def test_a_repair_of_a_large_object_replaces_what_was_seen() -> None:
     """The ETag that the verification saw may be replaced, in parts as well."""
     world = World()
-    planned = replace(seed(world), copies=seed(world).copies[:1])
+    planned = seed(world)._replace(copies=seed(world).copies[:1])
     bad = world.places["home"].seed("big", BODY[:-1] + b"!")
     run = PartedRun()
     (result,) = run.drive(parted(world, planned, run, {0: bad.etag}))
@@ -279,7 +279,7 @@ def finish(copy: PartedCopy) -> list[tuple[Outcome, str | None]]:
 def test_what_came_to_the_key_while_parts_were_sent_is_left_alone(repairs: dict[int, str | None]) -> None:
     """Right before the parts are joined the key is looked at: only a repair of that very ETag replaces it (Invariant 2)."""
     world = World()
-    planned = replace(seed(world), copies=seed(world).copies[:1])
+    planned = seed(world)._replace(copies=seed(world).copies[:1])
     run = PartedRun()
     copy = parted(world, planned, run, repairs)
     run.drive(copy, finish=False)
@@ -371,7 +371,7 @@ NO_MD5 = replace(ALL_CAPABILITIES, etag_is_md5=False)
 def test_an_old_object_is_not_taken_for_the_joined_one_where_etags_say_nothing() -> None:
     """The upload is gone and what was to be repaired still there, of the same size: no receipt (Invariant 1)."""
     world = World(target_able=NO_MD5)
-    planned = replace(seed(world), copies=seed(world).copies[:1])
+    planned = seed(world)._replace(copies=seed(world).copies[:1])
     source = world.places["us"].find("big")
     assert source is not None
     bad = world.places["home"].seed("big", BODY[:-1] + b"!", etag="f" * 40, attributes=source.info.attributes)
@@ -406,7 +406,7 @@ def test_a_lost_answer_is_recognised_by_content_where_etags_say_nothing() -> Non
 def test_a_repair_replaces_rotten_bytes_under_an_etag_that_looks_right() -> None:
     """The verification read the bytes and they were wrong: then the ETag proves nothing, and the object is sent again."""
     world = World()
-    planned = replace(seed(world), copies=seed(world).copies[:1])
+    planned = seed(world)._replace(copies=seed(world).copies[:1])
     run = PartedRun()
     run.drive(parted(world, planned, run))
     run.results.clear()

@@ -78,7 +78,7 @@ def test_both_ends_does_not_trust_the_receipt() -> None:
     for name in ("home", "backup"):
         world.places[name].seed(planned.target_key, b"wrong", attributes=ATTRIBUTES)
     forged = {
-        ordinal: replace(receipt, sha256=hashlib.sha256(b"wrong").digest()) for ordinal, receipt in receipts.items()
+        ordinal: receipt._replace(sha256=hashlib.sha256(b"wrong").digest()) for ordinal, receipt in receipts.items()
     }
     assert {verdict for verdict, _ in verdicts(check_object(planned, forged, Level.CONTENT, world.caller))} == {
         Verdict.MATCH
@@ -330,7 +330,7 @@ def test_receipts_with_parts_of_two_sizes_are_checked_whole() -> None:
     """Then the parts of one end are not those of the other."""
     world = World()
     planned, receipts, _ = large(world)
-    assert not PartedCheck.serves(planned, {**receipts, 1: replace(receipts[1], part_bytes=6 * MIB)})
+    assert not PartedCheck.serves(planned, {**receipts, 1: receipts[1]._replace(part_bytes=6 * MIB)})
     assert not PartedCheck.serves(*copied(world))
 
 
@@ -390,8 +390,8 @@ def test_a_head_tells_the_same_where_there_is_no_prefix() -> None:
     planned, receipts = copied(world)
     item = expect(planned, receipts)
     assert check_head("home", item, world.caller).verdict is Verdict.MATCH
-    assert check_head("home", replace(item, size=1), world.caller).reason == "size"
-    assert check_head("home", replace(item, key="users/u1/none"), world.caller).verdict is Verdict.MISSING
+    assert check_head("home", item._replace(size=1), world.caller).reason == "size"
+    assert check_head("home", item._replace(key="users/u1/none"), world.caller).verdict is Verdict.MISSING
 
     def fail(operation: str, key: str) -> None:
         if key == planned.target_key:

@@ -236,6 +236,26 @@ def test_counts_that_are_off_end_no_check(
     assert len(world.ledger.verdict_rows(lease)) == 4
 
 
+def test_what_the_sealed_file_alone_has_is_counted(world: World) -> None:
+    """Invariant 3: equal copies need no row, if together with those that have one they are as many as are told of."""
+    world.copy_all()
+    found = world.start_pass()
+    lease = must(world.lease_check(found))
+    world.ledger.record_verdicts(lease, [CheckResult(1, Verdict.MISMATCH)], world.run_id, NOW)
+    assert world.ledger.differing_copies(lease) == {1}
+    users = {"anna": UserCheck(2, 1), "bjorn": UserCheck(1)}
+    for number in (2, 4):
+        with pytest.raises(IntegrityError, match="cannot end"):
+            world.ledger.finish_check(
+                lease, new_seal(4), users, CheckCounts(3, 1), [], run_id=world.run_id, now=NOW, sealed_only=number
+            )
+    world.ledger.finish_check(
+        lease, new_seal(4), users, CheckCounts(3, 1), [], run_id=world.run_id, now=NOW, sealed_only=3
+    )
+    assert world.ledger.pass_progress(found.id).counts == CheckCounts(3, 1)
+    assert [row.ordinal for row in world.ledger.verdict_rows(lease)] == [1]
+
+
 def test_an_extra_object_keeps_its_user_back(world: World) -> None:
     """Invariant 9: everything planned is there, and something that was not planned as well."""
     world.copy_all()
