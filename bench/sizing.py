@@ -16,6 +16,8 @@ from typing import Any
 _LATEST = Path(__file__).parents[1] / "docs" / "bench" / "latest.json"
 _YEAR_SECONDS = 365 * 24 * 3600
 _COPIES_A_BATCH = 2_000  # the spec's default
+_SMALL_BYTES = 33 * 1024  # the mean of the benchmark's small objects
+LARGE_BYTES = 12 * 64 * 2**20 + 2 * 2**30  # of its large ones, in all
 _GIB, _TB = 2**30, 10**12
 
 
@@ -33,8 +35,8 @@ class Programme:
     """Of the year, with copying allowed: not while verifying, in maintenance, or at the day's peak."""
     share_of_core: float = 0.7
     """How busy a worker's core is on average."""
-    plan_rows: int = 1_000_000_000
-    """The objects of one plan."""
+    plan_rows: int = 20_000_000
+    """The objects of one plan: as many as the largest that is measured. Each reads the inventory of its own part of the sources."""
     verified_times: float = 2.0
     """How often each copy is looked at by content: once after copying, and once more before the source is purged."""
 
@@ -52,6 +54,7 @@ class Prices:
     """List prices in US dollars, to be replaced by those of the contract."""
 
     get_thousand: float = 0.0004
+    put_thousand: float = 0.005
     egress_gigabyte: float = 0.02
     core_hour: float = 0.04
     stored_gigabyte_month: float = 0.023
@@ -62,9 +65,11 @@ class Figures:
     """What the benchmark measured. Bytes, milliseconds of CPU, and seconds."""
 
     copy_cpu_ms: float
-    """Of one object with one target copy; a second target is assumed to cost as much again, which is more than it does."""
+    """Of one small object with one target copy; a second target is assumed to cost as much again, which is more than it does."""
     verify_cpu_ms: float
-    """Of one copy by content."""
+    """Of one small copy by content."""
+    byte_cpu_ns: float
+    """Of each byte above a small object's, copied; verified, it is assumed to cost as much, which is more than it does."""
     plan_seconds_a_million: float
     plan_bytes_a_copy: float
     open_receipt_bytes: float
@@ -94,6 +99,7 @@ def figures_of(document: Mapping[str, Any]) -> Figures:
     found = Figures(
         copy_cpu_ms=ours("small objects: CPU of a copy"),
         verify_cpu_ms=ours("verify --level content: CPU of a copy"),
+        byte_cpu_ns=1e9 * ours("large objects: client CPU") / LARGE_BYTES,
         plan_seconds_a_million=ours("plan: a million rows"),
         plan_bytes_a_copy=ours("plan: bytes of a copy"),
         open_receipt_bytes=ours("ledger: PostgreSQL, an open receipt"),
@@ -128,6 +134,7 @@ class Sizing:
     plan_hours: float
     """Of planning, over all plans, on two cores."""
     get_dollars: float
+    put_dollars: float
     egress_dollars: float
     core_dollars: float
     kept_dollars: float
@@ -139,7 +146,7 @@ class Sizing:
 
     @property
     def dollars(self) -> float:
-        return self.get_dollars + self.egress_dollars + self.core_dollars + self.kept_dollars
+        return self.get_dollars + self.put_dollars + self.egress_dollars + self.core_dollars + self.kept_dollars
 
 
 def size(programme: Programme, figures: Figures, prices: Prices = Prices()) -> Sizing:
@@ -147,8 +154,9 @@ def size(programme: Programme, figures: Figures, prices: Prices = Prices()) -> S
     objects_a_second = programme.objects / programme.seconds
     copies_a_second = programme.copies / programme.seconds
     busy = programme.share_of_time * programme.share_of_core
-    copying = copies_a_second * figures.copy_cpu_ms / 1000 / busy
-    verifying = copies_a_second * programme.verified_times * figures.verify_cpu_ms / 1000 / busy
+    bytes_ms = max(0, programme.object_bytes - _SMALL_BYTES) * figures.byte_cpu_ns / 1e6
+    copying = copies_a_second * (figures.copy_cpu_ms + bytes_ms) / 1000 / busy
+    verifying = copies_a_second * programme.verified_times * (figures.verify_cpu_ms + bytes_ms) / 1000 / busy
     open_copies = 2 * (copying + verifying) * _COPIES_A_BATCH
     plan_bytes = programme.copies * figures.plan_bytes_a_copy
     seal_bytes = programme.copies * figures.sealed_receipt_bytes
@@ -171,6 +179,7 @@ def size(programme: Programme, figures: Figures, prices: Prices = Prices()) -> S
         plan_bytes=plan_bytes,
         plan_hours=programme.objects / 1e6 * figures.plan_seconds_a_million / 3600,
         get_dollars=gets / 1000 * prices.get_thousand,
+        put_dollars=programme.copies / 1000 * prices.put_thousand,
         egress_dollars=programme.objects * programme.object_bytes / 1e9 * prices.egress_gigabyte,
         core_dollars=(copying + verifying) * programme.seconds / 3600 * prices.core_hour,
         kept_dollars=(plan_bytes + seal_bytes) / 1e9 * prices.stored_gigabyte_month * months,
@@ -195,6 +204,7 @@ def table(programme: Programme, sizing: Sizing) -> str:
         ("plans", f"{sizing.plans:,.0f} of {programme.plan_rows:,} rows, {sizing.plan_bytes / _TB:.1f} TB"),
         ("planning, on two cores", f"{sizing.plan_hours:,.0f} h"),
         ("GET requests", f"{sizing.get_dollars:,.0f} $"),
+        ("PUT requests", f"{sizing.put_dollars:,.0f} $"),
         ("bytes out of the sources", f"{sizing.egress_dollars:,.0f} $"),
         ("cores", f"{sizing.core_dollars:,.0f} $"),
         ("plans and seals kept", f"{sizing.kept_dollars:,.0f} $"),

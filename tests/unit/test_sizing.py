@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench.sizing import Figures, MissingFiguresError, Prices, Programme, figures_of, size, table
+from bench.sizing import LARGE_BYTES, Figures, MissingFiguresError, Prices, Programme, figures_of, size, table
+from bench.stage import Sizes
 
 FIGURES = Figures(
     copy_cpu_ms=2.0,
     verify_cpu_ms=1.0,
+    byte_cpu_ns=4.0,
     plan_seconds_a_million=6.0,
     plan_bytes_a_copy=50.0,
     open_receipt_bytes=200.0,
@@ -20,13 +22,13 @@ FIGURES = Figures(
     user_bytes=100.0,
     receipts_a_second=20_000.0,
 )
-PRICES = Prices(get_thousand=0.001, egress_gigabyte=0.02, core_hour=0.05, stored_gigabyte_month=0.01)
+PRICES = Prices(get_thousand=0.001, put_thousand=0.01, egress_gigabyte=0.02, core_hour=0.05, stored_gigabyte_month=0.01)
 SMALL = Programme(
     users=1_000,
     objects_a_user=100,
     copies_an_object=2,
     seconds=1_000,
-    object_bytes=1_000_000,
+    object_bytes=33 * 1024,
     share_of_time=0.5,
     share_of_core=0.5,
     plan_rows=50_000,
@@ -50,9 +52,16 @@ def test_cores_are_copies_a_second_times_cpu_over_how_busy_a_core_is() -> None:
     assert sizing.cores == pytest.approx(2.4)
 
 
+def test_each_byte_above_a_small_objects_costs_its_own() -> None:
+    """250,000 bytes more at 4 ns are a millisecond: a copy costs 3, and a verification 2."""
+    sizing = size(replace(SMALL, object_bytes=33 * 1024 + 250_000), FIGURES)
+    assert sizing.copying_cores == pytest.approx(2.4)
+    assert sizing.verifying_cores == pytest.approx(1.6)
+
+
 def test_bytes_are_read_once_and_written_twice() -> None:
     """The source is read once for home and backup."""
-    sizing = size(SMALL, FIGURES)
+    sizing = size(replace(SMALL, object_bytes=1_000_000), FIGURES)
     assert sizing.read_bytes_a_second == 100e6
     assert sizing.written_bytes_a_second == 200e6
 
@@ -75,14 +84,15 @@ def test_plans_and_seals_grow_with_the_copies() -> None:
 
 
 def test_the_cost_is_the_sum_of_its_parts() -> None:
-    """A GET an object and one a verified copy, each byte out of the source once, cores by the hour, what is kept by the month."""
+    """A GET an object and one a verified copy, a PUT a copy, each byte out of the source once, cores by the hour, what is kept by the month."""
     sizing = size(SMALL, FIGURES, PRICES)
     assert sizing.get_dollars == pytest.approx(0.3)
-    assert sizing.egress_dollars == pytest.approx(2)
+    assert sizing.put_dollars == pytest.approx(2)
+    assert sizing.egress_dollars == pytest.approx(100_000 * 33 * 1024 / 1e9 * 0.02)
     assert sizing.core_dollars == pytest.approx(2.4 * 1_000 / 3600 * 0.05)
     a_year = size(replace(SMALL, seconds=365 * 24 * 3600), FIGURES, PRICES)
     assert a_year.kept_dollars == pytest.approx(22e6 / 1e9 * 0.01 * 12)
-    parts = (sizing.get_dollars, sizing.egress_dollars, sizing.core_dollars, sizing.kept_dollars)
+    parts = (sizing.get_dollars, sizing.put_dollars, sizing.egress_dollars, sizing.core_dollars, sizing.kept_dollars)
     assert sizing.dollars == pytest.approx(sum(parts))
 
 
@@ -95,6 +105,7 @@ def _document(**changed: float | None) -> dict[str, Any]:
     values: dict[str, float | None] = {
         "small objects: CPU of a copy": 2.0,
         "verify --level content: CPU of a copy": 1.0,
+        "large objects: client CPU": 4e-9 * LARGE_BYTES,
         "plan: a million rows": 6.0,
         "plan: bytes of a copy": 50.0,
         "ledger: PostgreSQL, an open receipt": 200.0,
@@ -108,7 +119,15 @@ def _document(**changed: float | None) -> dict[str, Any]:
 
 def test_figures_are_taken_from_the_results_by_name() -> None:
     """Those of the benchmark's document."""
-    assert figures_of(_document()) == FIGURES
+    found = figures_of(_document())
+    assert found.byte_cpu_ns == pytest.approx(FIGURES.byte_cpu_ns)
+    assert replace(found, byte_cpu_ns=FIGURES.byte_cpu_ns) == FIGURES
+
+
+def test_the_bytes_of_the_large_objects_are_the_benchmarks() -> None:
+    """What the CPU of its run is divided by."""
+    sizes = Sizes()
+    assert sizes.large_objects * sizes.large_bytes + sizes.huge_bytes == LARGE_BYTES
 
 
 def test_a_figure_that_was_not_measured_is_named() -> None:
