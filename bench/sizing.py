@@ -36,7 +36,7 @@ class Programme:
     share_of_core: float = 0.7
     """How busy a worker's core is on average."""
     plan_rows: int = 20_000_000
-    """The objects of one plan: as many as the largest that is measured. Each reads the inventory of its own part of the sources."""
+    """The objects of one plan, as many as the largest that is measured. Each reads the inventory of its own part."""
     verified_times: float = 2.0
     """How often each copy is looked at by content: once after copying, and once more before the source is purged."""
 

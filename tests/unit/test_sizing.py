@@ -84,7 +84,7 @@ def test_plans_and_seals_grow_with_the_copies() -> None:
 
 
 def test_the_cost_is_the_sum_of_its_parts() -> None:
-    """A GET an object and one a verified copy, a PUT a copy, each byte out of the source once, cores by the hour, what is kept by the month."""
+    """A GET an object and one a verified copy, a PUT a copy, each byte out once, cores by the hour, what is kept by the month."""
     sizing = size(SMALL, FIGURES, PRICES)
     assert sizing.get_dollars == pytest.approx(0.3)
     assert sizing.put_dollars == pytest.approx(2)
