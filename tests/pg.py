@@ -41,11 +41,16 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
+    @staticmethod
+    def name_of(url: str) -> str:
+        """The name of the database of a URL of ours."""
+        return url.removeprefix("postgresql://postgres@/").partition("?")[0]
+
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """The URL of a new, empty database that is dropped at the end."""
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The URL of a new database that is dropped at the end: empty, or a copy of another one, which nobody is at."""
         name = f"test_{uuid.uuid4().hex}"
-        self._run(f"CREATE DATABASE {name}")
+        self._run(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         try:
             yield self.url(name)
         finally:

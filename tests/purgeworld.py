@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kept import made_once
 from smallworld import SmallWorld, build, listed, planned
 from sqlalchemy import create_engine, text
 
@@ -17,6 +18,7 @@ SOURCES = ("us", "singapore")
 ROUTING = '\n[routing]\ndrain_seconds = "1s"\nfreeze_seconds_max = "20s"\n'
 
 
+@made_once
 def moved(root: Path, ledger: str | None, *, users: int = 4, more: str = "", rules: str = "") -> SmallWorld:
     """Planned, copied, verified and cut over; every window is over. `more` goes to the end of the spec, `rules` before the rule
     of the photos."""

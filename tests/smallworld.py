@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import subprocess
-import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import forked
+from kept import made_once
 from odd_keys import ODD_KEYS
 
 from migrate.cli.boundary import run as run_command
@@ -123,8 +123,8 @@ class Answer:
 
 
 def _close(stores: dict[str, FileStore]) -> None:
-    for store in stores.values():
-        store.close()
+    while stores:
+        stores.popitem()[1].close()
 
 
 @dataclass
@@ -139,6 +139,10 @@ class SmallWorld:
 
     def __post_init__(self) -> None:
         weakref.finalize(self, _close, self.stores)  # a model test goes through hundreds of worlds
+
+    def close(self) -> None:
+        """Close the stores that were opened; they can be used again."""
+        _close(self.stores)
 
     def store(self, name: str) -> FileStore:
         if name not in self.stores:
@@ -170,13 +174,13 @@ class SmallWorld:
 
     def start(self, *words: str, program: str = "", **environment: str) -> subprocess.Popen[bytes]:
         """Start a command in a process of its own, in a group of its own, after the Python of `program`."""
-        return subprocess.Popen(
-            [sys.executable, "-c", f"{program}\nfrom migrate.__main__ import main; main()", *self.arguments(words)],
+        return forked.start(
+            f"{program}\nfrom migrate.__main__ import main; main()",
+            self.arguments(words),
+            environment=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **environment},
-            start_new_session=True,
         )
 
     def at_targets(self) -> dict[tuple[str, str], tuple[bytes, Attributes, dict[str, str]]]:
@@ -219,6 +223,35 @@ def build(
     root: Path, *, users: int = 20, per_user: int = 5, copies_max: int = 60, odd: bool = True, large: bool = True
 ) -> SmallWorld:
     """A world of `users` users with `per_user` objects each, one of them with every odd key, one with a large object."""
+    return _built(root, None, users, per_user, copies_max, odd, large)
+
+
+def build_planned(
+    root: Path,
+    ledger: str | None = None,
+    *,
+    users: int = 20,
+    per_user: int = 5,
+    copies_max: int = 60,
+    odd: bool = True,
+    large: bool = True,
+) -> SmallWorld:
+    """The same, planned with this ledger."""
+    return _planned(root, ledger, users, per_user, copies_max, odd, large)
+
+
+@made_once
+def _planned(root: Path, ledger: str | None, *options: Any) -> SmallWorld:
+    world = _built(root, None, *options)
+    world.ledger = ledger
+    planned(world)
+    return world
+
+
+@made_once
+def _built(
+    root: Path, _ledger: str | None, users: int, per_user: int, copies_max: int, odd: bool, large: bool
+) -> SmallWorld:
     people = {f"u{number:03d}": COUNTRIES[number % len(COUNTRIES)] for number in range(users)}
     world = SmallWorld(root, people)
     (root / "plans").mkdir(parents=True)

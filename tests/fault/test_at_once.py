@@ -26,6 +26,7 @@ from together import (
     is_in_a_transaction,
     ledger_of,
     many_batches,
+    many_planned,
     start,
     wake,
 )
@@ -44,7 +45,7 @@ SOAK = pytest.mark.soak
 @pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
     ledger = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    return many_batches(tmp_path, ledger)
+    return many_planned(tmp_path, ledger)
 
 
 @pytest.fixture
@@ -57,7 +58,6 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_timers_that_overlap_do_the_work_once(world: SmallWorld) -> None:
     """Two runs and a verification start together, the first time on no ledger at all: each does its work or ends with 75, and
     says why; a few nights later all is verified."""
-    planned(world)
     said = ""
     for _ in range(NIGHTS):
         ends = all_at_once(
@@ -94,7 +94,6 @@ def test_plannings_that_overlap_build_one_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world", ["postgresql", pytest.param("sqlite", marks=SOAK)], indirect=True)
 def test_a_verification_waits_for_its_turn_while_a_run_stands_still(world: SmallWorld) -> None:
     """A run that hangs holds the plan: run and verify of other timers end with 75 at once, and status answers."""
-    planned(world)
     with frozen_at(world, _P.GROUP_COMMITTED, "run", "--wave", "all") as run:
         for words in (("run",), ("verify",), ("run", "--retry-quarantined")):
             answer = world.migrate(*words)
@@ -120,7 +119,6 @@ def test_a_verification_waits_for_its_turn_while_a_run_stands_still(world: Small
 )
 def test_four_workers_on_one_ledger_copy_everything_once(world: SmallWorld, runs: int) -> None:
     """Processes of one run, or runs that share: what they say they did adds up to what there is, and each ends with 0."""
-    planned(world)
     words = ("run", "--wave", "all", "--share", "--json", "--workers", str(4 // runs))
     ends = all_at_once(world, *[words] * runs)
     assert [code for code, _, _ in ends] == [0] * runs, ends
@@ -217,7 +215,6 @@ def asleep_at(world: SmallWorld, point: PausePoint, *words: str) -> Iterator[sub
 def test_a_worker_that_slept_past_its_lease_writes_nothing_more(world: SmallWorld, point: PausePoint) -> None:
     """Its batch was taken over and done; it wakes, is fenced off, drops the batch and ends with 0, for nothing is left
     (Invariant 5)."""
-    planned(world)
     with asleep_at(world, point, "run", "--wave", "all", "--json") as sleeper:
         before = settled(world)
         other = world.migrate("run", "--wave", "all", "--share", "--json")
@@ -247,8 +244,7 @@ def settled(world: SmallWorld) -> int:
 @pytest.mark.usefixtures("short_lease")
 def test_receipts_that_are_written_count_though_the_batch_is_lost(tmp_path: Path) -> None:
     """A run that slept after a group commit says what it has settled: with the other's, it adds up to what there is."""
-    world = many_batches(tmp_path)
-    planned(world)
+    world = many_planned(tmp_path, None)
     with frozen_at(world, _P.GROUP_COMMITTED, "run", "--wave", "all", "--json") as sleeper:
         other = world.migrate("run", "--wave", "all", "--share", "--json")
         code, out, err = wake(sleeper)
@@ -262,7 +258,6 @@ def test_receipts_that_are_written_count_though_the_batch_is_lost(tmp_path: Path
 @pytest.mark.usefixtures("short_lease")
 def test_a_check_that_slept_past_its_lease_writes_nothing_more(world: SmallWorld, point: PausePoint) -> None:
     """The same for a verification: its checks are done by another, and it says so when it wakes."""
-    planned(world)
     assert world.migrate("run", "--wave", "all").code == 0
     with asleep_at(world, point, "verify", "--json") as sleeper:
         other = world.migrate("verify", "--share", "--json")
@@ -288,7 +283,6 @@ SUPERSEDED = "another verification, begun since, has taken the place of this one
 )
 def test_a_verification_that_another_took_the_place_of_ends_and_says_so(world: SmallWorld, point: PausePoint) -> None:
     """A deeper one beside it does all of its work, at once: the first loses its leases, and ends with 75 and not never."""
-    planned(world)
     assert world.migrate("run", "--wave", "all").code == 0
     with asleep_at(world, point, "verify") as first:
         deeper = world.migrate("verify", "--share", "--level", "both-ends", "--json")
@@ -309,8 +303,7 @@ migrate.ledger.copying.demand_lease = lambda connection, lease: None
 @pytest.mark.usefixtures("short_lease")
 def test_a_twin_without_the_fence_is_found(tmp_path: Path) -> None:
     """The corrupted twin: it writes for a batch that another has done, and does not end well."""
-    world = many_batches(tmp_path)
-    planned(world)
+    world = many_planned(tmp_path, None)
     with frozen_at(world, _P.RECEIPTS_SEALED, "run", "--wave", "all", program=NO_FENCE) as sleeper:
         assert world.migrate("run", "--wave", "all", "--share").code == 0
         code, _, err = wake(sleeper)
@@ -330,8 +323,7 @@ def test_a_worker_that_sleeps_in_a_transaction_is_named_as_who_holds_the_ledger(
     point: PausePoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SQLite nobody else can write: they end with 69 and how to find it. Nothing was taken from it, and it goes on."""
-    world = many_batches(tmp_path)
-    planned(world)
+    world = many_planned(tmp_path, None)
     monkeypatch.setattr("migrate.ledger.patience.BUSY_TIMEOUT_SECONDS", 1.0)
     with frozen_at(world, point, "run", "--wave", "all") as sleeper:
         other = world.migrate("run", "--wave", "all", "--share")
@@ -347,8 +339,7 @@ def test_a_worker_that_sleeps_in_a_transaction_is_named_as_who_holds_the_ledger(
 def test_a_reader_that_never_ends_costs_a_run_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell with an open transaction on the SQLite file: run and verify end with 69 and name the way to it; once it has gone
     both go on where they were."""
-    world = many_batches(tmp_path)
-    planned(world)
+    world = many_planned(tmp_path, None)
     with frozen_at(world, _P.GROUP_COMMITTED, "run", "--wave", "all") as run:
         run.kill()
         run.wait()

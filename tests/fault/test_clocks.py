@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from smallworld import SmallWorld, planned
-from together import assert_all_is_well, finish, frozen_at, ledger_of, many_batches, start, wake
+from smallworld import SmallWorld
+from together import assert_all_is_well, finish, frozen_at, ledger_of, many_planned, start, wake
 
 import migrate
 from migrate.pauses import PausePoint
@@ -46,9 +46,7 @@ SetClock = Callable[[int], None]
 
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
-    world = many_batches(tmp_path)
-    planned(world)
-    return world
+    return many_planned(tmp_path, None)
 
 
 @pytest.fixture

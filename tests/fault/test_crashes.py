@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from kept import made_once
 from s3world import credentials, look, on_s3, open_uploads
 from servers import S3Server
 from smallworld import SmallWorld, build, planned
@@ -79,6 +80,27 @@ def small(root: Path, ledger: str | None) -> SmallWorld:
     return world
 
 
+@made_once
+def small_planned(root: Path, ledger: str | None) -> SmallWorld:
+    world = small(root, ledger)
+    planned(world)
+    return world
+
+
+@made_once
+def small_copied(root: Path, ledger: str | None) -> SmallWorld:
+    world = small_planned(root, ledger)
+    do(world, "run", "--wave", "all")
+    return world
+
+
+@made_once
+def small_verified(root: Path, ledger: str | None) -> SmallWorld:
+    world = small_planned(root, ledger)
+    finish_all(world)
+    return world
+
+
 def do(world: SmallWorld, *words: str, code: int = 0) -> None:
     answer = world.migrate(*words)
     assert answer.code == code, answer.err
@@ -123,7 +145,6 @@ def while_planning(world: SmallWorld, point: PausePoint) -> None:
 
 
 def while_running(world: SmallWorld, point: PausePoint, times: int = 1) -> None:
-    planned(world)
     killed_at(world, point, "run", "--wave", "all", times=times)
     finish_all(world)
 
@@ -134,15 +155,11 @@ def later_while_running(world: SmallWorld, point: PausePoint) -> None:
 
 
 def while_verifying(world: SmallWorld, point: PausePoint) -> None:
-    planned(world)
-    do(world, "run", "--wave", "all")
     killed_at(world, point, "verify", "--level", "both-ends")
     do(world, "verify", "--level", "both-ends")
 
 
 def while_repairing(world: SmallWorld, point: PausePoint) -> None:
-    planned(world)
-    do(world, "run", "--wave", "all")
     homes = {key: name for name, key in world.at_targets()}
     for key in ("users/u001/photo-0001.jpg", "users/u003/photo-0002.jpg"):
         world.store(homes[key]).delete(key)
@@ -152,14 +169,18 @@ def while_repairing(world: SmallWorld, point: PausePoint) -> None:
 
 
 def while_upgrading(world: SmallWorld, point: PausePoint) -> None:
-    planned(world)
-    do(world, "run") if False else world.migrate("run")
+    do(world, "run", code=75)
     killed_at(world, point, "ledger", "upgrade")
     do(world, "ledger", "upgrade")
     finish_all(world)
 
 
 Scenario = Callable[[SmallWorld, PausePoint], None]
+BEGUN: dict[Scenario, Callable[[Path, str | None], SmallWorld]] = {
+    while_planning: small,
+    while_verifying: small_copied,
+    while_repairing: small_copied,
+}  # how far the world has come; where nothing else is said, it is planned
 _P = PausePoint
 SCENARIOS: dict[PausePoint, Scenario] = {
     _P.SEGMENT_SEALED: while_planning,
@@ -202,8 +223,9 @@ def test_a_crash_at_each_point_leaves_nothing_lost_or_doubled(
 ) -> None:
     """Killed at the point and resumed, the end equals that of an undisturbed run (Invariants 1, 2, 3 and 5)."""
     ledger = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    world = small(tmp_path, ledger)
-    SCENARIOS[point](world, point)
+    scenario = SCENARIOS[point]
+    world = BEGUN.get(scenario, small_planned)(tmp_path, ledger)
+    scenario(world, point)
     assert end_of(world) == undisturbed
     world.assert_all_there()
 
@@ -250,9 +272,8 @@ NOBODY_IS_LATE = "import migrate.jobs.elsewhere; migrate.jobs.elsewhere.LATE_SEC
 
 
 def continued(world: SmallWorld, point: PausePoint | None) -> End:
-    """Moved, then changed at the source, and a delta of that: killed at the point, wherever it comes there, and gone on with."""
-    planned(world)
-    finish_all(world)
+    """Changed at the source after the move, and a delta of that: killed at the point, wherever it comes there, and gone on
+    with."""
     world.put_source("users/u001/film.mp4", b"a small one now")
     world.put_source("users/u002/new.jpg", b"new")
     for key in ("users/u003/photo-0000.jpg", "users/u003/photo-0002.jpg", "users/u004/photo-0001.jpg"):
@@ -278,7 +299,7 @@ _WHERE: dict[str, Callable[[PausePoint], bool]] = {
 def undisturbed_delta(tmp_path_factory: pytest.TempPathFactory) -> End:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
-        return continued(small(tmp_path_factory.mktemp("undisturbed-delta"), None), None)
+        return continued(small_verified(tmp_path_factory.mktemp("undisturbed-delta"), None), None)
 
 
 @pytest.mark.parametrize("kind", BOTH_LEDGERS)
@@ -293,7 +314,7 @@ def test_a_crash_in_a_delta_leaves_nothing_lost_or_brought_back(
 ) -> None:
     """Killed at the point and resumed, the end equals that of an undisturbed delta (Invariants 1, 2, 3 and 5)."""
     monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
-    world = small(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
+    world = small_verified(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
     assert continued(world, point) == undisturbed_delta
     world.assert_all_there()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kept import made_once
 from smallworld import SmallWorld, build, planned
 from test_crashes import BOTH_LEDGERS, IN_A_FORGETTING, NOBODY_IS_LATE, do, killed_at
 
@@ -19,6 +20,15 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
 
 
+@made_once
+def copied(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=4, per_user=3, odd=False)
+    world.ledger = ledger
+    planned(world)
+    do(world, "run", "--wave", "all")
+    return world
+
+
 def of_user(world: SmallWorld) -> int:
     return sum(key.startswith("users/u001/") for _, key in world.at_targets())
 
@@ -29,10 +39,7 @@ def test_a_crash_while_a_user_is_forgotten_brings_nothing_back(
     point: PausePoint, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A run in between copies nothing of the user, a verification misses nothing, the next command ends it (Invariants 1, 3)."""
-    world = build(tmp_path, users=4, per_user=3, odd=False)
-    world.ledger = request.getfixturevalue("postgres_url") if kind == "postgresql" else None
-    planned(world)
-    do(world, "run", "--wave", "all")
+    world = copied(tmp_path, request.getfixturevalue("postgres_url") if kind == "postgresql" else None)
     before = of_user(world)
     killed_at(world, point, "forget", "--user", "u001", program=NOBODY_IS_LATE)
     left = {PausePoint.USER_FORGOTTEN: before, PausePoint.OBJECT_ERASED: None, PausePoint.USER_ERASED: 0}[point]

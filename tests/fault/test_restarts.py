@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from pg import PostgresServer
-from smallworld import SmallWorld, planned
-from together import assert_all_is_well, finish, frozen_at, ledger_of, many_batches, start, wake
+from smallworld import SmallWorld
+from together import assert_all_is_well, finish, frozen_at, ledger_of, many_planned, start, wake
 
 from migrate.pauses import PausePoint
 
@@ -22,7 +22,7 @@ SOAK = pytest.mark.soak
 
 @pytest.fixture
 def world(tmp_path: Path, postgres_url: str) -> SmallWorld:
-    return many_batches(tmp_path, postgres_url)
+    return many_planned(tmp_path, postgres_url)
 
 
 @pytest.fixture
@@ -54,7 +54,6 @@ def test_a_restart_of_the_database_costs_a_run_no_copy(
 ) -> None:
     """In a transaction or between two, in order or by a crash: the run goes on, or ends with 69 and names the ledger; the next
     one ends the work (Invariants 1, 2, 3 and 5)."""
-    planned(world)
     with frozen_at(world, point, "run", "--wave", "all") as run:
         server.stop(how)
         server.start()
@@ -75,7 +74,6 @@ def test_a_restart_of_the_database_costs_a_verification_no_verdict(
     point: PausePoint, world: SmallWorld, server: PostgresServer
 ) -> None:
     """The pass goes on where it was, if it has not come through the restart to its end."""
-    planned(world)
     assert world.migrate("run", "--wave", "all").code == 0
     with frozen_at(world, point, "verify", "--json") as verification:
         server.stop(AT_ONCE)
@@ -95,7 +93,6 @@ def test_a_database_that_stays_away_ends_a_run_with_69_in_bounded_time(
     workers: str, world: SmallWorld, server: PostgresServer
 ) -> None:
     """It says so once, in words; commands that come meanwhile say the same; once it is back the work goes on."""
-    planned(world)
     run = start(world, ("run", "--wave", "all", "--workers", workers, "--limit-bytes", "100kB/s"))
     until = time.monotonic() + 60
     while not any((world.root / "stores" / "hamar" / "users").rglob("*-*")):
@@ -123,7 +120,6 @@ def test_a_database_that_stays_away_ends_a_run_with_69_in_bounded_time(
 def test_two_runs_after_a_restart_do_the_work_once(world: SmallWorld, server: PostgresServer) -> None:
     """The lock on the plan is a session's, and is gone with the server: another run is let in beside the one that goes on.
     Leases keep them apart all the same (Invariant 5)."""
-    planned(world)
     with frozen_at(world, _P.GROUP_COMMITTED, "run", "--wave", "all") as run:
         server.stop(AT_ONCE)
         server.start()
@@ -141,7 +137,6 @@ def test_a_worker_that_sleeps_in_a_transaction_is_cut_off_by_the_server(
     point: PausePoint, world: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it had open is undone after a while, so that others go on; it ends with 69 when it wakes (Invariant 5)."""
-    planned(world)
     monkeypatch.setattr("migrate.engines.assignment.LEASE_SECONDS", 1.0)
     patch = "import migrate.ledger.engine\nmigrate.ledger.engine.SILENT_SECONDS = 2"
     with frozen_at(world, point, "run", "--wave", "all", program=patch) as sleeper:

@@ -3,14 +3,14 @@ the next one ends the job."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import made_once
 from smallworld import SmallWorld
 from test_crashes import BOTH_LEDGERS, IN_A_ROLLBACK, NOBODY_IS_LATE, do, killed_at
-from test_cutover_crashes import TTL_SECONDS, opened, ready
+from test_cutover_crashes import assert_nobody_stays_frozen, opened, ready
 
 from migrate.model import Attributes
 from migrate.pauses import PausePoint
@@ -29,6 +29,7 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
 
 
+@made_once
 def away(root: Path, ledger: str | None) -> SmallWorld:
     """At the new home; everybody has deleted an object there, changed one and written one."""
     world = ready(root, ledger)
@@ -113,11 +114,7 @@ def test_a_crash_in_a_rollback_leaves_nobody_between_two_homes(
     killed_at(world, point, *words, program=NOBODY_IS_LATE)
     assert_one_home_each(world)
     if point is _P.RETURN_FROZEN:
-        until = time.monotonic() + TTL_SECONDS + 2
-        with opened(world) as (_, routes):
-            while any(routes.read(user).frozen_by is not None for user in world.users):
-                assert time.monotonic() < until
-                time.sleep(0.1)
+        assert_nobody_stays_frozen(world, wait=False)
     answer = world.migrate(*words, "--json")
     assert answer.code == 0, (answer.out, answer.err)
     found: dict[str, Any] = answer.json["users"]

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from smallworld import SmallWorld, build, planned
+from smallworld import SmallWorld, build_planned
 from test_crashes import killed_at
 
 from migrate.ledger import Ledger
@@ -28,9 +28,7 @@ def left_by_a_dead_machine(world: SmallWorld, point: PausePoint, *words: str) ->
 
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
-    world = build(tmp_path, users=8, per_user=30, odd=False, large=False)
-    planned(world)
-    return world
+    return build_planned(tmp_path, users=8, per_user=30, odd=False, large=False)
 
 
 def test_status_tells_what_was_left_from_what_is_held(world: SmallWorld) -> None:

@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
-from smallworld import SmallWorld, build
+from kept import made_once
+from smallworld import SmallWorld, build, planned
 from test_crashes import end_of
 
 from migrate.ledger import Ledger, SealKind
@@ -29,6 +30,14 @@ def many_batches(root: Path, ledger: str | None = None, *, large: bool = True) -
     """A world of several batches: three waves, two of its objects and more in each batch."""
     world = build(root, users=8, per_user=3, copies_max=12, odd=False, large=large)
     world.ledger = ledger
+    return world
+
+
+@made_once
+def many_planned(root: Path, ledger: str | None) -> SmallWorld:
+    """The same with its plan."""
+    world = many_batches(root, ledger)
+    planned(world)
     return world
 
 

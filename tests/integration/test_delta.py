@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from kept import made_once
 from smallworld import SmallWorld, body_of, build, planned
 
 from migrate.errors import RefusedError
@@ -24,9 +25,13 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
     """Planned, copied and verified."""
-    world = build(tmp_path, users=8, per_user=4, copies_max=20)
-    if request.param == "postgresql":
-        world.ledger = request.getfixturevalue("postgres_url")
+    return verified(tmp_path, request.getfixturevalue("postgres_url") if request.param == "postgresql" else None)
+
+
+@made_once
+def verified(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=8, per_user=4, copies_max=20)
+    world.ledger = ledger
     planned(world)
     moved(world)
     return world

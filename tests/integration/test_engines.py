@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from smallworld import build, planned
+from smallworld import build_planned
 from test_run_verify import finish, has_begun, sums, wait_for
 
 from migrate.engines.assignment import Assignment, Snapshot
@@ -56,8 +56,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
     The next run need not be told to wait for them: it starts at once, and takes what they give back (Invariant 5).
     """
-    world = build(tmp_path, users=20, per_user=30, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=20, per_user=30, large=False)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
     wait_for(lambda: has_begun(world) or process.poll() is not None)
     children = children_of(process.pid)
@@ -73,8 +72,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed_costs_no_copy(tmp_path: Path) -> None:
     """The other worker takes its batch over: nothing is left, so the end is 0, with a warning (Invariants 3 and 5)."""
-    world = build(tmp_path, users=20, per_user=30, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=20, per_user=30, large=False)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "60kB/s", "--json")
     wait_for(lambda: has_begun(world) or process.poll() is not None)
     os.kill(children_of(process.pid)[0], signal.SIGKILL)
@@ -90,8 +88,7 @@ def test_a_worker_that_is_killed_costs_no_copy(tmp_path: Path) -> None:
 
 def test_all_workers_killed_leave_work_for_later(tmp_path: Path) -> None:
     """The twin: nobody is left to take over, so work is left, and the code says so."""
-    world = build(tmp_path, users=20, per_user=30, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=20, per_user=30, large=False)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "60kB/s", "--json")
     wait_for(lambda: has_begun(world) or process.poll() is not None)
     for child in children_of(process.pid):
@@ -104,8 +101,7 @@ def test_all_workers_killed_leave_work_for_later(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_a_terminal_reaches_all_and_ends_in_order(tmp_path: Path) -> None:
     """SIGINT to the whole group: exit 130, no traceback of a worker, every lease given back."""
-    world = build(tmp_path, users=20, per_user=30, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=20, per_user=30, large=False)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
     wait_for(lambda: len(children_of(process.pid)) == 2 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
@@ -172,8 +168,7 @@ for key, some in (("snapshot", 1), ("end", copies)):
 
 def test_a_run_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two workers has the only batch and the other nothing: that is no waiting, neither in the end nor before."""
-    world = build(tmp_path, users=1, per_user=25, odd=False, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=1, per_user=25, odd=False, large=False)
     seen: list[Snapshot] = []
     monkeypatch.setattr("migrate.cli.working.Watch.__call__", lambda _self, snapshot: seen.append(snapshot))
     assert world.migrate("run", "--wave", "all", "--workers", "2", "--limit-bytes", "10kB/s").code == 0
@@ -193,8 +188,7 @@ except KeyError as error:
 
 def test_no_argument_of_a_worker_process_names_anything(tmp_path: Path) -> None:
     """What a worker is told comes over its standard input (Invariant 10)."""
-    world = build(tmp_path, users=20, per_user=30, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=20, per_user=30, large=False)
     process = world.start("run", "--wave", "all", "--workers", "2", "--limit-bytes", "20kB/s")
 
     def command_lines() -> list[bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import made_once
 from smallworld import MIB, SmallWorld, body_of, build, planned
 
 from migrate.errors import MoveRefusedError
@@ -61,10 +62,14 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
     """Six users, what belongs to nobody, and somebody whom the directory does not have; planned, copied and verified."""
-    world = build(tmp_path, users=6, per_user=2, copies_max=20, odd=False, large=False)
-    if request.param == "postgresql":
-        world.ledger = request.getfixturevalue("postgres_url")
-    path = tmp_path / "plans" / "small.toml"
+    return verified(tmp_path, request.getfixturevalue("postgres_url") if request.param == "postgresql" else None)
+
+
+@made_once
+def verified(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=6, per_user=2, copies_max=20, odd=False, large=False)
+    world.ledger = ledger
+    path = root / "plans" / "small.toml"
     text = path.read_text(encoding="utf-8").replace('\n[[layout.rules]]\nname = "photos"\n', FIRST, 1)
     path.write_text(text + LAST, encoding="utf-8")
     for key in EVERYWHERE:

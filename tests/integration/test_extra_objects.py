@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from kept import made_once
 from smallworld import SmallWorld, build, planned
 
 from migrate.inventory.aside import Stopping
@@ -20,7 +21,12 @@ IMAGE = Attributes(content_type="image/jpeg")
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
     """Copied: users of NO and SE have their home at hamar, which has one store for each of two sources; u003 is split."""
-    world = build(tmp_path, users=10, per_user=3, odd=False, large=False)
+    return copied(tmp_path, None)
+
+
+@made_once
+def copied(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=10, per_user=3, odd=False, large=False)
     for number in range(60):
         world.put_source(f"users/u003/more-{number:03d}", b"more")
     spec = world.root / "plans" / "small.toml"

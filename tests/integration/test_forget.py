@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import made_once
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, build, planned
@@ -45,6 +46,7 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("migrate.jobs.elsewhere.LATE_SECONDS", 0.0)
 
 
+@made_once
 def made(root: Path, ledger: str | None, *, users: int = 5, per_user: int = 3, copies_max: int = 60) -> SmallWorld:
     world = build(root, users=users, per_user=per_user, copies_max=copies_max, odd=False, large=False)
     spec = root / "plans" / "small.toml"
@@ -62,7 +64,12 @@ def ledger_url(request: pytest.FixtureRequest) -> str | None:
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
     """Copied and verified, on SQLite."""
-    world = made(tmp_path, None)
+    return verified(tmp_path, None)
+
+
+@made_once
+def verified(root: Path, ledger: str | None) -> SmallWorld:
+    world = made(root, ledger)
     do(world, "run", "--wave", "all")
     do(world, "verify")
     return world
@@ -643,9 +650,7 @@ def test_a_delta_from_before_the_request_is_run_and_copies_nothing_of_them(
     tmp_path: Path, ledger_url: str | None
 ) -> None:
     """It had planned a new object of the user, who stays forgotten; its copies are withdrawn, and sums hold (Invariant 3)."""
-    world = made(tmp_path, ledger_url)
-    do(world, "run", "--wave", "all")
-    do(world, "verify")
+    world = verified(tmp_path, ledger_url)
     for user in ("u001", "u002"):
         world.put_source(f"users/{user}/new.jpg", b"new")
     do(world, "delta")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from kept import made_once
 from smallworld import Answer, SmallWorld, build, planned
 
 from migrate.inventory.aside import Stopping
@@ -23,8 +24,15 @@ from migrate.planner.folder import Plan
 
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
-    """Planned with a site that closes, run and verified; then as many users came again as there were."""
-    world = build(tmp_path, users=20, per_user=2, odd=False, large=False)
+    """Planned with a site that closes, run and verified; then as many users came again as there were. Another ledger is named."""
+    world = grown(tmp_path, None)
+    world.ledger = f"sqlite:///{world.root}/.migrate/ledger-2.sqlite"
+    return world
+
+
+@made_once
+def grown(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=20, per_user=2, odd=False, large=False)
     respell(world, '[sites.dublin-1]\ncountry = "IE"', '[sites.dublin-1]\ncountry = "IE"\ncapacity = "2500B"')
     assert world.migrate("doctor", str(spec_of(world))).code == 0
     planned(world)
@@ -36,7 +44,6 @@ def world(tmp_path: Path) -> SmallWorld:
     for user in new:
         world.put_source(f"users/{user}/photo.jpg", b"x" * 250)
     world.users.update(dict.fromkeys(new, "IE"))
-    world.ledger = f"sqlite:///{world.root}/.migrate/ledger-2.sqlite"
     return world
 
 

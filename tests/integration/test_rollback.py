@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from kept import made_once
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, body_of, build, planned
@@ -48,6 +49,7 @@ def quick(tmp_path: Path) -> SmallWorld:
     return moved(tmp_path, None)
 
 
+@made_once
 def moved(root: Path, ledger: str | None, more: str = "") -> SmallWorld:
     """Three photos each; those of u003 and u004 were changed, added to and deleted while they were frozen."""
     world = verified(root, ledger, more)

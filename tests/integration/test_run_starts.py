@@ -11,7 +11,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from smallworld import SmallWorld, body_of, build, planned
+from smallworld import SmallWorld, body_of, build_planned, planned
 
 from migrate.errors import LaterError, UnsupportedError
 from migrate.inventory.aside import Stopping
@@ -26,9 +26,7 @@ from migrate.workspace import Workspace
 
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
-    world = build(tmp_path, users=12, per_user=4, odd=False, large=False)
-    planned(world)
-    return world
+    return build_planned(tmp_path, users=12, per_user=4, odd=False, large=False)
 
 
 def users_of_wave(world: SmallWorld, wave: int) -> list[str]:

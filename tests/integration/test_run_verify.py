@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from smallworld import SmallWorld, body_of, build, planned
+from kept import made_once
+from smallworld import SmallWorld, body_of, build, build_planned, planned
 
 from migrate.errors import DeniedError
 from migrate.ledger import Ledger
@@ -23,8 +24,27 @@ from migrate.worker.seals import Seals
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> SmallWorld:
+def unplanned(tmp_path: Path) -> SmallWorld:
     return build(tmp_path)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SmallWorld:
+    """With its plan."""
+    return build_planned(tmp_path)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> SmallWorld:
+    """All of it was run."""
+    return all_run(tmp_path, None)
+
+
+@made_once
+def all_run(root: Path, ledger: str | None) -> SmallWorld:
+    world = build_planned(root, ledger)
+    assert world.migrate("run", "--wave", "all").code == 0
+    return world
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -57,8 +77,9 @@ def sums(document: dict[str, object]) -> None:
         assert sum(wave["outcomes"].values()) == wave["copies"]
 
 
-def test_the_way_from_plan_to_verified(world: SmallWorld) -> None:
+def test_the_way_from_plan_to_verified(unplanned: SmallWorld) -> None:
     """The canary first, then all waves: every object is at home and backup, every user verified (Invariants 1, 3)."""
+    world = unplanned
     planned(world)
     run = world.migrate("run", "--json")
     assert run.code == 75  # the other waves are left
@@ -74,10 +95,9 @@ def test_the_way_from_plan_to_verified(world: SmallWorld) -> None:
     assert world.open_uploads() == 0
 
 
-def test_a_second_run_has_nothing_to_do(world: SmallWorld) -> None:
+def test_a_second_run_has_nothing_to_do(copied: SmallWorld) -> None:
     """A finished plan says so, and touches no target (Invariant 2)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     before = {path: path.stat().st_mtime_ns for path in (world.root / "stores").rglob("*") if path.is_file()}
     answer = world.migrate("run", "--json")
     assert answer.code == 0
@@ -87,7 +107,6 @@ def test_a_second_run_has_nothing_to_do(world: SmallWorld) -> None:
 
 def test_a_later_wave_waits_for_the_verification_of_the_earlier(world: SmallWorld) -> None:
     """Wave 1 does not start before wave 0 is verified, unless it is named."""
-    planned(world)
     assert world.migrate("run").code == 75
     waiting = world.migrate("run")
     assert waiting.code == 75
@@ -100,7 +119,6 @@ def test_a_later_wave_waits_for_the_verification_of_the_earlier(world: SmallWorl
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_goes_on_and_copies_nothing_twice(world: SmallWorld, workers: str) -> None:
     """After kill -9 the next run starts at once, and only what had no receipt is done again (Invariants 1, 2 and 5)."""
-    planned(world)
 
     def is_far_enough(process: subprocess.Popen[bytes], wanted: int) -> bool:
         targets = [world.root / "stores" / name / "users" for name in ("dublin-1", "dublin-2", "hamar")]
@@ -121,8 +139,11 @@ def test_a_killed_run_goes_on_and_copies_nothing_twice(world: SmallWorld, worker
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_signal_ends_a_run_with_a_safe_checkpoint(world: SmallWorld, number: signal.Signals, workers: str) -> None:
+def test_a_signal_ends_a_run_with_a_safe_checkpoint(
+    unplanned: SmallWorld, number: signal.Signals, workers: str
+) -> None:
     """Exit 130 within ten seconds; the leases are given back and the next run ends the work."""
+    world = unplanned
     for user in world.users:
         for index in range(30):
             key = f"users/{user}/more-{index}"
@@ -143,8 +164,9 @@ def test_a_signal_ends_a_run_with_a_safe_checkpoint(world: SmallWorld, number: s
     world.assert_all_there()
 
 
-def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: SmallWorld) -> None:
+def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(unplanned: SmallWorld) -> None:
     """Cron overlap: 75 at once, and the command to give again; with --share both work, and nothing is doubled (Invariant 5)."""
+    world = unplanned
     for user in world.users:
         for index in range(40):
             key = f"users/{user}/more-{index}"
@@ -170,7 +192,6 @@ def test_a_second_run_of_a_plan_is_turned_away_and_a_sharing_one_helps(world: Sm
 
 def test_drifted_sources_are_counted_and_never_mixed(world: SmallWorld) -> None:
     """Changed and gone since the plan: drifted, exit 4, and nothing of them at the target (Invariant 3)."""
-    planned(world)
     store = world.store("us")
     store.delete("users/u002/photo-0000.jpg")
     world.put("us", "users/u003/photo-0000.jpg", b"newer", world.objects["users/u003/photo-0000.jpg"][1], {})
@@ -188,7 +209,6 @@ def test_drifted_sources_are_counted_and_never_mixed(world: SmallWorld) -> None:
 
 def test_what_fails_for_good_is_quarantined_and_can_be_tried_again(world: SmallWorld) -> None:
     """Something else holds the target key: quarantined as occupied, exit 4; once it is gone a retry ends the work."""
-    planned(world)
     other = world.objects["users/u001/photo-0001.jpg"][1]
     world.put("hamar", "users/u001/photo-0001.jpg", b"somebody else's", other, {})
     answer = world.migrate("run", "--wave", "all", "--json")
@@ -222,10 +242,9 @@ def test_max_failures_stops_a_run(tmp_path: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("level", ["listing", "content", "both-ends"])
-def test_each_level_finds_what_it_looks_for(world: SmallWorld, level: str) -> None:
+def test_each_level_finds_what_it_looks_for(copied: SmallWorld, level: str) -> None:
     """A lost, a changed and an EXTRA object at the target: exit 3, each with its verdict; the users stay unverified."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     homes = {key: name for name, key in world.at_targets()}
     lost, changed = "users/u001/photo-0001.jpg", "users/u002/photo-0002.jpg"
     world.store(homes[lost]).delete(lost)
@@ -244,10 +263,9 @@ def test_each_level_finds_what_it_looks_for(world: SmallWorld, level: str) -> No
     assert kinds == {"MISMATCH", "MISSING"} | ({"EXTRA"} if held_here else set())
 
 
-def test_repair_makes_wrong_and_missing_copies_again(world: SmallWorld) -> None:
+def test_repair_makes_wrong_and_missing_copies_again(copied: SmallWorld) -> None:
     """--repair puts them back to pending; the next run replaces what was wrong, and all is well again (Invariant 2)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     homes = {key: name for name, key in world.at_targets()}
     lost, changed, film = "users/u001/photo-0001.jpg", "users/u002/photo-0002.jpg", "users/u001/film.mp4"
     for key in (lost, changed, film):
@@ -265,10 +283,9 @@ def test_repair_makes_wrong_and_missing_copies_again(world: SmallWorld) -> None:
     world.assert_all_there()
 
 
-def test_a_sample_moves_nobody(world: SmallWorld) -> None:
+def test_a_sample_moves_nobody(copied: SmallWorld) -> None:
     """A sample, or a level below the spec's, never makes a user verified (Invariant 9)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     for words in (("--sample", "50%"), ("--level", "listing")):
         answer = world.migrate("verify", *words, "--json")
         assert answer.code == 0
@@ -301,10 +318,9 @@ def test_a_killed_verification_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["exchanged", "lost", "cut"])
-def test_a_seal_that_cannot_be_trusted_is_an_integrity_error_of_its_batch(world: SmallWorld, damage: str) -> None:
+def test_a_seal_that_cannot_be_trusted_is_an_integrity_error_of_its_batch(copied: SmallWorld, damage: str) -> None:
     """Exit 5 and a finding; its users go back, all others are verified; the untouched twin verifies (Invariants 3, 8 and 9)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     assert world.migrate("verify").code == 0
     first, second = sorted((world.root / ".migrate" / "seals").rglob("receipts-*"))[:2]
     original = first.read_bytes()
@@ -327,10 +343,9 @@ def test_a_seal_that_cannot_be_trusted_is_an_integrity_error_of_its_batch(world:
     assert world.migrate("verify").code == 0
 
 
-def test_a_repair_makes_the_receipts_of_a_lost_seal_anew(world: SmallWorld) -> None:
+def test_a_repair_makes_the_receipts_of_a_lost_seal_anew(copied: SmallWorld) -> None:
     """What is equal at the target is present, what was wrong there comes to light; then all is verified (Invariants 1 and 3)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     seals = world.root / ".migrate" / "seals"
     first = min(seals.rglob("receipts-*"))
     first.unlink()
@@ -353,7 +368,6 @@ def test_a_repair_makes_the_receipts_of_a_lost_seal_anew(world: SmallWorld) -> N
 
 def test_an_edited_counter_is_an_integrity_error(world: SmallWorld) -> None:
     """Planned is no longer the sum of the outcomes: exit 5 (Invariant 3)."""
-    planned(world)
     world.migrate("run")
     connection = sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")
     connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -364,8 +378,9 @@ def test_an_edited_counter_is_an_integrity_error(world: SmallWorld) -> None:
     assert world.migrate("run", "--wave", "all").code == 5
 
 
-def test_plan_run_and_verify_do_not_change_the_sources(world: SmallWorld) -> None:
+def test_plan_run_and_verify_do_not_change_the_sources(unplanned: SmallWorld) -> None:
     """Not a byte, not a time stamp, not a file more."""
+    world = unplanned
 
     def look() -> dict[Path, tuple[int, int]]:
         return {
@@ -383,7 +398,6 @@ def test_plan_run_and_verify_do_not_change_the_sources(world: SmallWorld) -> Non
 
 def test_a_dry_run_changes_nothing_at_all(world: SmallWorld) -> None:
     """A forecast: users, copies, bytes, requests and time; no ledger, no lock, no byte."""
-    planned(world)
     before = {path: path.lstat().st_mtime_ns for path in world.root.rglob("*")}
     answer = world.migrate("run", "--dry-run", "--wave", "all", "--json")
     assert answer.code == 0
@@ -419,7 +433,6 @@ def test_the_rate_limit_holds_over_all_processes(tmp_path: Path) -> None:
 
 def test_a_worker_country_that_policy_does_not_allow_is_refused(world: SmallWorld) -> None:
     """Bytes pass through the worker: exit 77 before a store is opened (Invariant 7)."""
-    planned(world)
     code, _, err = finish(world.start("run", MIGRATE_COUNTRY="US"))
     assert code == 77
     assert "US" in err
@@ -434,7 +447,6 @@ def test_a_worker_country_that_policy_does_not_allow_is_refused(world: SmallWorl
 def test_progress_in_cron_is_a_structured_line(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal, a line every so often says where the run is, and names no user and no key (Invariant 10)."""
     monkeypatch.setattr("migrate.report.progress.LINE_SECONDS", 0.0)
-    planned(world)
     answer = world.migrate("run", "--wave", "all", "--limit-bytes", "20MB/s")
     lines = [line for line in answer.err.splitlines() if "event=progress" in line]
     assert lines
@@ -518,7 +530,6 @@ def test_a_batch_that_has_all_outcomes_and_was_not_closed_is_closed_by_the_next_
     world: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seals' folder was full: exit 69 and a remedy; the next run ends the batch, and says 0 only then (Invariants 1, 3)."""
-    planned(world)
     seals = world.root / ".migrate" / "seals"
 
     def full(*_values: object) -> None:
@@ -537,7 +548,6 @@ def test_a_batch_that_has_all_outcomes_and_was_not_closed_is_closed_by_the_next_
 
 def test_quarantined_copies_can_be_tried_again_after_a_kill(world: SmallWorld) -> None:
     """Leases of the dead are taken over before anything else is asked of the ledger (Invariant 5)."""
-    planned(world)
     other = world.objects["users/u001/photo-0001.jpg"][1]
     world.put("hamar", "users/u001/photo-0001.jpg", b"somebody else's", other, {})
     process = world.start("run", "--wave", "all", "--limit-bytes", "1MB/s")
@@ -550,10 +560,9 @@ def test_quarantined_copies_can_be_tried_again_after_a_kill(world: SmallWorld) -
     world.assert_all_there()
 
 
-def test_an_edited_outcome_is_an_integrity_error(world: SmallWorld) -> None:
+def test_an_edited_outcome_is_an_integrity_error(copied: SmallWorld) -> None:
     """The users' own sums do not agree with the batches' any more: exit 5 (Invariant 3)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     assert world.migrate("status").code == 0
     connection = sqlite3.connect(world.root / ".migrate" / "ledger.sqlite")
     connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -563,10 +572,9 @@ def test_an_edited_outcome_is_an_integrity_error(world: SmallWorld) -> None:
     assert world.migrate("status").code == 5
 
 
-def test_waves_that_run_backwards_are_refused(world: SmallWorld) -> None:
+def test_waves_that_run_backwards_are_refused(copied: SmallWorld) -> None:
     """`3-0` would be no wave at all, and nothing checked must not look like all well (Invariant 9)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     answer = world.migrate("verify", "--wave", "2-0")
     assert answer.code == 2
     assert "0-2" in answer.err
@@ -574,14 +582,12 @@ def test_waves_that_run_backwards_are_refused(world: SmallWorld) -> None:
 
 def test_verifying_before_anything_is_copied_is_for_later(world: SmallWorld) -> None:
     """A timer that verifies before the first run is not a wrong command: 75."""
-    planned(world)
     assert world.migrate("verify").code == 75
 
 
-def test_failures_of_a_plan_are_shown_whatever_was_verified_last(world: SmallWorld) -> None:
+def test_failures_of_a_plan_are_shown_whatever_was_verified_last(copied: SmallWorld) -> None:
     """A later sample, or another wave, does not hide what the last full verification found."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
     key = "users/u001/photo-0001.jpg"
     homes = {key: name for name, key in world.at_targets()}
     world.store(homes[key]).delete(key)
@@ -593,11 +599,10 @@ def test_failures_of_a_plan_are_shown_whatever_was_verified_last(world: SmallWor
 
 
 def test_a_target_that_may_not_be_listed_is_not_a_target_without_extra_objects(
-    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+    copied: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refused listing ends a verification with 69: nobody is verified on what was not looked at (Invariants 4 and 9)."""
-    planned(world)
-    world.migrate("run", "--wave", "all")
+    world = copied
 
     def refuse(self: FileStore, prefix: str = "", *, start_after: str = "") -> object:
         raise DeniedError(self.name, "list")

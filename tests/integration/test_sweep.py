@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from kept import made_once
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import Answer, SmallWorld, build, listed, planned
@@ -32,7 +33,12 @@ SHARED = 'name = "assets"\npattern = "assets/{rest}"\nshared = true\n[[layout.ru
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
     """Ten users copied and verified, one who does not move, and a shared object; rules for mail lie otherwise at targets."""
-    world = build(tmp_path, users=10, per_user=3, odd=False, large=False)
+    return verified(tmp_path, None)
+
+
+@made_once
+def verified(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=10, per_user=3, odd=False, large=False)
     spec = world.root / "plans" / "small.toml"
     mail = 'name = "mail"\npattern = "mail/{user}.box"\ntarget = "post/{user}/box"\ncategory = "restricted"\n[[layout.rules]]\n'
     spec.write_text(spec.read_text().replace('name = "photos"', f'{SHARED}{mail}name = "photos"'))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from smallworld import Answer, SmallWorld, body_of, build, planned
+from kept import made_once
+from smallworld import Answer, SmallWorld, body_of, build, build_planned, planned
 
 from migrate.errors import DeniedError
 from migrate.ledger import EXTRA
@@ -29,8 +30,12 @@ VERIFIED = {"verified"}
 @pytest.fixture
 def world(tmp_path: Path) -> SmallWorld:
     """Five users with three objects each, all copied; each user is split over two batches."""
-    world = build(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
-    planned(world)
+    return copied(tmp_path, None)
+
+
+@made_once
+def copied(root: Path, ledger: str | None) -> SmallWorld:
+    world = build_planned(root, ledger, users=5, per_user=3, copies_max=4, odd=False, large=False)
     assert world.migrate("run", "--wave", "all").code == 0
     return world
 
@@ -111,8 +116,7 @@ def test_what_a_lower_level_found_is_looked_at_again_by_the_pass_that_goes_on(wo
 def test_a_repair_in_an_unfinished_pass_is_looked_at_again_by_it(tmp_path: Path) -> None:
     """The pass waits for waves that are not copied. What it found wrong is repaired, and when it goes on it reports what is
     there now."""
-    world = build(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
     assert world.migrate("run").code == 75
     key = min(key for _, key in world.at_targets())
     lose(world, key)
@@ -459,8 +463,7 @@ def test_another_ledger_touches_no_proof(world: SmallWorld) -> None:
 def test_a_sealed_file_that_is_brought_back_is_read_by_the_pass_that_goes_on(tmp_path: Path) -> None:
     """The pass is open, since not all is copied: its batch that had lost its receipts is checked again, and only what is lost
     now is named."""
-    world = build(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=5, per_user=3, copies_max=4, odd=False, large=False)
     assert world.migrate("run").code == 75
     seals = world.root / ".migrate" / "seals"
     before = set(seals.rglob("receipts-*"))

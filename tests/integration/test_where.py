@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept import made_once
 from smallworld import SmallWorld, build, listed, planned
 
 from migrate.ledger import Ledger
@@ -19,9 +20,13 @@ STORES = {"us": "source", "singapore": "backup", "dublin-1": "target", "dublin-2
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
     """Planned, and not run; with its ledger on either database."""
-    world = build(tmp_path, users=10, per_user=3, copies_max=600, odd=False, large=False)
-    if request.param == "postgresql":
-        world.ledger = request.getfixturevalue("postgres_url")
+    return unrun(tmp_path, request.getfixturevalue("postgres_url") if request.param == "postgresql" else None)
+
+
+@made_once
+def unrun(root: Path, ledger: str | None) -> SmallWorld:
+    world = build(root, users=10, per_user=3, copies_max=600, odd=False, large=False)
+    world.ledger = ledger
     with (world.root / "users.csv").open("a") as file:
         file.write("carl,US\n")
     planned(world)

@@ -13,14 +13,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from smallworld import SmallWorld, body_of, build, planned
+from smallworld import SmallWorld, body_of, build, build_planned, planned
 
 from migrate.errors import ExitCode
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> SmallWorld:
+def unplanned(tmp_path: Path) -> SmallWorld:
     return build(tmp_path, users=10, per_user=3, large=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> SmallWorld:
+    """With its plan."""
+    return build_planned(tmp_path, users=10, per_user=3, large=False)
 
 
 def command_in(text: str) -> list[str]:
@@ -37,12 +43,13 @@ def lines_of(text: str) -> list[dict[str, object]]:
 # planning again
 
 
-def test_a_plan_that_takes_anothers_place_goes_on_a_ledger_of_its_own(world: SmallWorld) -> None:
+def test_a_plan_that_takes_anothers_place_goes_on_a_ledger_of_its_own(unplanned: SmallWorld) -> None:
     """Plan A is run, the spec is corrected, plan B is refused with a command; by that command all is found present, and verified.
 
     `plan`, `show` and `run --dry-run` foresee the refusal, and name the same command. What was accepted of the plan is in it,
     since the other ledger knows nothing of that.
     """
+    world = unplanned
     world.put_source("unknown/key", b"x")
     del world.objects["unknown/key"]
     first = planned(world)
@@ -79,7 +86,6 @@ def test_a_plan_that_takes_anothers_place_goes_on_a_ledger_of_its_own(world: Sma
 
 def test_a_dry_run_counts_what_would_be_tried_again(world: SmallWorld) -> None:
     """With --retry-quarantined a quarantined copy is work; without it there is none."""
-    planned(world)
     world.put("hamar", "users/u001/photo-0001.jpg", b"else", world.objects["users/u001/photo-0001.jpg"][1], {})
     assert world.migrate("run", "--wave", "all").code == 4
     assert world.migrate("run", "--dry-run", "--wave", "all", "--json").json["copies"] == 0
@@ -89,7 +95,6 @@ def test_a_dry_run_counts_what_would_be_tried_again(world: SmallWorld) -> None:
 
 def test_a_dry_run_from_a_country_that_may_not_is_refused(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the run itself would be; and what is no country's code is said to be none."""
-    planned(world)
     monkeypatch.setenv("MIGRATE_COUNTRY", "US")
     assert world.migrate("run", "--dry-run").code == 77
     monkeypatch.setenv("MIGRATE_COUNTRY", "Ireland")
@@ -99,8 +104,9 @@ def test_a_dry_run_from_a_country_that_may_not_is_refused(world: SmallWorld, mon
     assert "no country's code" in answer.err
 
 
-def test_the_command_that_accepts_is_complete_and_unbroken(world: SmallWorld) -> None:
+def test_the_command_that_accepts_is_complete_and_unbroken(unplanned: SmallWorld) -> None:
     """A run that is refused remembers nothing: its hint repeats what was accepted already, in one line; that command runs."""
+    world = unplanned
     world.put_source("unknown/key", b"x")
     world.put_source("users/nobody/key", b"x")
     del world.objects["unknown/key"], world.objects["users/nobody/key"]
@@ -124,9 +130,10 @@ def test_the_command_that_accepts_is_complete_and_unbroken(world: SmallWorld) ->
     "words", [("run",), ("run", "--dry-run"), ("status",), ("verify",), ("doctor", "plans/small.toml")]
 )
 def test_a_ledger_of_another_version_is_78_everywhere(
-    world: SmallWorld, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    unplanned: SmallWorld, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariant 12: refused, whoever asks, with one code and what to do."""
+    world = unplanned
     monkeypatch.chdir(world.root)
     planned(world)
     with sqlite3.connect(world.root / ".migrate/ledger.sqlite") as connection:
@@ -137,8 +144,9 @@ def test_a_ledger_of_another_version_is_78_everywhere(
     assert "9999" in answer.out + answer.err
 
 
-def test_who_only_looks_makes_no_ledger(world: SmallWorld) -> None:
+def test_who_only_looks_makes_no_ledger(unplanned: SmallWorld) -> None:
     """`status` where there is no ledger: nothing was run, nobody unknown is known, and no file is made."""
+    world = unplanned
     digest = planned(world)
     (world.root / ".migrate/ledger.sqlite").unlink()
     assert "nothing of it was run yet" in world.migrate("status").out
@@ -154,7 +162,6 @@ def test_who_only_looks_makes_no_ledger(world: SmallWorld) -> None:
 
 def test_a_ledger_that_was_lost_is_no_plan_that_was_never_run(world: SmallWorld) -> None:
     """Its seals are there: an integrity error, with what to look for."""
-    planned(world)
     assert world.migrate("run", "--wave", "all").code == 0
     (world.root / ".migrate/ledger.sqlite").rename(world.root / "elsewhere.sqlite")
     answer = world.migrate("status")
@@ -169,8 +176,7 @@ def test_a_ledger_that_was_lost_is_no_plan_that_was_never_run(world: SmallWorld)
 
 def test_with_json_every_line_on_stderr_is_json(tmp_path: Path) -> None:
     """Problems of workers and the logs of their processes too: a target that is gone ends a run of two workers with 69."""
-    world = build(tmp_path, users=10, per_user=3, large=False)
-    planned(world)
+    world = build_planned(tmp_path, users=10, per_user=3, large=False)
     (world.root / "stores/hamar").rename(world.root / "gone")
     done = world.start("run", "--wave", "all", "--workers", "2", "--json")
     out, err = done.communicate(timeout=120)
@@ -204,7 +210,6 @@ def test_workers_log_as_their_parent_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["plans", "--json"], ["run", "--help", "--json"]])
 def test_an_answer_that_cannot_be_written_is_said_to_be_lost(world: SmallWorld, words: list[str]) -> None:
     """A full disk is no bug of ours: 69, in words, and no crash report."""
-    planned(world)
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "migrate", *world.arguments(words)],
