@@ -42,7 +42,8 @@ class CutoverRequest:
 
 @dataclass(slots=True)
 class CutoverEnd(WaveEnd):
-    """How a cutover ended. Numbers of users: `moved` in this run, `ready` to move (dry run), `away` before it began.
+    """How a cutover ended. Numbers of users: `moved` in this run, `ready` to move (dry run), `away` before it began. `aside` are
+    those whom nobody moves: stand-ins, and who is forgotten.
 
     `settled` are users whom an earlier one had left `open`, and who turned out to have moved.
     """
@@ -53,6 +54,7 @@ class CutoverEnd(WaveEnd):
     settled: int = 0
     ready: int = 0
     away: int = 0
+    aside: int = 0
     late: int = 0
     listing_seconds_max: float = 0.0
     frozen: FrozenTimes | None = None
@@ -174,7 +176,8 @@ class _Cutover:
 
     def left(self, plan_id: int, waves: Sequence[int]) -> int:
         """Users of the waves whom nobody has looked at."""
-        return max(0, users_in(self._ledger, plan_id, waves) - self._end.away - self._end.done)
+        end = self._end
+        return max(0, users_in(self._ledger, plan_id, waves) - end.away - end.aside - end.done)
 
     def _ways(self, plan_id: int, wave: int) -> Iterator[Way[Ended]]:
         """Read page by page: who was moved meanwhile is not asked for again."""
@@ -182,7 +185,9 @@ class _Cutover:
         while page := self._ledger.candidates(plan_id, wave, after, PAGE):
             after = page[-1].user_id
             mine = [each for each in page if each.state not in AWAY and not is_stand_in(each.user_id)]
-            self._end.away += len(page) - len(mine)
+            aside = sum(is_stand_in(each.user_id) or each.state is UserState.FORGOTTEN for each in page)
+            self._end.aside += aside
+            self._end.away += len(page) - len(mine) - aside
             yield from (_not_verified(candidate) for candidate in mine if candidate.state not in FROM)
             yield from self._ways_of([candidate for candidate in mine if candidate.state in FROM])
 

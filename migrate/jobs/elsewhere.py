@@ -183,7 +183,7 @@ def _copied_elsewhere(
         plan.digest,
         *(each.digest for each in parents_of(plan)),
     ]  # which keeps everybody at the places that they have
-    for name in _begun(workspace):
+    for name in begun_here(workspace):
         if any(digest.startswith(name) for digest in line):
             continue
         try:
@@ -200,7 +200,7 @@ def _copied_elsewhere(
     return None
 
 
-def _begun(workspace: Workspace) -> Iterator[str]:
+def begun_here(workspace: Workspace) -> Iterator[str]:
     """The plans whose work has begun, by the names of their folders. That of a plan's seals is made before its first copy."""
     if workspace.seals.is_dir():
         yield from sorted(path.name for path in workspace.seals.iterdir() if len(path.name) == PREFIX_DIGITS)

@@ -17,6 +17,7 @@ from migrate.inventory.tables import open_tables, parquet_sql
 from migrate.jobs.sweep_listing import Look
 from migrate.layout import CompiledRule, at_source, at_targets, compile_rules, match, rule_sql, user_sql
 from migrate.model import Role
+from migrate.planner.kept import place_text
 from migrate.spec import Spec
 from migrate.sql import literal
 from migrate.states import UserState
@@ -74,7 +75,15 @@ class Judge:
     """Says of what was listed what is wrong. Everything here runs in DuckDB, out of core."""
 
     def __init__(
-        self, spec: Spec, scratch: Path, users: Path, moved: Path, forgotten: Path, orphans: Path, now: datetime
+        self,
+        spec: Spec,
+        scratch: Path,
+        users: Path,
+        moved: Path,
+        forgotten: Path,
+        orphans: Path,
+        left: Path,
+        now: datetime,
     ) -> None:
         self._spec = spec
         self._scratch = scratch
@@ -82,6 +91,7 @@ class Judge:
         self._moved = moved
         self._forgotten = forgotten
         self._orphans = orphans
+        self._left = left
         self._now = now
         self._rules = compile_rules(spec.layout.rules)
 
@@ -145,12 +155,12 @@ class Judge:
 
     def _at_target(self, name: str, rules: Sequence[CompiledRule]) -> str:
         shared = ", ".join([*(str(number) for number, rule in enumerate(rules) if rule.shared), "NULL"])
-        site = literal(self._spec.stores[name].site)
+        site, place = literal(self._spec.stores[name].site), literal(place_text(self._spec.stores[name]))
         return f"""
             SELECT
                 c.*,
                 CASE
-                    WHEN c.rule IN ({shared}) THEN NULL
+                    WHEN c.rule IN ({shared}) THEN CASE WHEN e.key IS NOT NULL THEN {literal(Kind.STRAY)} END
                     WHEN u.user_id IS NULL AND o.key IS NOT NULL THEN NULL
                     WHEN f.user_id IS NOT NULL THEN {literal(Kind.STRAY)}
                     WHEN u.home IS NULL AND u.backup IS NULL THEN {literal(Kind.STRAY)}
@@ -159,6 +169,7 @@ class Judge:
                 END AS kind,
                 CASE
                     WHEN c.rule IS NULL THEN 'no rule knows the key'
+                    WHEN c.rule IN ({shared}) THEN 'copied to every site by a plan of another ledger, and by none of this one'
                     WHEN u.user_id IS NULL THEN 'no plan moves the user'
                     WHEN f.user_id IS NOT NULL THEN 'the user is forgotten'
                     WHEN u.home IS NULL AND u.backup IS NULL THEN 'the plan places the user nowhere'
@@ -167,7 +178,8 @@ class Judge:
             FROM claimed AS c
             LEFT JOIN {parquet_sql(self._users)} AS u ON u.user_id = c.user_id
             LEFT JOIN {parquet_sql(self._forgotten)} AS f ON f.user_id = c.user_id
-            LEFT JOIN (SELECT key FROM {parquet_sql(self._orphans)} WHERE site = {site}) AS o ON o.key = c.key"""
+            LEFT JOIN (SELECT key FROM {parquet_sql(self._orphans)} WHERE site = {site}) AS o ON o.key = c.key
+            LEFT JOIN (SELECT key FROM {parquet_sql(self._left)} WHERE target = {place}) AS e ON e.key = c.key"""
 
     def _write_uploads(
         self,

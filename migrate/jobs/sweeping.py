@@ -5,12 +5,13 @@ is and whether that user's data may be there, by the users of all plans that the
 
 - At a target: `outside_home`, where the store is at neither the user's home nor backup; `stray`, where no plan of the ledger
   places the user anywhere, the user is forgotten, or no rule of the layout knows the key.
-- At a source or its backup: `residue` of users who are purged. What awaits that, of users who were cut over, is counted, and
-  no fault.
+- At a source or its backup: `residue` of users who are purged, or were so after they were forgotten. What awaits that, of users
+  who were cut over, is counted, and no fault.
 - At any store: `upload`, one that was begun a day ago or earlier and not ended.
 
-Versions that are not current are data as well, and are judged like objects. Shared keys are nobody's, and right anywhere.
-What a plan has copied of orphans is right where it was copied to.
+Versions that are not current are data as well, and are judged like objects. Shared keys are nobody's, and right anywhere, but for
+those that a plan of another ledger has copied to every site and no plan of this one does: `stray`. What a plan has copied of
+orphans is right where it was copied to.
 
 **It goes on where it was stopped.** The listings stand in `.migrate/scratch/sweep` until a sweep has listed every store. Who was
 purged or forgotten is asked before the first store is listed, so that nobody is blamed for what was listed before that; where
@@ -29,6 +30,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -45,12 +47,13 @@ from migrate.filelock import locked
 from migrate.inventory.aside import Stopping, aside
 from migrate.inventory.files import sync_folder, write_sealed
 from migrate.inventory.tables import open_tables, writing
+from migrate.jobs.elsewhere import begun_here
 from migrate.jobs.sweep_judging import Count, Judge, Kind, write_columns
 from migrate.jobs.sweep_listing import Lister, Look, address_of, stopped, store_names
 from migrate.ledger import Ledger, PlacedUser, PlanRow
 from migrate.model import Role
 from migrate.planner.folder import PREFIX_DIGITS, Plan, plan_folders
-from migrate.planner.kept import write_copied_orphans
+from migrate.planner.kept import write_copied_orphans, write_left_everywhere
 from migrate.spec import Spec
 from migrate.spec.places import place_of
 from migrate.states import UserState
@@ -59,7 +62,6 @@ from migrate.workspace import Workspace
 
 _LEFT_ALONE = timedelta(days=7)  # what was listed for a sweep that nobody went on with says too little of today
 _USERS_AT_ONCE = 20_000
-_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGING, UserState.PURGED)
 _HEADING = "sweep.json"
 
 
@@ -81,7 +83,8 @@ class SweptStore:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How a sweep ended. `file` has its findings; `not_asked` are words for stores that plans name and the spec does not."""
+    """How a sweep ended. `file` has its findings; `not_asked` are words for stores that plans name and the spec does not, and for
+    plans that cannot be read."""
 
     began: datetime
     ended: datetime
@@ -132,13 +135,16 @@ def sweep(
         )
     scratch = workspace.ensure(workspace.scratch) / "sweep"
     with locked(scratch.with_suffix(".lock"), _refuse), _telling():
-        not_asked = _not_asked(spec, workspace, [row.entry.digest for row in plans])
+        digests = [row.entry.digest for row in plans]
+        others, unread = _of_other_ledgers(workspace, digests)
+        not_asked = (*_not_asked(spec, workspace, digests), *unread)
         began = _begin(scratch, spec, ledger, now(), is_stopping)
         lister = Lister(spec, opener, scratch, frozenset(unprobed), now, on_progress)
         looks = lister.list_all(is_stopping)
-        users = _export(ledger, scratch, "users", None, is_stopping)
+        users = _export(ledger.placed_users, scratch, "users", is_stopping)
         orphans = aside(lambda: write_copied_orphans(_here(workspace, plans), scratch), is_stopping)
-        judge = Judge(spec, scratch, users, scratch / "moved", scratch / "forgotten", orphans, now())
+        left = aside(lambda: write_left_everywhere(_here(workspace, plans), others, scratch), is_stopping)
+        judge = Judge(spec, scratch, users, scratch / "moved", scratch / "forgotten", orphans, left, now())
         counts = aside(lambda: {name: judge.judge(name, look) for name, look in looks.items()}, is_stopping)
         workspace.ensure(workspace.sweeps)
         file = workspace.sweeps / f"sweep-{began:%Y%m%dT%H%M%S%fZ}.parquet"
@@ -183,8 +189,8 @@ def _begin(scratch: Path, spec: Spec, ledger: Ledger, now: datetime, is_stopping
         pass
     _forget(scratch)
     scratch.mkdir(mode=0o700)
-    _export(ledger, scratch, "moved", _MOVED, is_stopping)
-    _export(ledger, scratch, "forgotten", [UserState.FORGOTTEN], is_stopping)
+    _export(ledger.moved_users, scratch, "moved", is_stopping)
+    _export(partial(ledger.placed_users, states=[UserState.FORGOTTEN]), scratch, "forgotten", is_stopping)
     write_sealed(path, json.dumps({"began": now.astimezone(UTC).isoformat(), "about": about}).encode())
     return now.astimezone(UTC)
 
@@ -197,9 +203,9 @@ def _forget(scratch: Path) -> None:
 
 
 def _export(
-    ledger: Ledger, scratch: Path, name: str, states: Collection[UserState] | None, is_stopping: Stopping
+    ask: Callable[[str | None, int], Sequence[PlacedUser]], scratch: Path, name: str, is_stopping: Stopping
 ) -> Path:
-    """The ledger's users as Parquet, some thousand at a time. The ledger is asked from this thread."""
+    """Users of the ledger as Parquet, some thousand at a time. The ledger is asked from this thread."""
     folder = scratch / name
     if folder.exists():
         shutil.rmtree(folder)
@@ -210,7 +216,7 @@ def _export(
         while True:
             if is_stopping():
                 raise stopped()
-            chunk = ledger.placed_users(after, _USERS_AT_ONCE, states=states)
+            chunk = ask(after, _USERS_AT_ONCE)
             if chunk or number == 0:  # an empty file has columns to read
                 _write_users(connection, folder / f"{number:06d}.parquet", chunk)
             if not chunk:
@@ -243,6 +249,22 @@ def _here(workspace: Workspace, plans: Sequence[PlanRow]) -> list[Plan]:
     folders = {folder.name: folder for folder in plan_folders(workspace)}
     names = [row.entry.digest[:PREFIX_DIGITS] for row in plans]
     return [Plan.open(folders[name]) for name in names if name in folders]
+
+
+def _of_other_ledgers(workspace: Workspace, digests: Sequence[str]) -> tuple[list[Plan], list[str]]:
+    """The plans that were begun in this workspace and that the ledger does not have, oldest first; and words for those of which
+    nobody can say what they have copied."""
+    mine = {digest[:PREFIX_DIGITS] for digest in digests}
+    found: list[Plan] = []
+    unread: list[str] = []
+    for name in begun_here(workspace):
+        if name in mine:
+            continue
+        try:
+            found.append(Plan.open(workspace.plans / name))
+        except MigrateError as error:
+            unread.append(f"what plan {name[:12]} of another ledger has copied to every site: {error.what}")
+    return sorted(found, key=lambda plan: plan.built_at), unread
 
 
 def _places(spec: Spec) -> dict[str, tuple[str, ...]]:

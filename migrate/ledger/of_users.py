@@ -17,6 +17,7 @@ from migrate.model import Outcome, Verdict
 from migrate.states import WRITTEN_SINCE, UserState
 
 _USERS = 500  # in one query
+_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGING, UserState.PURGED)
 _FAILED = (Outcome.QUARANTINED, Outcome.DRIFTED, Outcome.WITHDRAWN)
 _NO_MATCH = tuple(verdict for verdict in Verdict if verdict is not Verdict.MATCH)
 
@@ -37,6 +38,33 @@ class OfUsers(Core):
         with self._read() as connection:
             rows = connection.execute(query.limit(limit)).all()
         return [PlacedUser(row.user_id, row.home, row.backup, UserState(row.state)) for row in rows]
+
+    def moved_users(self, after: str | None, limit: int) -> list[PlacedUser]:
+        """The same of those whose sources are to be empty of them, or are to be emptied: who lives at the new home, and who was
+        forgotten there, who is `purged` here once the sources were."""
+        users, moves = schema.users, schema.moves
+        mine = moves.c.user_id == users.c.user_id
+        was_there = exists().where(mine, moves.c.flipped_at.is_not(None), moves.c.rolled_back_at.is_(None))
+        forgotten = and_(users.c.state == UserState.FORGOTTEN.value, was_there)
+        purged_at = select(moves.c.purged_at).where(mine).scalar_subquery()
+        query = (
+            select(users.c.user_id, users.c.home, users.c.backup, users.c.state, purged_at.label("purged_at"))
+            .where(or_(users.c.state.in_([state.value for state in _MOVED]), forgotten))
+            .order_by(users.c.user_id)
+        )
+        if after is not None:
+            query = query.where(users.c.user_id > after)
+        with self._read() as connection:
+            rows = connection.execute(query.limit(limit)).all()
+        return [
+            PlacedUser(
+                row.user_id,
+                row.home,
+                row.backup,
+                UserState(row.state) if row.purged_at is None else UserState.PURGED,
+            )
+            for row in rows
+        ]
 
     def candidates(self, plan_id: int, wave: int, after: str, limit: int) -> list[Candidate]:
         """The next users of a wave after the id `after`, in the database's own order of ids, as a cutover asks for them."""

@@ -212,7 +212,7 @@ def _steps(
         "totals": document.totals_of(session, users),
         "placement": document.placement_of(closings),
         "forecast": document.forecast_of(session, spec),
-        "cutover": document.cutover_of(session, spec, rules),
+        "cutover": document.cutover_of(session, spec, rules, is_delta=line is not None),
         "findings": document.findings_of(session),
         "blockers": assemble.blockers(session),
         "files": {"objects": objects, **files},

@@ -227,11 +227,19 @@ def _stores_of_key(spec: Spec) -> str:
     return f"list_filter([{', '.join(held)}], lambda store: store IS NOT NULL)"
 
 
-def cutover_of(session: Session, spec: Spec, rules: Sequence[CompiledRule]) -> dict[str, Any]:
+def cutover_of(session: Session, spec: Spec, rules: Sequence[CompiledRule], *, is_delta: bool) -> dict[str, Any]:
     """Who could not be cut over, whatever happens: the rules whose source keys cannot be listed by user, and how many users have
-    more objects than may be listed in a freeze."""
-    most = spec.cutover.objects_max
-    count = session.query("SELECT count(*) FROM movers WHERE objects > ?", [most])[0][0]
+    more objects than may be listed in a freeze: in a delta, with what the line has settled."""
+    objects = "SELECT turn, objects FROM movers"
+    if is_delta:
+        objects = (
+            "SELECT turn, count(*) AS objects FROM standing WHERE disposition IN ('planned', 'unchanged') GROUP BY turn"
+        )
+    count = session.query(
+        f"SELECT count(*) FROM ({objects}) AS o JOIN users AS u ON o.turn = u.turn "
+        "WHERE u.state = 'planned' AND o.objects > ?",
+        [spec.cutover.objects_max],
+    )[0][0]
     return {"unlistable_rules": unlistable_rules(rules, spec.by_role(Role.SOURCE)), "users_too_large": int(count)}
 
 

@@ -1,7 +1,9 @@
-"""What the line before a delta keeps at the targets: no copy of the delta stands for it, and it is not EXTRA for that."""
+"""What other plans keep at the targets: the line before a delta, whose copies are not EXTRA for having none of the delta's, and
+what was copied to every site, for a sweep."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +13,8 @@ import duckdb
 from migrate.errors import IntegrityError
 from migrate.model import STAND_IN, STAND_INS, TOMBSTONES, Policy, Role
 from migrate.planner.folder import PREFIX_DIGITS, Plan, open_reader
+from migrate.spec import StoreSpec
+from migrate.spec.places import place_of
 from migrate.sql import literal
 
 Kept = Mapping[str, Collection[tuple[str, str]]]
@@ -99,29 +103,63 @@ def write_copied_orphans(plans: Sequence[Plan], scratch: Path) -> Path:
     """A Parquet file of the `site` and target `key` of the copies of orphans in these plans, oldest first: as the
     newest that names each has it. IntegrityError where a plan was changed."""
     path = scratch / "orphans.parquet"
-    removed = ", ".join(map(literal, TOMBSTONES))
-    rows = ["SELECT '' AS site, '' AS key, '' AS flag, 0 AS place WHERE FALSE"]
+    rows = [_NO_ROW]
     with closing(open_reader(spill=scratch)) as connection:
         for place, plan in enumerate(plans):
-            if plan.spec.orphans.policy is not Policy.COPY:
-                continue
-            spans = connection.execute(
-                f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
-                f"WHERE state = {literal(STAND_IN)} AND first_batch IS NOT NULL"
-            ).fetchall()
-            plan.check_copies(sorted({number for first, last in spans for number in range(first, last + 1)}))
-            sites = " ".join(
-                f"WHEN {literal(name)} THEN {literal(store.site)}"
-                for name, store in plan.spec.by_role(Role.TARGET).items()
-            )
-            rows += [
-                f"SELECT CASE target_store {sites} END, target_key, coalesce(flag, ''), {place} "
-                f"FROM {plan.relation('copies', first=first, last=last)} "
-                f"WHERE batch BETWEEN {first} AND {last} AND starts_with(user_id, {literal(STAND_INS)}) AND category IS NOT NULL"
-                for first, last in spans
-            ]
+            if plan.spec.orphans.policy is Policy.COPY:
+                sites = {name: store.site for name, store in plan.spec.by_role(Role.TARGET).items()}
+                rows += _everywhere(connection, plan, place, sites, "category IS NOT NULL")
         connection.execute(
-            f"COPY (SELECT site, key FROM ({' UNION ALL '.join(rows)}) GROUP BY site, key "
-            f"HAVING arg_max(flag, place) NOT IN ({removed})) TO {literal(str(path))} (FORMAT parquet)"
+            f"COPY (SELECT target AS site, key FROM ({' UNION ALL '.join(rows)}) GROUP BY target, key "
+            f"HAVING {_stands()}) TO {literal(str(path))} (FORMAT parquet)"
         )
     return path
+
+
+def write_left_everywhere(plans: Sequence[Plan], others: Sequence[Plan], scratch: Path) -> Path:
+    """A Parquet file of the `target` (its `place_text`) and the `key` there of shared objects that `others` have copied to every
+    site, and `plans` do not; both oldest first: the newest that names a key counts. IntegrityError where one was changed."""
+    path = scratch / "left-everywhere.parquet"
+    rows = [_NO_ROW]
+    with closing(open_reader(spill=scratch)) as connection:
+        # those of `others` have places below 0
+        for place, plan in enumerate([*others, *(plans if others else ())], -len(others)):
+            targets = {name: place_text(store) for name, store in plan.spec.by_role(Role.TARGET).items()}
+            rows += _everywhere(connection, plan, place, targets, "category IS NULL")
+        connection.execute(
+            f"COPY (SELECT target, key FROM ({' UNION ALL '.join(rows)}) GROUP BY target, key "
+            f"HAVING {_stands('place < 0')} AND NOT {_stands('place >= 0')}) TO {literal(str(path))} (FORMAT parquet)"
+        )
+    return path
+
+
+def place_text(store: StoreSpec) -> str:
+    """Where a store is, however it is written, in one text."""
+    return json.dumps(place_of(store.url, store.endpoint))
+
+
+_NO_ROW = "SELECT '' AS target, '' AS key, '' AS flag, 0 AS place WHERE FALSE"
+
+
+def _everywhere(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, place: int, targets: Mapping[str, str], condition: str
+) -> list[str]:
+    """SQL: the copies of a plan's stand-ins, target stores as `targets` has them. IntegrityError where the plan was changed."""
+    spans = connection.execute(
+        f"SELECT first_batch, last_batch FROM {plan.relation('users')} "
+        f"WHERE state = {literal(STAND_IN)} AND first_batch IS NOT NULL"
+    ).fetchall()
+    plan.check_copies(sorted({number for first, last in spans for number in range(first, last + 1)}))
+    named = " ".join(f"WHEN {literal(name)} THEN {literal(text)}" for name, text in targets.items())
+    return [
+        f"SELECT CASE target_store {named} END, target_key, coalesce(flag, ''), {place} "
+        f"FROM {plan.relation('copies', first=first, last=last)} "
+        f"WHERE batch BETWEEN {first} AND {last} AND starts_with(user_id, {literal(STAND_INS)}) AND {condition}"
+        for first, last in spans
+    ]
+
+
+def _stands(condition: str = "TRUE") -> str:
+    """SQL, of the rows of one key: whether the newest of those under the condition has not removed it."""
+    removed = ", ".join(map(literal, TOMBSTONES))
+    return f"coalesce(arg_max(flag, place) FILTER (WHERE {condition}) NOT IN ({removed}), FALSE)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,15 @@ def opened(world: SmallWorld) -> Iterator[tuple[Ledger, SqlRouter]]:
 
 
 def assert_one_home_each(world: SmallWorld) -> None:
-    """Nobody lives at a home to which not all of them was brought: the ledger has the receipts of whoever was flipped."""
+    """Nobody lives at a home to which not all of them was brought: the ledger has the receipts of whoever was flipped. And nobody
+    is frozen for longer than a freeze may last."""
     with opened(world) as (ledger, routes):
         for user in world.users:
-            row = ledger.user(user)
+            row, route = ledger.user(user), routes.read(user)
             assert row is not None
-            home = routes.read(user).home
+            home = route.home
+            if route.frozen_until is not None:
+                assert route.frozen_until <= datetime.now(UTC) + timedelta(seconds=TTL_SECONDS)
             assert home in ("us", row.home)
             late = ledger.late_of([user]).get(user, [])
             if home != "us":

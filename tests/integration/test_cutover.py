@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kept import made_once
-from smallworld import SmallWorld, body_of, build, planned
-from sqlalchemy import create_engine, text
+from smallworld import SmallWorld, body_of, build, listed, planned
+from sqlalchemy import create_engine, inspect, text
 
 from migrate.errors import LaterError, UnreachableError
+from migrate.jobs.cutover_user import Tools
 from migrate.ledger import Ledger
 from migrate.model import Attributes
 from migrate.routing import FreezeLimits
@@ -101,20 +106,31 @@ def placed(world: SmallWorld) -> dict[str, str]:
     return {row.user_id: str(row.home) for row in rows if row is not None}
 
 
+def everything(world: SmallWorld) -> tuple[object, ...]:
+    """What any command could have changed: all rows of the ledger, routes among them, and all that the stores hold."""
+    with ledger_of(world) as ledger, ledger.database.read() as connection:
+        tables = inspect(connection).get_table_names()
+        rows = {name: sorted(map(repr, connection.execute(text(f'SELECT * FROM "{name}"')).all())) for name in tables}
+    sources = {(name, info.key): info for name in ("us", "singapore") for info in listed(world.store(name))}
+    assert len(rows) > 10
+    return rows, sources, world.at_targets()
+
+
 def test_a_wave_moves_with_what_changed_since(world: SmallWorld) -> None:
     """Users live at their new homes afterwards, with what was written, changed and deleted up to their freeze, and nobody stays
-    frozen (Invariants 1 and 9)."""
+    frozen (Invariants 1 and 9). A dry run foresees it and changes nothing."""
     world.put_source("users/u000/new.jpg", b"new")
     world.put_source("users/u001/photo-0001.jpg", b"changed")
     world.put_source("users/u001/large.mp4", body_of("large", 11 * 2**20), tags={"kind": "film"})
     for store in ("us", "singapore"):
         world.store(store).delete("users/u002/photo-0002.jpg")
     del world.objects["users/u002/photo-0002.jpg"]
+    before = everything(world)
     looked = cutover(world, "--dry-run")
     assert looked["users"] | {"ready": USERS} == looked["users"]
     assert (looked["late_objects"], looked["frozen"]) == (4, None)
+    assert everything(world) == before
     assert set(homes(world).values()) == {"us"}
-    assert set(states(world).values()) == {UserState.VERIFIED}
 
     moved = cutover(world)
     assert moved["users"] == {
@@ -138,6 +154,12 @@ def test_a_wave_moves_with_what_changed_since(world: SmallWorld) -> None:
         late = ledger.late_of(["u001"])["u001"]
         assert {copy.key for copy in late} == {"users/u001/photo-0001.jpg", "users/u001/large.mp4"}
         assert all(copy.receipt is not None for copy in late)  # Invariant 1
+        move = ledger.move_of("u001")
+    assert move is not None
+    assert move.flipped_at is not None
+    assert move.observe_until == move.flipped_at + timedelta(days=14)
+    told = [event["what"] for event in world.migrate("where", "u001", "--json").json["history"]]
+    assert told[-3:] == ["frozen", "cut_over", "observing"]
 
     again = cutover(world)
     assert (again["users"]["moved"], again["users"]["moved_before"]) == (0, USERS)
@@ -181,8 +203,11 @@ def test_the_limits_of_the_spec_hold_users_back(tmp_path: Path, more: str, check
         world.put_source(f"users/{user}/new.jpg", body_of(user, 2_000))
     if check == "lag":
         time.sleep(2.1)  # longer than lag_max
-    found = cutover(world, code=4)
-    assert found["missing"] == {check: USERS}
+    for words in (("--dry-run",), ()):
+        assert cutover(world, *words, code=4)["missing"] == {check: USERS}
+    if check == "listing":  # the plan has said so, while there was time to change it
+        assert world.migrate("show", "--json").json["cutover"]["users_too_large"] == USERS
+        assert f"{USERS} users have more objects than may be listed in a freeze" in world.migrate("show").out
     assert set(homes(world).values()) == {"us"}
     assert set(states(world).values()) == {UserState.VERIFIED}
 
@@ -198,6 +223,34 @@ def test_a_layout_that_cannot_be_listed_by_user_lets_nobody_over(tmp_path: Path)
     for words in (("run", "--wave", "all"), ("verify",)):
         assert world.migrate(*words).code == 0
     assert cutover(world, "--dry-run", code=4)["missing"] == {"listing": 2}
+
+
+def test_who_has_left_the_scope_is_not_moved(quick: SmallWorld) -> None:
+    """They are verified, with nothing at the targets: an empty home would be theirs."""
+    world = quick
+    directory = world.root / "users.csv"
+    directory.write_text(directory.read_text().replace("u001,NO", "u001,US"), encoding="utf-8")
+    for words in (("delta",), ("run", "--wave", "all"), ("verify",)):
+        answer = world.migrate(*words)
+        assert answer.code == 0, answer.err
+    assert states(world)["u001"] is UserState.VERIFIED
+    assert not any(key.startswith("users/u001/") for _, key in world.at_targets())
+    found = cutover(world, code=4)
+    assert [(each["user"], each["why"].keys()) for each in found["who"]] == [("u001", {"scope"})]
+    assert found["users"]["moved"] == USERS - 1
+    assert homes(world)["u001"] == "us"
+
+
+def test_users_go_side_by_side(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them come to be frozen before the first one is: none waits for another."""
+    freeze, together = SqlRouter.freeze, threading.Barrier(USERS, timeout=60)
+
+    def all_at_once(router: SqlRouter, user: str, token: str, ttl: int) -> None:
+        together.wait()
+        freeze(router, user, token, ttl)
+
+    monkeypatch.setattr(SqlRouter, "freeze", all_at_once)
+    assert cutover(quick)["users"]["moved"] == USERS
 
 
 def test_who_fails_stays_and_the_others_go_on(quick: SmallWorld) -> None:
@@ -249,6 +302,83 @@ def test_an_object_that_arrives_wrong_does_not_let_its_user_over(
     found = cutover(world, code=4)
     assert [each["user"] for each in found["who"]] == ["u001"]
     assert homes(world)["u001"] == "us"
+
+
+def test_a_last_delta_that_outlasts_the_freeze_flips_nobody(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then the user's writers are let in again, so the user stays; what was copied late is known to the next cutover."""
+    world, put = quick, FileStore.put
+    world.put_source("users/u001/new.jpg", b"new")
+
+    def slow(store: FileStore, key: str, body: Any, **given: Any) -> Any:
+        if key == "users/u001/new.jpg":
+            with routes_of(world) as routes:
+                until = time.monotonic() + 60
+                while routes.read("u001").frozen_by is not None:
+                    assert time.monotonic() < until
+                    time.sleep(0.1)
+        return put(store, key, body, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tools, "freeze_seconds", property(lambda _: 4))
+        patch.setattr(FileStore, "put", slow)
+        found = cutover(world, code=4)
+    why = {each["user"]: each["why"] for each in found["who"]}["u001"]
+    assert "freeze" in why["failed"], why
+    assert (homes(world)["u001"], states(world)["u001"]) == ("us", UserState.VERIFIED)
+    cutover(world)
+    assert homes(world) == placed(world)
+    world.assert_all_there()
+
+
+def test_a_platform_that_does_not_show_the_new_home_is_found(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it has flipped, and the route that is read back says otherwise: 5, and the user stays where they are."""
+    world, flip = quick, SqlRouter.flip
+
+    def lying(router: SqlRouter, user: str, token: str, home: str) -> None:
+        if user != "u002":
+            flip(router, user, token, home)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "flip", lying)
+        answer = world.migrate("cutover", "--wave", "all", "--json")
+    assert (answer.code, answer.out) == (5, ""), answer.err
+    assert states(world)["u002"] is UserState.VERIFIED
+    found, home = homes(world), placed(world)
+    for user, state in states(world).items():
+        assert found[user] == (home[user] if state is UserState.OBSERVING else "us")
+    with routes_of(world) as routes:
+        assert all(routes.read(user).frozen_by is None for user in world.users)
+    cutover(world)
+    assert homes(world) == home
+
+
+def test_a_signal_or_the_end_of_time_leaves_who_was_not_flipped_where_they_were(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfrozen, and left for the next cutover."""
+    world, freeze = quick, SqlRouter.freeze
+    assert cutover(world, "--for", "0s", code=75)["users"] == dict.fromkeys(
+        ("moved", "ready", "moved_before", "not_ready", "failed", "open", "settled"), 0
+    ) | {"left": USERS}
+
+    def interrupting(router: SqlRouter, user: str, token: str, ttl: int) -> None:
+        freeze(router, user, token, ttl)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "freeze", interrupting)
+        patch.setattr("migrate.cli.working.end_at_once", lambda **_given: None)  # each user's freeze sends one
+        found = cutover(world, code=130)["users"]
+    assert found["left"] + found["moved"] == USERS
+    assert found["left"] > 0
+    with routes_of(world) as routes:
+        assert all(routes.read(user).frozen_by is None for user in world.users)
+    assert set(states(world).values()) <= {UserState.VERIFIED, UserState.OBSERVING}
+    cutover(world)
+    assert homes(world) == placed(world)
+    world.assert_all_there()
 
 
 class Broken:

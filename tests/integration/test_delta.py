@@ -66,27 +66,32 @@ def states(world: SmallWorld) -> dict[str, int]:
 
 
 def test_changes_come_over_and_deletions_too(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New, changed and deleted objects; a deletion that the backup has not followed; and of the others not a byte is read."""
+    """New, changed and deleted objects; a deletion that the backup has not followed; and of the others not a byte is read at any
+    store, neither to plan nor to copy nor to verify. A dry run builds no plan."""
     world.put_source("users/u000/new.jpg", b"new")
     world.put_source("users/u001/photo-0001.jpg", b"changed")
     world.put_source("users/u001/film.mp4", body_of("cut", 11 * 2**20))
     remove(world, "users/u002/photo-0002.jpg")
     remove(world, "users/u003/photo-0000.jpg", backup=False)
-    assert delta(world, "--dry-run")["copies"] == 10
-    built = delta(world)
-    assert built["copies"] == 10
-    read: list[str] = []
+    read: set[tuple[bool, str]] = set()
     get = FileStore.get
 
     def watched(store: FileStore, key: str, **given: object) -> object:
-        if store.name in ("us", "singapore"):
-            read.append(key)
+        read.add((store.name in ("us", "singapore"), key))
         return get(store, key, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(FileStore, "get", watched)
-    assert world.migrate("run", "--wave", "all").code == 0
-    assert set(read) == {"users/u000/new.jpg", "users/u001/photo-0001.jpg", "users/u001/film.mp4"}
-    assert world.migrate("verify").code == 0
+    plans = world.migrate("plans", "--json").json
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "get", watched)
+        assert delta(world, "--dry-run")["copies"] == 10
+        assert world.migrate("plans", "--json").json == plans
+        assert delta(world)["copies"] == 10
+        assert read == set()
+        assert world.migrate("run", "--wave", "all").code == 0
+        changed = {"users/u000/new.jpg", "users/u001/photo-0001.jpg", "users/u001/film.mp4"}
+        assert {key for is_source, key in read if is_source} == changed
+        assert world.migrate("verify").code == 0
+        assert {key for _, key in read} == changed
     world.assert_all_there()
     assert states(world) == {"verified": 8}
     assert world.migrate("verify", "--level", "both-ends", "--wave", "all").code == 0
@@ -198,7 +203,8 @@ def test_a_deleted_object_that_comes_back_at_a_target_is_found(world: SmallWorld
 
 
 def test_people_come_and_go(world: SmallWorld) -> None:
-    """Who leaves the scope has every copy removed, and sources keep what they have; who enters is copied; homes stay."""
+    """Who leaves the scope has every copy removed, and sources keep what they have; who enters is copied, and so is who comes
+    back; homes stay."""
     people = dict(world.users) | {"u004": "US", "u900": "FI"}
     lines = ["user_id,country", *(f"{user},{country}" for user, country in people.items())]
     (world.root / "users.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -206,11 +212,17 @@ def test_people_come_and_go(world: SmallWorld) -> None:
     world.users["u900"] = "SE"
     delta(world)
     moved(world)
-    left = [key for key in world.objects if key.startswith("users/u004/")]
+    left = {key: held for key, held in world.objects.items() if key.startswith("users/u004/")}
     assert left
     for key in left:
         del world.objects[key]
         assert world.store("us").head(key)
+    world.assert_all_there()
+    lines[lines.index("u004,US")] = f"u004,{world.users['u004']}"
+    (world.root / "users.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert delta(world)["copies"] == 2 * len(left)
+    moved(world)
+    world.objects |= left
     world.assert_all_there()
 
 

@@ -37,15 +37,22 @@ def commands(text: str) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/operations.md"])
-def test_every_command_of_a_document_does_what_it_says(document: str, tmp_path: Path) -> None:
-    """Each console line runs, in order, in one workspace, and ends with the code that stands beside it."""
+@pytest.mark.parametrize(
+    ("document", "more"), [("README.md", ""), ("docs/operations.md", '\n[cutover]\nobserve = "1s"\n')]
+)
+def test_every_command_of_a_document_does_what_it_says(document: str, more: str, tmp_path: Path) -> None:
+    """Each console line runs, in order, in one workspace, and ends with the code that stands beside it. DIGEST is what the
+    command before has told."""
     world = build(tmp_path, users=12, per_user=4, large=False)
-    (tmp_path / "plans" / "small.toml").rename(tmp_path / "plans" / "clover.toml")
+    spec = (tmp_path / "plans" / "small.toml").rename(tmp_path / "plans" / "clover.toml")
+    spec.write_text(spec.read_text(encoding="utf-8") + more, encoding="utf-8")
     (tmp_path / ".migrate").mkdir(exist_ok=True)
     found = commands((ROOT / document).read_text(encoding="utf-8"))
     assert len(found) >= 10
-    for line, code in found:
+    told = ""
+    for asked, code in found:
+        digest = re.search(r"--confirm\s+([0-9a-f]{12})", told)
+        line = asked if digest is None else asked.replace("DIGEST", digest[1])
         done = forked.start(
             NOBODY_IS_LATE,
             shlex.split(line)[1:],
@@ -58,6 +65,7 @@ def test_every_command_of_a_document_does_what_it_says(document: str, tmp_path: 
         out, err = (said.decode() for said in done.communicate())
         assert done.returncode == code, f"{line}: {done.returncode}\n{out}\n{err}"
         assert "Traceback" not in err
+        told = out
     forgotten = {
         user for line, _ in found if "--dry-run" not in line for user in re.findall(r"forget --user (u\d+)", line)
     }

@@ -62,11 +62,11 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
     """Six users, what belongs to nobody, and somebody whom the directory does not have; planned, copied and verified."""
-    return verified(tmp_path, request.getfixturevalue("postgres_url") if request.param == "postgresql" else None)
+    return made(tmp_path, request.getfixturevalue("postgres_url") if request.param == "postgresql" else None)
 
 
 @made_once
-def verified(root: Path, ledger: str | None) -> SmallWorld:
+def made(root: Path, ledger: str | None) -> SmallWorld:
     world = build(root, users=6, per_user=2, copies_max=20, odd=False, large=False)
     world.ledger = ledger
     path = root / "plans" / "small.toml"
@@ -193,8 +193,41 @@ def test_an_orphan_who_appears_is_the_directorys_from_then_on(world: SmallWorld)
     assert answer.json["found"]["outside_home"]["number"] == 1
 
 
+def test_what_a_later_plan_copies_to_every_site_no_more_is_told_by_a_sweep(tmp_path: Path) -> None:
+    """Another policy is another plan, on a ledger of its own, and nothing else looks for what the one before has left; what is
+    still copied is right. By the ledger of the first plan all of it is (the twin)."""
+    world = made(tmp_path, None)
+    first = tmp_path / ".migrate" / "ledger.sqlite"
+    spec = tmp_path / "plans" / "small.toml"
+    spec.write_text(
+        spec.read_text().replace(LAST, LAST.replace('policy = "copy"', 'policy = "keep"')), encoding="utf-8"
+    )
+    world.ledger = f"sqlite:///{tmp_path}/.migrate/ledger-2.sqlite"
+    planned(world)
+    moved(world)
+    left = {(site, key) for site, key in world.at_targets() if key.startswith(("assets/", "users/ghost/"))}
+    assert len(left) == (len(EVERYWHERE) - 1) * 3
+    swept = world.migrate("sweep", "--list", "stray", "--limit", "1000", "--json")
+    assert (swept.code, swept.json["found"]["stray"]["number"]) == (3, len(left)), swept.err
+    found = {(row["store"], row["key"]): row["detail"] for row in swept.json["listed"]["findings"]}
+    assert found.keys() == left
+    assert "a plan of another ledger" in found["hamar", "assets/film.mp4"]
+    assert found["hamar", "users/ghost/photo-0000.jpg"] == "no plan moves the user"
+
+    world.ledger, second = f"sqlite:///{first}", world.ledger
+    assert world.migrate("sweep").code == 0
+    world.ledger = second
+    for store, key in left:
+        world.store(store).delete(key)
+    assert world.migrate("sweep").code == 0
+    (gone,) = [path for path in (tmp_path / ".migrate" / "plans").iterdir() if path.name != swept.json["plans"][0][:16]]
+    gone.rename(tmp_path / gone.name)
+    unread = world.migrate("sweep", "--json")  # nobody can say what it has copied (Invariant 4)
+    assert (unread.code, len(unread.json["not_asked"])) == (75, 1)
+
+
 def test_a_stand_in_is_never_cut_over(world: SmallWorld) -> None:
-    """It is verified, and goes no further."""
+    """It is verified, and goes no further; nor does who is forgotten. Neither is told to have moved."""
     with closing(Ledger.open(world.ledger or f"sqlite:///{world.root}/.migrate/ledger.sqlite")) as ledger:
         (plan,) = ledger.plans()
         with pytest.raises(MoveRefusedError, match="no person"):
@@ -202,3 +235,10 @@ def test_a_stand_in_is_never_cut_over(world: SmallWorld) -> None:
                 "/everywhere/small/1", plan.id, plan.run_id, from_site="us", to_site="hamar", now=datetime.now(UTC)
             )
     assert states(world) == {"verified": 8}
+    assert world.migrate("forget", "--user", "u005").code == 0
+    cut = world.migrate("cutover", "--wave", "all", "--json")
+    assert cut.code == 0, cut.err
+    assert [cut.json["users"][name] for name in ("moved", "moved_before", "not_ready", "left")] == [5, 0, 0, 0]
+    assert states(world) == {"verified": 2, "observing": 5, "forgotten": 1}
+    back = world.migrate("rollback", "--user", "u001", "--json")  # among whose objects lies one of everybody's
+    assert (back.code, back.json["kept"]["new"], back.json["replayed"]) == (0, 0, 0), back.err

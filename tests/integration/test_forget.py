@@ -472,6 +472,30 @@ def test_who_may_not_list_versions_has_not_seen_that_there_are_none() -> None:
         _listed(Denying("hamar", held, capabilities=replace(ALL_CAPABILITIES, versions=False)), "users/u001/")
 
 
+def test_a_target_that_cannot_be_listed_leaves_its_users_to_the_next_command(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """69, and nothing of them is called erased (Invariant 4); they are marked, so no run copies anything of them, and the same
+    words go on."""
+    listed = FileStore.list
+    home = home_of(world, "u001")
+
+    def denied(store: FileStore, prefix: str = "", **more: Any) -> Any:
+        if store.name == home and "u001" in prefix:
+            raise DeniedError(store.name, "LIST")
+        return listed(store, prefix, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "list", denied)
+        found = forget(world, "u001", "u002", code=69)
+    assert (found["u001"]["result"], found["u002"]["result"]) == ("failed", "erased")
+    assert state(world, "u001") is UserState.FORGOTTEN
+    do(world, "run", "--wave", "all")
+    assert forget(world, "u001")["u001"]["result"] == "erased"
+    without(world, "u001", "u002")
+    world.assert_all_there()
+
+
 def test_of_two_that_forget_at_once_one_erases(tmp_path: Path, ledger_url: str | None) -> None:
     """The other marks, and says to come again. The first is not disturbed."""
     world = made(tmp_path, ledger_url)

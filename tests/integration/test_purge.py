@@ -34,6 +34,7 @@ from purgeworld import (
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, body_of, build
+from test_cutover import everything
 
 from migrate.errors import DeniedError, StoreError, TransientStoreError
 from migrate.model import DELETED, Attributes
@@ -74,7 +75,7 @@ def test_a_wave_is_purged_once_its_digest_is_confirmed(world: SmallWorld) -> Non
     """Until then nothing is deleted; then the sources are empty of the users, the targets are as they were, a sweep finds no
     residue, and history and status say so (Invariants 1 and 3)."""
     world.store("us").create_upload("users/u001/film", attributes=IMAGE)
-    before = at_sources(world)
+    before, untouched = at_sources(world), everything(world)
     first = purge(world, "--dry-run")
     assert first["users"] | {"ready": USERS, "not_ready": 0} == first["users"]
     counts = {"object": 3 * USERS, "version": 0, "delete-marker": 0, "never_copied": 0}
@@ -86,6 +87,7 @@ def test_a_wave_is_purged_once_its_digest_is_confirmed(world: SmallWorld) -> Non
     waiting = purge(world, code=75)
     assert waiting["purge"]["digest"] == digest
     assert f"--confirm {digest[:12]}" in waiting["next_step"]
+    assert everything(world) == untouched
     for words, code in (
         (("--confirm", "0" * 12), 2),
         (("--confirm", digest[:11]), 2),
@@ -360,6 +362,32 @@ def test_what_takes_an_objects_place_is_not_deleted(quick: SmallWorld, monkeypat
     assert at_sources(world) == {"us": [], "singapore": []}
 
 
+def test_what_is_written_while_the_user_is_purged_is_told_and_stays(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has confirmed it: the last listing finds it, and the user is not called purged (Invariant 9). A writer who does not
+    heed the routes would do so."""
+    world, digest, delete = quick, digest_of(quick), FileStore.delete
+    late = "users/u001/written-meanwhile.jpg"
+
+    def writing(self: FileStore, key: str, **named: Any) -> None:
+        delete(self, key, **named)
+        if self.name == "us" and key == KEY:
+            put(world, "us", late)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "delete", writing)
+        done = purge(world, "--confirm", digest, code=4)
+    assert (done["users"]["purged"], done["users"]["not_empty"]) == (USERS - 1, 1)
+    assert done["remains"] == [{"store": "us", "reason": "new", "number": 1}]
+    assert at_sources(world) == {"us": [late], "singapore": []}
+    assert states(world)["u001"] is U.PURGING
+    # it was never copied: whoever deletes it has looked at it
+    assert purge(world, "--confirm", digest, code=4)["missing"].keys() == {"late"}
+    world.store("us").delete(late)
+    assert purge(world, "--confirm", digest)["users"]["purged"] == 1
+
+
 def test_deletions_that_are_denied_leave_the_user_purging(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left is told by store and reason; the next purge plan takes it."""
     world, digest, delete = quick, digest_of(quick), FileStore.delete
@@ -532,6 +560,21 @@ def test_who_was_forgotten_after_the_flip_is_purged_and_stays_forgotten(world: S
         assert "sources purged" in str(ledger.history("u001")[-1].note)
     assert purge(world, "--dry-run")["users"]["purged_before"] == USERS
     world.assert_all_there()
+
+
+def test_what_comes_to_the_sources_of_who_was_forgotten_is_a_residue(quick: SmallWorld) -> None:
+    """As of anybody who is purged: until then it awaits that, and is counted."""
+    world = quick
+    assert world.migrate("forget", "--user", "u001").code == 0
+    awaiting = world.migrate("sweep", "--json")
+    assert (awaiting.code, awaiting.json["found"]["awaiting_purge"]["number"]) == (0, 6 * USERS)
+    assert confirmed(world)["users"]["purged"] == USERS
+    clean = world.migrate("sweep", "--json")
+    assert (clean.code, clean.json["found"]["awaiting_purge"]["number"]) == (0, 0)
+    put(world, "us", KEY)
+    found = world.migrate("sweep", "--list", "residue", "--json")
+    assert found.code == 3
+    assert [(row["store"], row["user_id"]) for row in found.json["listed"]["findings"]] == [("us", "u001")]
 
 
 def test_who_lives_at_the_old_home_when_they_are_forgotten_keeps_the_sources(quick: SmallWorld) -> None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+import routes as platforms
 from kept import made_once
+from routes import Hook, Platform
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, body_of, build, planned
-from test_cutover import Broken, cutover, homes, ledger_of, placed, routes_of, states, verified
+from test_cutover import Broken, cutover, everything, homes, ledger_of, placed, routes_of, states, verified
 
 from migrate.errors import DeniedError, LaterError, MoveRefusedError, TransientStoreError, UnreachableError
 from migrate.ledger import Ledger
@@ -29,6 +34,7 @@ from migrate.stores.file import FileStore
 USERS = 6
 EUROPE = Attributes(content_type="a/b")
 SOURCES = ("us", "singapore")
+HOOK_KEY = "0123456789abcdef, the hook's"
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +110,7 @@ def test_users_go_back_and_nothing_erased_comes_to_life(world: SmallWorld) -> No
     for key in ("users/u002/photo-0002.jpg", "users/u003/photo-0000.jpg", "users/u004/photo-0001.jpg"):
         delete_in_europe(world, key)
         del world.objects[key]
-    before = held(world, *SOURCES), world.at_targets()
+    before, untouched = (held(world, *SOURCES), world.at_targets()), everything(world)
     kept = {
         ("u000", "users/u000/written.jpg", "new"),
         ("u001", "users/u001/photo-0001.jpg", "changed"),
@@ -114,7 +120,7 @@ def test_users_go_back_and_nothing_erased_comes_to_life(world: SmallWorld) -> No
     looked = rollback(world, "--dry-run")
     assert looked["users"] | {"ready": USERS, "back": 0} == looked["users"]
     assert (looked["replayed"], looked["kept"]["new"], looked["kept"]["changed"]) == (3, 1, 2)
-    assert (held(world, *SOURCES), world.at_targets()) == before
+    assert everything(world) == untouched
     assert homes(world) == placed(world)
     assert set(states(world).values()) == {UserState.OBSERVING}
 
@@ -324,6 +330,64 @@ def test_whatever_becomes_of_a_question_the_platform_decides_on_the_way_back(
     assert (found["kept"]["file"] is not None) == goes
     with routes_of(world) as routes:
         assert routes.read("u002").frozen_by is None
+
+
+@contextmanager
+def platform_by(kind: str, root: Path) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Platform]]]]:
+    """A platform behind a hook that fails now and then, or behind a command: the spec's words, and the way to it."""
+    if kind == "http":
+        with Hook(HOOK_KEY.encode()).served() as hook:
+            hook.faults = [*[""] * 9, "lost", *[""] * 9, "503", *[""] * 9, "half"]
+            yield f'kind = "http"\n[routing.http]\nurl = "{hook.url}"\nkey = "env:HOOK_KEY"\n', hook.held
+        return
+    state = root / "platform.json"
+    state.write_text(json.dumps(asdict(Platform())))
+    argv = json.dumps([sys.executable, "-S", "-E", platforms.__file__, str(state)])
+    yield f'kind = "command"\n[routing.command]\nargv = {argv}\n', partial(platforms.kept, state)
+
+
+@pytest.mark.parametrize("kind", ["http", "command"])
+def test_people_go_there_and_back_by_a_hook_and_by_a_command(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform has each user's home, and nobody frozen; the ledger follows, and has no routes of its own."""
+    monkeypatch.setenv("HOOK_KEY", HOOK_KEY)
+    with platform_by(kind, tmp_path) as (words, held_platform):
+
+        def lives() -> dict[str, str]:
+            with held_platform() as platform:
+                assert not any(platform.is_frozen(row) for row in platform.routes.values())
+                return {user: platform.row(user)["home"] for user in platform.routes}
+
+        world = moved(tmp_path / "world", None, words)
+        assert lives() == placed(world)
+        assert set(states(world).values()) == {UserState.OBSERVING}
+        assert rollback(world)["users"]["back"] == USERS
+        assert lives() == dict.fromkeys(world.users, "us")
+        assert set(states(world).values()) == {UserState.ROLLED_BACK}
+        with ledger_of(world) as ledger, ledger.database.read() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM routes").scalar() == 0
+
+
+def test_a_platform_that_does_not_show_the_old_home_is_found(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it has flipped back, and the route that is read says otherwise: 5, and the user stays."""
+    world, flip = quick, SqlRouter.flip
+
+    def lying(router: SqlRouter, user: str, token: str, site: str) -> None:
+        if user != "u002":
+            flip(router, user, token, site)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "flip", lying)
+        answer = world.migrate("rollback", "--wave", "all", "--json")
+    assert (answer.code, answer.out) == (5, ""), answer.err
+    assert (states(world)["u002"], homes(world)["u002"]) == (UserState.OBSERVING, placed(world)["u002"])
+    with routes_of(world) as routes:
+        assert all(routes.read(user).frozen_by is None for user in world.users)
+    rollback(world)
+    assert set(homes(world).values()) == {"us"}
 
 
 def test_nobody_is_flipped_after_a_deletion_of_which_nobody_knows(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planning import Item, Person, World, make_world, spec_data, spec_with, write_parquet
+from planning import THEN, Item, Person, World, make_world, spec_data, spec_with, write_parquet
 
-from migrate.errors import RefusedError
+from migrate.errors import ExitCode, InputError, RefusedError
 from migrate.model import PlannedObject
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, PlanReader
@@ -227,6 +229,36 @@ def test_a_capacity_counts_what_is_there_once(tmp_path: Path) -> None:
     items = [*ITEMS, Item("users/nils/photos/0")]
     last = world_of(tmp_path, items, people).delta(spec, line_of(tmp_path, plans))
     assert {user.user_id: user.home for user in last.users()}["nils"] == "hamar"
+
+
+def test_who_has_too_much_for_a_freeze_is_counted_with_what_is_settled(tmp_path: Path) -> None:
+    """While there is time to change it, however little a delta plans of them; who does not move is not counted."""
+    spec = spec_with(cutover={"objects_max": 4})
+    plan = world_of(tmp_path, ITEMS).plan(spec)
+    assert plan.document["cutover"]["users_too_large"] == 0
+    now = [*ITEMS, Item("users/anna/photos/new"), Item("users/doug/photos/new")]
+    delta = world_of(tmp_path, now).delta(spec, line_of(tmp_path, [plan]))
+    assert list(objects_of(delta)) == ["users/anna/photos/new"]
+    assert delta.document["cutover"]["users_too_large"] == 1
+    gone = world_of(tmp_path, ITEMS[1:] + now[-2:]).delta(spec, line_of(tmp_path, [plan]))
+    assert gone.document["cutover"]["users_too_large"] == 0
+    assert world_of(tmp_path, now).plan(spec).document["cutover"]["users_too_large"] == 1
+
+
+def test_inputs_that_are_older_than_the_plans_own_are_refused(tmp_path: Path) -> None:
+    """What came to be in between would look deleted: each is named (78). As old as the plan's own they serve."""
+    world = world_of(tmp_path, ITEMS)
+    line = line_of(tmp_path, [world.plan(spec_with())])
+    earlier, found = THEN - timedelta(microseconds=1), world.inputs
+    singapore = replace(found.inventories["singapore"], as_of=earlier)
+    for inputs, name in (
+        (replace(found, directory=replace(found.directory, as_of=earlier)), "directory"),
+        (replace(found, inventories={**found.inventories, "singapore": singapore}), "singapore"),
+    ):
+        with pytest.raises(InputError, match=f"older than what plan .* was made from: {name}$") as refused:
+            replace(world, inputs=inputs).delta(spec_with(), line)
+        assert refused.value.exit_code is ExitCode.BAD_SPEC
+    assert objects_of(world.delta(spec_with(), line)) == {}
 
 
 def test_without_backups_the_next_object_is_not_taken_for_a_second_copy(tmp_path: Path) -> None:

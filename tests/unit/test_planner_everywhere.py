@@ -183,6 +183,15 @@ def test_a_renamed_shared_key_goes_by_its_target_and_must_not_meet_a_users(tmp_p
     assert blockers(plan_of(tmp_path / "c", kept, [*USERS, Item("static/anna/photos/0")])) == {}
 
 
+def test_a_stand_in_is_never_too_large_for_a_freeze(tmp_path: Path) -> None:
+    """Nobody freezes it. A user with as many objects is."""
+    found = [
+        plan_of(tmp_path / str(most), spec_of(cutover={"objects_max": most})).document["cutover"]["users_too_large"]
+        for most in (2, 1)
+    ]
+    assert found == [0, 2]
+
+
 def test_what_only_a_backup_holds_blocks_as_anybodys_objects_do(tmp_path: Path) -> None:
     """It may have been deleted at the primary. Orphans have a category that the spec decides by, shared objects have none."""
     spec = spec_of(reconcile={"backup_only": {"restricted": "copy"}})

@@ -31,6 +31,28 @@ def test_every_user_is_told_once_however_they_are_paged(world: World) -> None:
     assert (held.user_id, held.home, held.backup, held.state) == ("held", "hamar", "dublin", UserState.HELD)
 
 
+def test_whose_sources_are_to_be_empty_is_told_of_the_forgotten_too(world: World) -> None:
+    """Of those who were forgotten at the new home; not of whom was never there, or is back."""
+    world.verify_all()
+    ledger, run_id = world.ledger, world.run_id
+    for user in ("anna", "carla", "dag"):
+        world.cut_over(user)
+        ledger.observe(user, run_id, until=NOW, now=NOW)
+    for user in ("anna", "bjorn"):
+        ledger.forgotten(user, run_id, NOW)
+    ledger.rolled_back("carla", ledger.begin_return("carla", run_id, NOW), run_id, NOW)
+
+    def told() -> dict[str, UserState]:
+        first = ledger.moved_users(None, 1)
+        return {user.user_id: user.state for user in (*first, *ledger.moved_users(first[-1].user_id, 10))}
+
+    assert told() == {"anna": UserState.FORGOTTEN, "dag": UserState.OBSERVING}
+    ledger.purged_of_forgotten("anna", run_id, NOW)
+    ledger.begin_purge("dag", run_id, NOW)
+    ledger.purged("dag", run_id, NOW)
+    assert told() == {"anna": UserState.PURGED, "dag": UserState.PURGED}
+
+
 def test_what_is_wrong_of_a_neighbour_is_not_a_users(world: World) -> None:
     """anna and bjorn share batch 0: by the ordinals of each, a quarantined copy, a MISMATCH and an EXTRA object are one's own."""
     world.copy_batch(1)
