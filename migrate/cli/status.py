@@ -11,7 +11,7 @@ import typer
 from migrate.cli.context import Context, JsonOption, PlanArgument, context_of, user_given
 from migrate.cli.output import Column
 from migrate.cli.records import existing_ledger
-from migrate.cli.standing import show_standing
+from migrate.cli.standing import show_lags, show_standing
 from migrate.errors import UsageError
 from migrate.jobs.registered import check_sums, demand_not_begun, lease_watch, registered
 from migrate.ledger import EXTRA, FULL_SAMPLE_PPM, SEAL_LOST, EventKind, Ledger, RunRow, UserRow
@@ -19,6 +19,7 @@ from migrate.model import Role
 from migrate.planner.folder import Plan, PlanReader, find_plan
 from migrate.planner.summary import sources_seen
 from migrate.privacy import pseudonyms_of
+from migrate.report.lag import lag_document, wave_lags
 from migrate.report.standing import pass_document, wave_document, wave_words
 from migrate.spec import spec_time
 from migrate.states import UserState
@@ -83,7 +84,8 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
     child = ledger.child_of(plan.digest)
     if child is None:  # a delta takes the users over, and their sums
         check_sums(progress, plan.document["totals"])
-    seen = sources_seen(plan.document, plan.spec.by_role(Role.SOURCE))
+    seen = sources_seen(plan.document, plan.spec.by_role(Role.SOURCE, Role.BACKUP))  # as a cutover's gate asks
+    lags = wave_lags(plan, ledger, progress) if child is None else []
     passes = ledger.passes(plan_id, 1)
     on_hold = ledger.holds_in(plan_id)
     runs = [run for run in ledger.runs(10 * _RUNS) if run.plan == plan.digest][:_RUNS]
@@ -99,6 +101,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
                 "continued_by": child,
                 "sources_seen": seen.isoformat(),
                 "lag_seconds": round((context.now() - seen).total_seconds()),
+                "lags": [lag_document(lag, context.now()) for lag in lags],
                 "standing": wave_document(progress),
                 "leased_batches": leased,
                 "left_batches": left,  # of these, by runs that were killed
@@ -115,6 +118,9 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
     lag = format_duration(round((context.now() - seen).total_seconds()))
     output.line(f"sources seen at {spec_time(seen, plan.spec)}, {lag} ago: `migrate delta` plans what changed since")
     show_standing(output, progress)
+    if lags:
+        output.line()
+        show_lags(output, lags, context.now(), lambda moment: spec_time(moment, plan.spec))
     states: dict[UserState, int] = {}
     for wave in progress:
         for state, number in wave.users.items():

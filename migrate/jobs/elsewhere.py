@@ -20,7 +20,7 @@ from migrate.filelock import locked, waiting
 from migrate.inventory.aside import Stopping, never, side_by_side
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
-from migrate.ledger import Ledger, continued_by
+from migrate.ledger import Ledger, continued_by, continued_by_another
 from migrate.model import Role
 from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
@@ -50,10 +50,7 @@ def demand_only_child(plan: Plan, ledger: Ledger) -> None:
     parent = plan.document["parent"]
     child = None if parent is None else ledger.child_of(parent)
     if child not in (None, plan.digest):
-        raise RefusedError(
-            f"plan {parent[:12]} is continued by another delta, {child[:12]}",
-            remedy=f"That one counts, and this one is not needed: `migrate delta {child[:12]}` plans what has changed since.",
-        )
+        raise continued_by_another(parent, child)
 
 
 @contextmanager

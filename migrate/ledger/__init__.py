@@ -2,7 +2,7 @@
 
 from migrate.ledger.late import LateRef
 from migrate.ledger.ledger import Ledger
-from migrate.ledger.lines import continued_by
+from migrate.ledger.lines import continued_by, continued_by_another
 from migrate.ledger.processes import LEASE_SECONDS, LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
     EXTRA,
@@ -94,4 +94,5 @@ __all__ = [
     "VerdictRow",
     "WaveProgress",
     "continued_by",
+    "continued_by_another",
 ]

@@ -61,9 +61,7 @@ class Lines(Core):
         """The digest of the delta that continues this plan; None where none is registered."""
         plans = schema.plans
         with self._read() as connection:
-            found: str | None = connection.execute(
-                select(plans.c.digest).where(plans.c.parent == digest).limit(1)
-            ).scalar()
+            found: str | None = connection.execute(select(plans.c.digest).where(plans.c.parent == digest)).scalar()
         return found
 
     def unproven_users(self, plan_ids: Sequence[int]) -> Iterator[str]:
@@ -275,7 +273,7 @@ def demand_not_continued(connection: Connection, plan_id: int) -> None:
     digest = connection.execute(
         select(plans.c.digest).where(plans.c.id == plan_id).with_for_update(read=True, key_share=True)
     ).scalar_one()
-    child = connection.execute(select(plans.c.digest).where(plans.c.parent == digest).limit(1)).scalar()
+    child = connection.execute(select(plans.c.digest).where(plans.c.parent == digest)).scalar()
     if child is not None:
         raise continued_by(digest, child)
 
@@ -285,6 +283,14 @@ def continued_by(digest: str, child: str) -> RefusedError:
     return RefusedError(
         f"plan {digest[:12]} is continued by the delta {child[:12]}, where its users are now",
         remedy=f"Name that plan: what is left of this one is in it, or is done. `migrate show {child[:12]}` shows it.",
+    )
+
+
+def continued_by_another(parent: str, child: str) -> RefusedError:
+    """Why a delta is not begun whose parent another delta continues already."""
+    return RefusedError(
+        f"plan {parent[:12]} is continued by another delta, {child[:12]}",
+        remedy=f"That one counts, and this one is not needed: `migrate delta {child[:12]}` plans what has changed since.",
     )
 
 

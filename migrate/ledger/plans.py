@@ -14,7 +14,7 @@ from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
-from migrate.ledger.lines import take_users
+from migrate.ledger.lines import continued_by_another, take_users
 from migrate.ledger.rows import PlanEntry, PlanRow
 from migrate.model import LEAVING, STAND_IN, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
@@ -40,13 +40,13 @@ class Plans(Core):
         """The plan's id; the first time, its batches and users are written too, all or nothing.
 
         `mark`: how the line stood when a delta was built on it (`mark_of`); LaterError where it stands otherwise.
-        RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`); IntegrityError
-        where totals are not the sums (invariant 3).
+        RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`), or another delta
+        continues the plan's parent; IntegrityError where totals are not the sums (invariant 3).
         """
         with self._write() as connection:
             plan_id = _insert_plan(connection, plan, run_id, now)
             if plan_id is None:
-                return _plan_id(connection, plan.digest)
+                return _plan_id(connection, plan)
             self._database.take_time(connection)
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
@@ -149,12 +149,19 @@ class Plans(Core):
         return {(kind, count, digest) for kind, count, digest in rows}
 
 
-def _plan_id(connection: Connection, digest: str) -> int:
-    return int(connection.execute(select(schema.plans.c.id).where(schema.plans.c.digest == digest)).scalar_one())
+def _plan_id(connection: Connection, plan: PlanEntry) -> int:
+    """The id of a plan that could not be inserted, since it is there. RefusedError where it is another delta that is."""
+    plans = schema.plans
+    found = connection.execute(select(plans.c.id).where(plans.c.digest == plan.digest)).scalar()
+    if found is None:
+        child = connection.execute(select(plans.c.digest).where(plans.c.parent == plan.parent)).scalar_one()
+        raise continued_by_another(plan.parent or "", child)
+    return int(found)
 
 
 def _insert_plan(connection: Connection, plan: PlanEntry, run_id: int, now: datetime) -> int | None:
-    """The new plan's id; None if it is there already. On PostgreSQL this waits for another registration of the same plan."""
+    """The new plan's id; None where the plan, or another delta of its parent, is there already. On PostgreSQL this waits for
+    another registration of either."""
     row = {
         "digest": plan.digest,
         "parent": plan.parent,
@@ -169,7 +176,8 @@ def _insert_plan(connection: Connection, plan: PlanEntry, run_id: int, now: date
         "batches": plan.batches,
         "verify_level": plan.verify_level.value,
     }
-    statement = upsert(connection, schema.plans).values(row).on_conflict_do_nothing(index_elements=["digest"])
+    # whichever of them is taken, digest or parent
+    statement = upsert(connection, schema.plans).values(row).on_conflict_do_nothing()
     made: int | None = connection.execute(statement.returning(schema.plans.c.id)).scalar()
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -89,6 +90,19 @@ class Reading(Core):
             )
             for wave in waves
         ]
+
+    def open_copies(self, plan_ids: Sequence[int]) -> dict[tuple[int, int], int]:
+        """By plan and wave, how many copies are pending, drifted or quarantined; where there are none, nothing. By counters."""
+        table = schema.batch_counts
+        left = table.c.copies - table.c.copied - table.c.present - table.c.withdrawn
+        query = (
+            select(table.c.plan_id, table.c.wave, func.sum(left))
+            .where(table.c.plan_id.in_(plan_ids))
+            .group_by(table.c.plan_id, table.c.wave)
+        )
+        with self._read() as connection:
+            rows = connection.execute(query).all()
+        return {(plan_id, wave): int(number) for plan_id, wave, number in rows if number}
 
     def check_counters(self, plan_id: int) -> None:
         """IntegrityError where the counters of a plan's batches are not the sums over them (invariant 3). Reads every batch."""

@@ -91,6 +91,7 @@ plans = Table(
     Column("batches", Integer, nullable=False),
     Column("verify_level", Text, nullable=False),
     UniqueConstraint("digest"),
+    UniqueConstraint("parent"),  # of the deltas of one plan only the first is registered
     CheckConstraint("length(digest) = 64", name="digest"),
     CheckConstraint("users >= 0 AND objects >= 0 AND copies >= 0 AND size_bytes >= 0 AND batches >= 0", name="totals"),
     one_of("verify_level", Level),

@@ -80,7 +80,7 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
     return PlanDiff(
         before=before.digest,
         after=after.digest,
-        spec=tuple(_changes(deciding(before.document["spec"]), deciding(after.document["spec"]), "")),
+        spec=spec_changes(deciding(before.document["spec"]), deciding(after.document["spec"])),
         found=tuple(_changes(_found(before), _found(after), "")),
         users_added=users[0],
         users_removed=users[1],
@@ -91,6 +91,11 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
         copies_removed=removed,
         copies_changed=changed,
     )
+
+
+def spec_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[SpecChange, ...]:
+    """What differs between the deciding parts of two specs, by key."""
+    return tuple(_changes(before, after, ""))
 
 
 def stranded(before: Plan, after: Plan, *, one_in: int = 1) -> Stranded | None:

@@ -6,13 +6,15 @@ object as then and nothing is left to do for its copies; which copies those are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from migrate.errors import InputError
+from migrate.errors import InputError, SpecError
 from migrate.model import STAND_INS, Role
+from migrate.planner.diff import SpecChange, spec_changes
 from migrate.planner.folder import Plan
 from migrate.planner.inputs import PlanInputs
 from migrate.planner.session import Session, pattern
@@ -22,6 +24,7 @@ from migrate.sql import literal
 CopyRef = tuple[int, int, int]
 """A copy of the line: the place of its plan in the line, its batch, its ordinal."""
 _ASKED = 10_000
+_MAY_CHANGE = re.compile(r"scope\..+|directory\..+|sites\.[^.]+\.capacity|stores\.[^.]+\.inventory(\..+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,32 @@ def demand_newer(line: Line, inputs: PlanInputs) -> None:
             f"older than what plan {line.plans[-1].digest[:12]} was made from: {', '.join(older)}",
             remedy="A delta needs newer inventories and a newer directory: deliver them, or list the store (kind live).",
         )
+
+
+def demand_same_line(before: Spec, after: Spec) -> None:
+    """SpecError where a delta with the spec `after` would decide again what the line has decided with `before`.
+
+    What may be another: all that is outside of a plan's digest, where directory and inventories are and what they show, who is
+    in scope, a site's capacity, and what is added of placement rules and stores of reports. Whom the line has placed stay there.
+    """
+    changes = [change for change in spec_changes(before.deciding(), after.deciding()) if not _is_of_this_moment(change)]
+    problems = [f"{change.key} is another than in the line" for change in changes]
+    if before.stand_ins != after.stand_ins:
+        problems.append("placement.rules: what belongs to nobody would go to other sites")
+    if problems:
+        raise SpecError(
+            "a delta decides with the spec of its line, and this one differs",
+            problems,
+            remedy="Take these keys back; or plan again on a ledger of its own: docs/operations.md, Planning again.",
+        )
+
+
+def _is_of_this_moment(change: SpecChange) -> bool:
+    if change.before is None and change.key.startswith("placement.rules."):
+        return True
+    if change.before is None and re.fullmatch(r"stores\.[^.]+", change.key):
+        return bool(change.after["role"] == Role.REPORTS)  # where inventories lie
+    return bool(_MAY_CHANGE.fullmatch(change.key))
 
 
 def take_settled(session: Session, spec: Spec, line: Line | None) -> None:

@@ -1,24 +1,28 @@
 """The world of the model test: small, in memory, and known by heart. What is to come of it is said here, apart from the product.
 
-There are two cohorts of users with sources of their own and the same targets. Each is one plan, built by the real planner from
-live listings; plans are built once, since their sources are the same at the start of every example.
+There are two cohorts of users with sources of their own and the same targets. Each is one line of plans, built by the real
+planner from live listings; the first plans are built once, since their sources are the same at the start of every example.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from migrate.model import Attributes, Level, PlannedObject, Purpose
+from migrate.jobs.continuing import LineReader
+from migrate.ledger import Ledger
+from migrate.model import TOMBSTONES, Attributes, Level, PlannedObject, Purpose
 from migrate.planner.build import build_plan
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.summary import summarise
-from migrate.spec import spec_from_data
+from migrate.spec import Spec, spec_from_data
 from migrate.stores.base import Capabilities
 from migrate.stores.door import Door, Visitor
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryPlace, place
@@ -31,6 +35,8 @@ LARGE_BYTES = 40  # from here on an object is large
 THEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 Beside = tuple[Attributes, tuple[tuple[str, str], ...]]
+Seen = tuple[int, int]
+"""Of a source object as a plan has seen it: how often it had been written or deleted, and how often what stands beside it."""
 
 
 def spec_data(cohort: int) -> dict[str, Any]:
@@ -100,19 +106,26 @@ class Wanted:
     source: str  # the name of the place
     key: str
     store: str
-    body: bytes
+    body: bytes | None  # None: what the line has left there is removed
     number: int  # of its batch
     ordinal: int
+    plan: str  # its digest
+    seen: Seen = (0, 0)
 
     @property
     def at(self) -> tuple[str, str]:
         return self.store, self.key
 
+    @property
+    def origin(self) -> tuple[str, str]:
+        return self.source, self.key
+
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """A cohort's plan, and what it comes to."""
+    """A plan of a cohort's line, and what it comes to."""
 
+    cohort: int
     plan: Plan
     copies: tuple[Wanted, ...]
     accept: tuple[str, ...]
@@ -122,49 +135,74 @@ class CohortPlan:
 def plan_of(cohort: int, conditional: bool, root: Path) -> CohortPlan:
     """Plan a cohort in the workspace `root`, and hold the plan against what the test expects of it."""
     able: Capabilities = replace(ALL_CAPABILITIES, conditional_put=conditional)
+    lay_directory(cohort, root)
+    spec = spec_from_data(spec_data(cohort), place="the model test")
+    found = _planned(cohort, spec, Workspace(root), dict.fromkeys(TARGETS, able))
+    assert found.plan.spec.verify.level is Level.CONTENT
+    _check_plan(cohort, found.copies)
+    return found
+
+
+def lay_directory(cohort: int, root: Path) -> None:
     people = COHORTS[cohort]
     (root / f"users-{cohort}.csv").write_text(
         "user_id,country\n" + "".join(f"{user},{country}\n" for user, country in people.items()), encoding="utf-8"
     )
-    spec = spec_from_data(spec_data(cohort), place="the model test")
-    able_by_store = dict.fromkeys(TARGETS, able)
+
+
+def delta_of(before: CohortPlan, workspace: Workspace, ledger: Ledger, oracle: Oracle) -> CohortPlan:
+    """Plan what has changed since `before`, as `migrate delta` does, and hold that against what the test expects of it. Raises
+    what LineReader raises."""
+    with closing(LineReader(before.plan, workspace, ledger)) as reader:
+        found = _planned(before.cohort, before.plan.spec, workspace, before.plan.capabilities, reader, oracle)
+    oracle.check_delta(found)
+    return found
+
+
+def _planned(
+    cohort: int,
+    spec: Spec,
+    workspace: Workspace,
+    able: Mapping[str, Capabilities],
+    reader: LineReader | None = None,
+    oracle: Oracle | None = None,
+) -> CohortPlan:
     visitor = Visitor("op", "host", "IE", Purpose.PLAN, None)
-    workspace = Workspace(root)
-    door = Door(spec, workspace, visitor, capabilities=able_by_store)
-    plan = build_plan(
-        spec,
-        workspace,
-        door,
-        capabilities=able_by_store,
-        now=lambda: datetime.now(UTC),
-        on_progress=lambda stage, done: None,
-    )
+    with closing(Door(spec, workspace, visitor, capabilities=able)) as door:
+        plan = build_plan(
+            spec,
+            workspace,
+            door,
+            capabilities=able,
+            now=lambda: datetime.now(UTC),
+            on_progress=lambda stage, done: None,
+            line=None if reader is None else lambda scratch: reader.line(scratch, door.open),
+        )
     assert isinstance(plan, Plan)
-    assert plan.spec.verify.level is Level.CONTENT
     accept = tuple(f"{found.kind}:{found.count}:{found.digest[:12]}" for found in summarise(plan.document).blockers)
-    copies = tuple(_wanted(cohort, plan))
-    _check_plan(cohort, copies)
-    return CohortPlan(plan, copies, accept)
+    return CohortPlan(cohort, plan, tuple(_wanted(cohort, plan, oracle)), accept)
 
 
-def _wanted(cohort: int, plan: Plan) -> Iterator[Wanted]:
+def _wanted(cohort: int, plan: Plan, oracle: Oracle | None) -> Iterator[Wanted]:
     reader = PlanReader(plan)
     for batch in plan.batches():
         planned: PlannedObject
         for planned in reader.objects(batch):
-            held = place(f"us-{cohort}").find(planned.key)
+            origin = f"us-{cohort}", planned.key
+            held = place(origin[0]).find(planned.key)
             assert planned.store == "us"
-            assert held is not None
+            assert (held is None) == (planned.flag in TOMBSTONES)
             for copy in planned.copies:
                 yield Wanted(
                     cohort,
                     planned.user_id,
-                    f"us-{cohort}",
-                    planned.target_key,
+                    *origin,
                     copy.store,
-                    held.body,
+                    None if held is None else held.body,
                     batch.number,
                     copy.ordinal,
+                    plan.digest,
+                    (0, 0) if oracle is None else oracle.seen(origin),
                 )
     reader.close()
 
@@ -186,47 +224,88 @@ class Oracle:
     """What may be where. Knows the plans' copies and what the test itself did to sources and targets; nothing of the ledger."""
 
     def __init__(self) -> None:
-        self.copies: list[Wanted] = []
-        self.by_place: dict[tuple[str, str], Wanted] = {}
+        self.versions: dict[
+            tuple[str, str], list[Wanted]
+        ] = {}  # by target and key: what each plan of the line wants there
+        self.reached: dict[tuple[str, str], int] = {}  # the newest of these that was there at any time
+        self.current: list[str] = []  # by cohort, the plan that no other continues
         self.beside: dict[
             tuple[str, str], list[Beside]
         ] = {}  # by source and key: all that stood beside the bytes, so far
-        self.lost: set[tuple[str, str]] = set()  # sources that are not what was planned any more
+        self.writings: Counter[tuple[str, str]] = (
+            Counter()
+        )  # by source and key: how often the object was written or deleted
         self.sources: dict[tuple[str, str], bytes | None] = {}
         self.foreign: dict[tuple[str, str], bytes] = {}  # what the test laid at a target
         self.occupants: set[tuple[str, str]] = set()  # of these, what was there before we wrote
         self.extra_since: dict[tuple[str, str], int] = {}
         self.harmed: dict[tuple[str, str], int] = {}  # copies that the test broke, and when
-        self.written: set[tuple[str, str]] = set()  # copies that were seen to be right
+        self.written: set[tuple[str, str]] = set()  # places where a copy was seen to be right
+        self.forgotten: set[str] = set()  # users whose deletion was asked for
         self.moment = 0
 
-    def add(self, found: CohortPlan) -> None:
-        for wanted in found.copies:
-            self.copies.append(wanted)
-            self.by_place[wanted.at] = wanted
-            held = place(wanted.source).find(wanted.key)
-            assert held is not None
-            self.beside[wanted.source, wanted.key] = [beside_of(held.info.attributes, held.tags)]
-            self.sources[wanted.source, wanted.key] = held.body
+    @property
+    def copies(self) -> list[Wanted]:
+        """The newest word on each place."""
+        return [versions[-1] for versions in self.versions.values()]
 
-    def is_right(self, at: tuple[str, str]) -> bool:
-        """Whether the target holds the planned bytes, and beside them what stood beside the source's at some time."""
-        wanted = self.by_place[at]
+    def begin(self, found: CohortPlan) -> None:
+        """A cohort's first plan is there, or a delta of its line has begun."""
+        if found.cohort == len(self.current):
+            self.current.append("")
+            for origin in dict.fromkeys(wanted.origin for wanted in found.copies):
+                self.lay(origin)
+        self.current[found.cohort] = found.plan.digest
+        for wanted in found.copies:
+            self.versions.setdefault(wanted.at, []).append(wanted)
+
+    def lay(self, origin: tuple[str, str]) -> None:
+        """Take down what a source holds by now."""
+        held = place(origin[0]).find(origin[1])
+        self.sources[origin] = None if held is None else held.body
+        if held is not None:
+            self.beside.setdefault(origin, []).append(beside_of(held.info.attributes, held.tags))
+
+    def seen(self, origin: tuple[str, str]) -> Seen:
+        return self.writings[origin], len(self.beside[origin]) - 1
+
+    def is_lost(self, wanted: Wanted) -> bool:
+        """Whether the source is not what was planned any more."""
+        return self.writings[wanted.origin] != wanted.seen[0]
+
+    def is_newest(self, wanted: Wanted) -> bool:
+        """Whether the newest plan of its line has planned it; else that one keeps it, and looks at it no more."""
+        return wanted.plan == self.current[wanted.cohort]
+
+    def is_there(self, wanted: Wanted) -> bool:
+        """Whether the target holds the planned bytes, and beside them what stood beside the source's at some time since."""
         held = place(wanted.store).find(wanted.key)
-        return (
-            held is not None
-            and held.body == wanted.body
-            and beside_of(held.info.attributes, held.tags) in self.beside[wanted.source, wanted.key]
-        )
+        if held is None or wanted.body is None:
+            return held is None and wanted.body is None
+        beside = self.beside[wanted.origin][wanted.seen[1] :]
+        return held.body == wanted.body and beside_of(held.info.attributes, held.tags) in beside
+
+    def standing(self, at: tuple[str, str]) -> int | None:
+        """Which of the versions is there, the newest that it can be; None where none is."""
+        found = [number for number, wanted in enumerate(self.versions[at]) if self.is_there(wanted)]
+        return max(found, default=None)
+
+    def is_right(self, wanted: Wanted) -> bool:
+        """Whether its place holds it, or what a newer plan wants there."""
+        number = self.standing(wanted.at)
+        return number is not None and number >= self.versions[wanted.at].index(wanted)
 
     def look(self) -> None:
         """Compare all places with what may be there (invariants 1, 2 and 7). Harm that was mended is forgotten."""
-        for at in self.by_place:
-            if self.is_right(at):
+        for at in self.versions:
+            number = self.standing(at)
+            if number is not None:
                 self.written.add(at)
                 self.harmed.pop(at, None)
                 self.foreign.pop(at, None)
                 assert at not in self.occupants, f"{at}: what somebody else had there was overwritten"
+                assert number >= self.reached.get(at, 0), f"{at}: an older plan's copy came back"
+                self.reached[at] = number
         for store in TARGETS:
             for key in keys_of(place(store)):
                 at = (store, key)
@@ -235,8 +314,8 @@ class Oracle:
                 if at in self.foreign:
                     assert held.body == self.foreign[at], f"{at}: somebody else's object was changed"
                 else:
-                    assert at in self.by_place, f"{at} is no copy of any plan"
-                    assert self.is_right(at), f"{at} is not what its source was"
+                    assert at in self.versions, f"{at} is no copy of any plan"
+                    assert self.standing(at) is not None, f"{at} is not what its source was"
         for at in self.occupants:
             assert place(at[0]).find(at[1]) is not None, f"{at}: what somebody else had there is gone"
         for (source, key), body in self.sources.items():
@@ -244,7 +323,68 @@ class Oracle:
             assert (None if held is None else held.body) == body, f"{source} {key}: the source was written to"
 
     def extras(self, user: str) -> list[tuple[str, str]]:
-        return [at for at in self.foreign if at not in self.by_place and at[1].startswith(f"users/{user}/")]
+        return [at for at in self.foreign if at not in self.versions and at[1].startswith(f"users/{user}/")]
+
+    def newest_of(self, origin: tuple[str, str]) -> Wanted | None:
+        """The newest word of the line on an object; None where no plan has it."""
+        source, key = origin
+        return next((found for found in self.copies if found.origin == (source, key)), None)
+
+    def has_changed(self, cohort: int) -> bool:
+        """Whether a source of the cohort is not what the newest plan of the line that names it has seen."""
+        return any(self._is_changed(origin) for origin in self.followed(cohort))
+
+    def followed(self, cohort: int) -> list[tuple[str, str]]:
+        """The objects of a cohort's sources, but for those of who is forgotten."""
+        of_cohort = (origin for origin in self.sources if origin[0] == f"us-{cohort}")
+        return [origin for origin in of_cohort if user_of(origin[1]) not in self.forgotten]
+
+    def _is_changed(self, origin: tuple[str, str]) -> bool:
+        newest = self.newest_of(origin)
+        return self.sources[origin] is not None if newest is None else newest.seen != self.seen(origin)
+
+    def check_delta(self, found: CohortPlan) -> None:
+        """What changed is in a delta, and goes where all of the user's goes. Of who is forgotten nothing is."""
+        planned: dict[tuple[str, str], set[str]] = {}
+        for wanted in found.copies:
+            planned.setdefault(wanted.origin, set()).add(wanted.store)
+            assert wanted.user not in self.forgotten
+            assert wanted.body == self.sources[wanted.origin]
+        for origin, stores in planned.items():
+            assert stores == self.stores_of(user_of(origin[1])), f"{origin} would go elsewhere"
+        for origin in self.followed(found.cohort):
+            if self._is_changed(origin):
+                assert origin in planned, f"{origin} has changed, and is not in the delta"
+
+    def stores_of(self, user: str) -> set[str]:
+        return {store for store, key in self.versions if key.startswith(f"users/{user}/")}
+
+    def check_mirror(self, cohort: int, users: Container[str] | None = None) -> None:
+        """Each object that a source has, of all users or of some, is where its user belongs, as it is, and what the source has no
+        more is not; but for what a delta keeps and the test has broken since, which nobody has looked at again."""
+        for source, key in self.followed(cohort):
+            if users is not None and user_of(key) not in users:
+                continue
+            body = self.sources[source, key]
+            for store in self.stores_of(user_of(key)):
+                at, held = (store, key), place(store).find(key)
+                if at in self.harmed and at in self.versions and not self.is_newest(self.versions[at][-1]):
+                    continue
+                assert (None if held is None else held.body) == body, f"{at} is not as its source"
+                if held is not None:
+                    now = self.beside[source, key][-1]
+                    assert beside_of(held.info.attributes, held.tags) == now, f"{at} has not what is beside its source"
+
+    def check_gone(self, user: str, occupied: set[tuple[str, str]]) -> None:
+        """Of who was erased the targets have what somebody else has laid there, and what a copy took for somebody else's."""
+        for store in TARGETS:
+            for key in keys_of(place(store)):
+                if user_of(key) == user:
+                    assert (store, key) in self.foreign or (store, key) in occupied, f"{(store, key)} is left of {user}"
+
+
+def user_of(key: str) -> str:
+    return key.split("/")[1]
 
 
 def keys_of(target: MemoryPlace) -> list[str]:

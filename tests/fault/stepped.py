@@ -30,9 +30,9 @@ from migrate.engines import local
 from migrate.engines.assignment import Assignment, Snapshot, add_waves, work_on
 from migrate.engines.local import EngineReport, Problem
 from migrate.errors import ExitCode, MigrateError
-from migrate.jobs import checking, common, copying, registered
+from migrate.jobs import checking, common, continuing, copying, registered
 from migrate.ledger import LeaseWatch, Ledger, ProcessIdentity
-from migrate.planner import folder
+from migrate.planner import folder, kept
 from migrate.spec import Copying
 from migrate.stores import door
 from migrate.transfer import limits, parted, parts
@@ -169,7 +169,8 @@ def exchange(patch: pytest.MonkeyPatch, scheduler: Scheduler, ledger: Ledger) ->
     patch.setattr(engine, "Caller", partial(Caller, retry=_AT_ONCE))
     patch.setattr(engine, "CopyTools", _small_parts)
     patch.setattr(parted, "part_bytes_for", lambda size, etag, configured: PART_BYTES)
-    patch.setattr(folder, "open_reader", lambda **_: _DUCKDB.cursor())
+    for module in (folder, kept, continuing):
+        patch.setattr(module, "open_reader", lambda **_: _DUCKDB.cursor())
     patch.setattr(seals, "duckdb", SimpleNamespace(connect=lambda *_, **__: _DUCKDB.cursor(), Error=duckdb.Error))
     patch.setattr(seals, "os", SimpleNamespace(**{**vars(os), "fsync": lambda _: None}))
     for module in (door, engine):

@@ -1,4 +1,4 @@
-"""Any order of runs, crashes, changes, verifications and late requests: the invariants hold after each, and all ends well.
+"""Any order of runs, crashes, changes, deltas, checks and late requests: the invariants hold after each, and all ends well.
 
 `model.py` has the events and what must hold, `modelworld.py` the oracle, `stepped.py` and `fibers.py` how the real jobs are run
 request by request, `twins.py` the broken products that must be found. MIGRATE_SOAK_WORLDS bounds the sweeps of `make soak`.
@@ -83,7 +83,9 @@ def test_the_invariants_hold_in_any_order_of_events(plans_root: Path, sqlite: Op
     run_state_machine_as_test(seed(SEED)(machine(plans_root, sqlite)), settings=bounded(WORLDS, STEPS))
     print(dict(figures))
     # what never happened would show nothing
-    for event in ("requests stalled", "late requests landed", "copies harmed", "sources changed", "leases expired"):
+    events = ["requests stalled", "late requests landed", "copies harmed", "sources changed", "leases expired"]
+    events += ["deltas begun", "copies of deltas", "deltas refused", "users forgotten", "users moved", "late objects"]
+    for event in events:
         assert figures[event], f"no world had {event}"
 
 
@@ -102,6 +104,9 @@ def test_the_invariants_hold_in_any_order_of_events(plans_root: Path, sqlite: Op
         (twins.what_is_there_is_replaced, "was overwritten|is gone"),
         (twins.any_pass_moves_users_on, "is verified with"),
         (twins.repairs_are_not_uncounted, "seals and rows|batch .*Counter|INTEGRITY"),
+        (twins.deletions_are_only_written_down, "has a receipt, and is not at the target"),
+        (twins.what_is_not_proved_is_kept, "is verified, and|is not kept|is not as its source|is verified with"),
+        (twins.a_delta_waits_for_no_late_request, "came back|has a receipt, and is not at the target"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -97,6 +98,70 @@ def test_changes_come_over_and_deletions_too(world: SmallWorld, monkeypatch: pyt
     assert world.migrate("verify", "--level", "both-ends", "--wave", "all").code == 0
     assert world.migrate("verify", "--level", "listing", "--wave", "all").code == 0
     assert delta(world)["copies"] == 0
+
+
+def lags(world: SmallWorld, *words: str) -> dict[int, tuple[str | None, int]]:
+    """By wave, as of when the sources are at the targets, and how many copies are open."""
+    answer = world.migrate("status", *words, "--json")
+    assert answer.code == 0, answer.err
+    return {lag["wave"]: (lag["sources_seen"], lag["open_copies"]) for lag in answer.json["lags"]}
+
+
+def told_lags(world: SmallWorld) -> dict[int, list[str]]:
+    """The same in words: by wave, what stands behind it."""
+    lines = world.migrate("status").out.splitlines()
+    header = next(place for place, line in enumerate(lines) if "sources as of" in line)
+    rows = [line.split() for line in lines[header + 1 : header + 4]]
+    return {int(row[0]): row[1:] for row in rows}
+
+
+def seen(world: SmallWorld) -> str:
+    """When the newest plan saw the sources."""
+    return str(world.migrate("status", "--json").json["sources_seen"])
+
+
+def test_a_wave_is_as_far_behind_as_the_newest_plan_that_is_whole_for_it(world: SmallWorld) -> None:
+    """While a delta has something left for a wave, be it for a person to look at, no receipts show more than that the wave is as
+    the plan before left it; the other waves are further (Invariant 9)."""
+    parent, key = world.migrate("plans", "--json").json["plans"][0]["digest"], "users/u001/photo-0001.jpg"
+    wave = int(world.migrate("status", "--user", "u001", "--json").json["wave"])
+    others = sorted({0, 1, 2} - {wave})
+    first = seen(world)
+    assert lags(world) == {0: (first, 0), 1: (first, 0), 2: (first, 0)}
+    world.put_source(key, b"changed")
+    delta(world)
+    assert world.migrate("run", "--wave", ",".join(map(str, others))).code == 75
+    second = seen(world)
+    assert second > first
+    assert lags(world) == {wave: (first, 2), **dict.fromkeys(others, (second, 0))}
+    assert lags(world, parent) == {}
+    world.put_source(key, b"changed once more")
+    assert world.migrate("run", "--wave", "all").code == 4
+    assert lags(world) == {wave: (first, 2), **dict.fromkeys(others, (second, 0))}
+    told = {number: " ".join(row[-3:]) for number, row in told_lags(world).items()}
+    assert told == {wave: "2 14 B", **dict.fromkeys(others, "0 0 B")}
+    delta(world)
+    assert world.migrate("run", "--wave", "all").code == 0
+    third = seen(world)
+    assert third > second
+    assert lags(world) == {0: (third, 0), 1: (third, 0), 2: (third, 0)}
+
+
+def test_a_wave_that_was_never_whole_has_no_lag(tmp_path: Path) -> None:
+    """Before it is copied, and while a copy of it is quarantined: no receipts show as of when it is at the targets."""
+    world = build(tmp_path, users=6, per_user=4, odd=False, large=False)
+    planned(world)
+    key = "users/u002/photo-0001.jpg"
+    wave = int(world.migrate("explain", "u002", "--json").json["user"]["wave"])
+    others = sorted({0, 1, 2} - {wave})
+    for store in ("dublin-1", "dublin-2"):
+        world.put(store, key, b"somebody else's", Attributes(), {})
+    assert world.migrate("run", "--wave", ",".join(map(str, others))).code == 75
+    copies = {found["wave"]: found["copies"] for found in world.migrate("status", "--json").json["standing"]}
+    assert lags(world) == {wave: (None, copies[wave]), **dict.fromkeys(others, (seen(world), 0))}
+    assert world.migrate("run", "--wave", "all").code == 4
+    assert lags(world)[wave][0] is None
+    assert told_lags(world)[wave][:2] == ["–", "–"]
 
 
 def test_the_older_plan_is_named_by_nobody_any_more(world: SmallWorld) -> None:
@@ -224,6 +289,33 @@ def test_people_come_and_go(world: SmallWorld) -> None:
     moved(world)
     world.objects |= left
     world.assert_all_there()
+
+
+def test_a_delta_takes_the_spec_as_it_is_by_now(tmp_path: Path) -> None:
+    """A directory of another day, and a country that nobody had decided: without it the delta is refused; what the line has
+    decided for good is refused with it."""
+    world = build(tmp_path, users=4, per_user=3, odd=False, large=False)
+    planned(world)
+    moved(world)
+    world.users["u900"] = "CH"
+    lines = ["user_id,country", *(f"{user},{country}" for user, country in world.users.items())]
+    (world.root / "users.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    world.put_source("users/u900/first.jpg", b"hello")
+    answer = world.migrate("delta")
+    assert answer.code == 77, answer.err
+    assert "CH (1)" in answer.err
+    assert "migrate delta --spec SPEC" in answer.err
+    path = world.root / "plans" / "small.toml"
+    text = re.sub("as_of = .*", f"as_of = {datetime.now(UTC).isoformat()}", path.read_text(encoding="utf-8"))
+    path.write_text(text.replace("copies_max = 60", "copies_max = 61"), encoding="utf-8")
+    answer = world.migrate("delta", "--spec", str(path))
+    assert answer.code == 78, answer.err
+    assert "batches.copies_max" in answer.err
+    path.write_text(text + '\n[scope.decisions]\nCH = "in"\n', encoding="utf-8")
+    assert delta(world, "--spec", str(path))["copies"] == 2
+    moved(world)
+    world.assert_all_there()
+    assert delta(world)["copies"] == 0
 
 
 def test_a_stray_is_extra_to_a_delta_too(world: SmallWorld) -> None:

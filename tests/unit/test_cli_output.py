@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +20,10 @@ from rich.text import Text
 from migrate.cli.context import make_context
 from migrate.cli.logs import start_logs
 from migrate.cli.output import Column, Output, _folded, safe, to_json
+from migrate.cli.standing import show_lags
 from migrate.errors import DeniedError
 from migrate.model import Role
+from migrate.report.lag import WaveLag, lag_document
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from("\\nx1b[]\x1b\u202e\u2066\u200f\u2028\x85 a")
@@ -184,3 +188,30 @@ def test_libraries_do_not_log_by_themselves(capsys: pytest.CaptureFixture[str]) 
     logs(capsys)
     logging.getLogger("botocore").warning("users/anna/secret.jpg")
     assert "anna" not in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """A window as wide as COLUMNS says."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_lags_of_large_waves_fit_in_a_window(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is cut, at a billion copies that are years behind; a wave without a lag has a dash."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    now = datetime(2026, 11, 29, tzinfo=UTC)
+    lags = [WaveLag(999, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC), 1_234_567_890, 10**15), WaveLag(1000, None, 1, 1)]
+    show_lags(Output(), lags, now, lambda moment: moment.isoformat(timespec="seconds"))
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in shown.getvalue().splitlines()]
+    assert max(map(len, lines)) <= width
+    assert [line.split() for line in lines if line[:1].isdigit()] == [
+        ["999", "2522d", "20h", "2020-01-02T03:04:05+00:00", "1,234,567,890", "909", "TiB"],
+        ["1000", "–", "–", "1", "1", "B"],
+    ]
+    document = lag_document(lags[0], now)
+    assert (document["lag_seconds"], document["open_copies"]) == ((now - lags[0].seen).total_seconds(), 1_234_567_890)  # type: ignore[operator]
+    assert lag_document(lags[1], now)["lag_seconds"] is None

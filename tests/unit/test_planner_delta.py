@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from planning import THEN, Item, Person, World, make_world, spec_data, spec_with, write_parquet
+from planning import NOW, THEN, Item, Person, World, make_world, spec_data, spec_with, write_parquet
 
-from migrate.errors import ExitCode, InputError, RefusedError
+from migrate.errors import ExitCode, InputError, RefusedError, SpecError
 from migrate.model import PlannedObject
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, PlanReader
-from migrate.planner.line import CopyRef, Line
+from migrate.planner.line import CopyRef, Line, demand_same_line
+from migrate.spec import spec_from_data
 
 PEOPLE = [Person("anna", "DE"), Person("bjorn", "NO"), Person("carla", "FR"), Person("doug", "US")]
 ITEMS = [Item(f"users/{user}/photos/{n}") for user in ("anna", "bjorn", "carla", "doug") for n in range(4)]
@@ -272,3 +274,42 @@ def test_without_backups_the_next_object_is_not_taken_for_a_second_copy(tmp_path
     assert shape(objects_of(delta)) == {
         key: (None, 11, [f"etag-{'-'.join(map(str, ref))}" for ref in copies]) for key, copies in refs.items()
     }
+
+
+def test_a_delta_may_know_better_what_is_of_this_moment_and_nothing_else(tmp_path: Path) -> None:
+    """Directory, inventories, scope, capacities, added rules, limits; what would decide again where something is, is named."""
+    data = spec_data()
+    data["directory"] |= {"as_of": NOW.isoformat(), "path": "newer.csv", "columns": {"hold": "hold"}}
+    data["stores"]["us"] |= {
+        "inventory": {"kind": "s3-inventory", "path": "store:reports/manifest.json"},
+        "timeout": "2m",
+        "credentials": "env:ANOTHER",
+    }
+    data["stores"]["reports"] = {"site": "us", "role": "reports", "url": "file:reports"}
+    before = spec_data()
+    data["scope"] = {"decisions": {"CH": "in"}}
+    data["sites"]["hamar"]["capacity"] = "1TiB"
+    data["run"] = {"country": "IE", "concurrency": 3}
+    alps = {"name": "alps", "countries": ["CH"], "home": ["dublin-1"], "backup": ["hamar"]}
+    data["placement"] = {"rules": [alps, *before["placement"]["rules"]]}
+    line = spec_from_data(before, place="before")
+    demand_same_line(line, spec_from_data(data, place="now"))
+
+    def refused(change: Callable[[dict[str, Any]], object]) -> tuple[str, ...]:
+        other = copy.deepcopy(data)
+        change(other)
+        with pytest.raises(SpecError, match="decides with the spec of its line") as found:
+            demand_same_line(line, spec_from_data(other, place="now"))
+        return found.value.problems
+
+    assert [problem.split(" ")[0] for problem in refused(lambda spec: spec["sites"]["dublin-2"].update(weight=3))] == [
+        "sites.dublin-2.weight"
+    ]
+    assert any(
+        "stores.us.url" in problem for problem in refused(lambda spec: spec["stores"]["us"].update(url="file:eu"))
+    )
+    assert any(
+        "batches.copies_max" in problem for problem in refused(lambda spec: spec.update(batches={"copies_max": 7}))
+    )
+    assert any("placement.rules" in problem for problem in refused(lambda spec: spec["placement"]["rules"].pop()))
+    assert any("layout.rules" in problem for problem in refused(lambda spec: spec["layout"]["rules"].pop()))

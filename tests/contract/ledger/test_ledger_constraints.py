@@ -25,6 +25,12 @@ BREAKS: dict[str, list[str]] = {
             " copies, size_bytes, batches, verify_level FROM plans"
         )
     ],
+    "uq_plans_parent": [
+        (
+            "INSERT INTO plans SELECT 98 + n, n || substr(digest, 2), digest, name, built_at, registered_at, run_id, users,"
+            " objects, copies, size_bytes, batches, verify_level FROM plans, (SELECT 1 AS n UNION SELECT 2) AS twice"
+        )
+    ],
     "ck_plans_digest": ["UPDATE plans SET digest = 'ab'"],
     "ck_plans_totals": [f"UPDATE plans SET {name} = -1" for name in ("users", "objects", "copies", "size_bytes", "batches")],
     "ck_plans_verify_level_known": ["UPDATE plans SET verify_level = 'deep'"],

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ledgers import NOW, World
+from ledgers import NOW, World, receipt
 from pg import PostgresServer
 from sqlalchemy import text
 
 from migrate.errors import IntegrityError
 from migrate.ledger import Ledger, counts
-from migrate.model import Outcome
+from migrate.model import CopyResult, Outcome
 from migrate.states import UserState
 
 
@@ -100,6 +100,22 @@ def test_checks_and_their_counters_are_held_against_each_other(world: World, col
     with pytest.raises(IntegrityError, match="checks"):
         world.ledger.check_pass_counters(found.id)
     world.ledger.check_pass_counters(other.id)
+
+
+def test_what_is_open_is_counted_by_plan_and_wave(world: World) -> None:
+    """Pending, drifted and quarantined, but not withdrawn; a wave of which nothing is open is not named."""
+    plan_id, ledger = world.plan_id, world.ledger
+    assert ledger.open_copies([plan_id]) == {(plan_id, 0): 4, (plan_id, 1): 5, (plan_id, 2): 1}
+    world.copy_batch(3)
+    lease = world.lease()
+    withdrawn = CopyResult(1, Outcome.WITHDRAWN, reason="forgotten")
+    world.record(lease, [receipt(0), withdrawn, CopyResult(2, Outcome.DRIFTED, reason="changed")])
+    assert ledger.open_copies([plan_id, plan_id + 1]) == {(plan_id, 0): 1, (plan_id, 1): 3, (plan_id, 2): 1}
+    world.finish(lease)
+    for _ in range(2):
+        world.copy_batch()
+    assert ledger.open_copies([plan_id]) == {(plan_id, 0): 1, (plan_id, 1): 1}
+    assert ledger.open_copies([plan_id + 1]) == {}
 
 
 def test_nobody_waits_at_a_counter(postgres_server: PostgresServer) -> None:

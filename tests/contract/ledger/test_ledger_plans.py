@@ -6,6 +6,7 @@ import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,33 @@ def test_a_ledger_is_made_once_by_many(ledger_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         expected = safe_journal_mode() if ledger_url.startswith("sqlite") else None
         assert set(pool.map(open_it, range(4))) == {expected}
+
+
+def test_of_two_deltas_of_one_plan_at_once_one_is_registered(ledger_url: str) -> None:
+    """Neither has users, so that nothing but the line itself refuses the other; it is told which one counts, and is not there."""
+    ledgers = [Ledger.open(ledger_url) for _ in range(2)]
+    world = World.make(ledgers[0])
+    mark = world.ledger.mark_of([world.plan_id])
+    gate = threading.Barrier(2)
+
+    def register(ledger: Ledger, digest: str) -> RefusedError | None:
+        entry = replace(plan_entry(digest, [], 0), parent=PLAN)
+        gate.wait(timeout=60)
+        try:
+            ledger.register(entry, [], [], world.run_id, NOW, mark=mark)
+        except RefusedError as refused:
+            return refused
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        refused = [error for error in pool.map(register, ledgers, (OTHER, "ef" * 32)) if error is not None]
+    (child,) = [plan.entry.digest for plan in world.ledger.plans() if plan.entry.parent is not None]
+    assert child == world.ledger.child_of(PLAN)
+    assert [error.what for error in refused] == [f"plan {PLAN[:12]} is continued by another delta, {child[:12]}"]
+    again = replace(plan_entry(child, [], 0), parent=PLAN)
+    assert ledgers[1].register(again, [], [], world.run_id, NOW, mark=mark) == world.ledger.plan_id(child)
+    for ledger in ledgers:
+        ledger.close()
 
 
 def test_a_user_in_another_plan_is_refused_and_nothing_is_kept(world: World) -> None:

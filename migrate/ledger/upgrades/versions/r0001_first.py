@@ -65,6 +65,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_plans_run_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_plans")),
         sa.UniqueConstraint("digest", name=op.f("uq_plans_digest")),
+        sa.UniqueConstraint("parent", name=op.f("uq_plans_parent")),
     )
     op.create_table(
         "workers",
