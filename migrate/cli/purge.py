@@ -36,6 +36,14 @@ def purge(
         str | None,
         typer.Option(metavar="DIGEST", help="Carry out the purge plan whose digest begins so (12 digits or more)."),
     ] = None,
+    trust_home: Annotated[
+        bool,
+        typer.Option(
+            "--trust-home",
+            help="Whatever home and backup do not have was deleted there by the user, though nothing else shows it: it goes at "
+            "the sources too. Not where they may have lost something.",
+        ),
+    ] = False,
     max_failures: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Halt when so many users failed. Default: the spec's.")
     ] = None,
@@ -49,9 +57,14 @@ def purge(
     start_logs(context)
     if dry_run and confirm is not None:
         raise UsageError("--dry-run deletes nothing, so there is nothing to --confirm", remedy="Give one of them.")
+    if trust_home and confirm is not None:
+        raise UsageError(
+            "of whom the home is trusted stands in the purge plan that is confirmed",
+            remedy="Give --trust-home to the command that makes it.",
+        )
     found = find_plan(context.workspace, plan)
     limits = limits_of(context, found, workers=None, lasting=lasting, until=until)
-    request = PurgeRequest(wave, max_failures)
+    request = PurgeRequest(wave, max_failures, trust_home)
     planned: PurgeEnd | None = None
     if confirm is None:
         planned = _plan(context, found, limits.deadline, request)
@@ -63,7 +76,8 @@ def purge(
             context.output.note("nothing was deleted")
             exit_with(worst([planned.exit_code, ExitCode.LATER]))
         confirm = planned.plan.digest
-    arguments = {"wave": wave, "confirm": confirm, "max_failures": max_failures, "for": lasting, "until": until}
+    arguments = {"wave": wave, "confirm": confirm, "trust_home": trust_home, "max_failures": max_failures}
+    arguments |= {"for": lasting, "until": until}
     country = context.country(found.spec)
     with recorded_run(context, "purge", arguments, plan=found.digest, country=country) as recorded:
         with _purging(context, found, recorded.ledger, recorded.run_id, limits.deadline, request, "purging") as purging:
@@ -133,19 +147,10 @@ def _tell_plan(context: Context, plan: Plan, end: PurgeEnd, *, is_dry_run: bool)
         "what is missing, left or failed",
         held_up=end.unready + end.failed + end.unfinished,
     )
-    _tell_beyond(context, end)
     if end.plan is not None:
         _tell_stores(context, end.plan)
         output.line(f"purge plan {end.plan.digest}")
     output.line(f"next: {end.next_step}")
-
-
-def _tell_beyond(context: Context, end: PurgeEnd) -> None:
-    if end.beyond:
-        context.output.line(
-            f"{number_of(end.beyond, 'user')} of earlier plans of the line {'is' if end.beyond == 1 else 'are'} gone from the"
-            f" directory, and {'is' if end.beyond == 1 else 'are'} not in reach of this purge"
-        )
 
 
 def _tell_stores(context: Context, purge: PurgePlan) -> None:
@@ -167,6 +172,11 @@ def _tell_stores(context: Context, purge: PurgePlan) -> None:
     if document["deleted_since"]:
         output.line(
             f"{number_of(document['deleted_since'], 'object')} are gone at home and backup: deleted since the flip"
+        )
+    if document["trusted"]:
+        output.line(
+            f"of these, nothing shows that the users deleted {number_of(document['trusted'], 'object')}: only the home's word",
+            style="yellow",
         )
     if document["newer"]:
         output.line(f"{number_of(document['newer'], 'object')} are newer at home or backup: changed since the flip")
@@ -195,7 +205,6 @@ def _tell_purge(context: Context, plan: Plan, run_id: int, end: PurgeEnd) -> Non
         "what is missing, left or failed",
         held_up=end.unready + end.failed + end.unfinished,
     )
-    _tell_beyond(context, end)
     for (store, reason), number in sorted(end.remains.items()):
         output.line(f"left at {store}: {number:,} {reason}")
     output.line(
@@ -220,7 +229,6 @@ def _document(plan: Plan, run_id: int | None, end: PurgeEnd, code: ExitCode, *, 
             "not_empty": end.unfinished,
             "failed": end.failed,
             "left": end.left,
-            "beyond": end.beyond,
         },
         "missing": dict(sorted(end.missing.items())),
         "who": [{"user": user, "why": why} for user, why in end.shown],

@@ -23,6 +23,7 @@ from migrate.ledger import (
     Ledger,
     Pass,
     PassProgress,
+    PutBack,
     SealedCopy,
     SealKind,
     UnsealedCopy,
@@ -212,16 +213,19 @@ class _Verification:
         lost = self.ledger.lost_batches(self.verification.id)
         if lost:
             report.problems.append(_seals_lost(self.ledger, self.verification, lost))
-        repaired = 0
+        repaired = left_alone = 0
         if self.request.repair:
             try:
                 for put_back in self._repair(lost):
-                    repaired += put_back
+                    repaired += put_back.copies
+                    left_alone += put_back.left_alone
             except (LaterError, SealLostError, InterruptedRun) as error:  # what was found is told all the same
                 report.problems.append(Problem(error.what, error.remedy, error.exit_code))
+        if left_alone:
+            report.problems.append(_left_alone(left_alone))
         return repaired
 
-    def _repair(self, lost: Sequence[int]) -> Iterator[int]:
+    def _repair(self, lost: Sequence[int]) -> Iterator[PutBack]:
         """Put the copies back to pending that a pass found wrong, missing or without a receipt; how many, batch by batch.
 
         InterruptedRun when stopped between two batches.
@@ -241,7 +245,7 @@ class _Verification:
             for number in ledger.wrong_batches(verification.id):
                 demand_time()
                 sealed = _sealed_copies(reader, seals, ledger, verification, number)
-                yield ledger.reopen(verification.id, number, sealed, self.run_id, self.now())
+                yield PutBack(ledger.reopen(verification.id, number, sealed, self.run_id, self.now()), 0)
         finally:
             reader.close()
             seals.close()
@@ -257,6 +261,13 @@ def _seals_lost(ledger: Ledger, verification: Pass, lost: Sequence[int]) -> Prob
         " or `migrate verify --repair`, and then `migrate run` makes new receipts.",
         ExitCode.INTEGRITY,
     )
+
+
+def _left_alone(number: int) -> Problem:
+    """A warning: nothing is made again of who lives elsewhere."""
+    whose = "of users who were moved, went back or are forgotten"
+    what = f"{number_of(number, 'copy', 'copies')} {whose} stay as they are: until the sealed file is back, no purge takes them"
+    return Problem(what, "", ExitCode.DONE)
 
 
 def _copies(reader: PlanReader, ledger: Ledger, verification: Pass, number: int) -> dict[int, UnsealedCopy]:

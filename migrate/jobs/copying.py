@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
+import structlog
+
 from migrate.engines.assignment import Snapshot
-from migrate.engines.local import EngineReport, run_assignments
+from migrate.engines.local import EngineReport, Problem, run_assignments
 from migrate.errors import ExitCode, RefusedError, UnreachableError, UsageError, WaveWaitsError, worst
+from migrate.inventory.forgotten import remembered
 from migrate.jobs.common import (
     Actor,
     Limits,
@@ -36,6 +39,7 @@ from migrate.planner.folder import Plan
 from migrate.planner.kept import parents_of
 from migrate.planner.summary import BYTES_PER_SECOND, OBJECTS_PER_SECOND, Blocker, accept_words, how, summarise, ways_on
 from migrate.states import BatchState
+from migrate.units import number_of
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace
 
@@ -276,7 +280,13 @@ def _register(
             users = heeding(rows, stop, deadline, doing, on_registering)
             accept = accept_words(summarise(plan.document).blockers)
             mark = plan.document["line_mark"]
-            plan_id = ledger.register(plan_entry(plan), batches, users, run_id, now(), accept=accept, mark=mark)
+            # whoever has a row here is forgotten in this ledger, or is not
+            forgotten = {user_id for user_id in remembered(workspace) if ledger.user(user_id) is None}
+            plan_id = ledger.register(
+                plan_entry(plan), batches, users, run_id, now(), accept=accept, mark=mark, forgotten=forgotten
+            )
+            if (number := ledger.forgotten_in(plan_id)) > 0:
+                structlog.get_logger().info("left_out", users=number, reason="they are forgotten")
             pause_at(PausePoint.PLAN_REGISTERED)
     for blocker in matching(request.accept, summarise(plan.document).blockers):
         ledger.accept(plan_id, blocker.kind, blocker.count, blocker.digest, run_id, now())
@@ -308,9 +318,19 @@ def _end(plan: Plan, plan_id: int, ledger: Ledger, waves: tuple[int, ...], repor
     progress = tuple(ledger.progress(plan_id, held_up=True))
     check_sums(progress, plan.document["totals"])
     left = unfinished([wave for wave in progress if wave.wave in waves])
+    if (number := _left_out(plan, progress)) > 0:
+        who = f"{number_of(number, 'user')} of the plan {'is' if number == 1 else 'are'} forgotten in another plan"
+        report.problems.append(Problem(f"{who} of this ledger: nothing of theirs is copied", "", ExitCode.DONE))
     codes = _codes(ledger, plan_id, progress, (), codes_of(report, is_left=left > 0))
     next_step = _next_step(plan, ledger, plan_id, report, progress, left)
     return RunEnd(worst(codes), waves, report, progress, next_step)
+
+
+def _left_out(plan: Plan, progress: Sequence[WaveProgress]) -> int:
+    """How many users of the plan have their row elsewhere. A delta has rows of others as well, and plans nothing of those."""
+    if plan.document["parent"] is not None:
+        return 0
+    return plan_entry(plan).users - sum(sum(wave.users.values()) for wave in progress)
 
 
 def _next_step(

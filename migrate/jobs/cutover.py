@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from migrate.errors import ExitCode
 from migrate.jobs.cutover_gate import FROM
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
+from migrate.jobs.freezes import frozen_ms
 from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import (
     PAGE,
@@ -158,15 +159,13 @@ class _Cutover:
                 self._count(ended)  # the others have their turn with their wave
 
     def _settled(self, move: Move) -> Way[Ended]:
-        longest = self._tools.freeze_seconds * 1000
+        tools = self._tools
 
-        def frozen_ms() -> int:
-            """By two readings of this machine's clock, and no longer than a freeze lasts."""
-            since = (self._tools.now() - move.frozen_at).total_seconds() * 1000
-            return round(min(max(since, 0), longest))
+        def lasted() -> int:
+            return frozen_ms(move.frozen_at, tools.now(), tools.freeze_seconds)
 
         attempt = Attempt(move.user_id, move.token, move.to_site)
-        ended: Ended = yield from settle(self._tools, attempt, frozen_ms, None)
+        ended: Ended = yield from settle(tools, attempt, lasted, None)
         return ended
 
     def take(self, plan_id: int, wave: int) -> None:

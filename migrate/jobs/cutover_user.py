@@ -198,9 +198,11 @@ def _written_down(
         now = tools.now()
         ledger.flipped(user_id, move.token, tools.run_id, at=now, frozen_ms=frozen_ms())
         pause_at(PausePoint.MOVE_RECORDED)
-        ledger.observe(
-            user_id, tools.run_id, until=now + timedelta(seconds=tools.spec.cutover.observe), now=tools.now()
-        )
+        until = now + timedelta(seconds=tools.spec.cutover.observe)
+        try:
+            ledger.observe(user_id, tools.run_id, until=until, now=tools.now())
+        except MoveRefusedError as refused:  # forgotten meanwhile: the move is known, and nobody is observed
+            return Ended(user_id, error=refused)
         return Ended(user_id, moved=True)
     ledger.thaw(user_id, move.token, tools.run_id, tools.now(), note=None if error is None else note_of(error))
     broken_off = LaterError("a cutover of the user broke off, and was taken back")

@@ -18,6 +18,7 @@ import structlog
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
 from migrate.filelock import locked, waiting
 from migrate.inventory.aside import Stopping, never, side_by_side
+from migrate.inventory.forgotten import remembered
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
 from migrate.ledger import Ledger, continued_by, continued_by_another
@@ -170,12 +171,14 @@ def _copied_elsewhere(
     plan: Plan, workspace: Workspace, users_max: int | None, is_stopping: Stopping
 ) -> RefusedError | None:
     """For users of whom another plan of the workspace, which was begun, writes copies to places that this plan has
-    not: an EXTRA object is looked for where the user belongs, so they would stay, and nobody would be told.
+    not: an EXTRA object is looked for where the user belongs, so they would stay, and nobody would be told. Of who is forgotten
+    nothing is copied, and what was is erased by that.
 
     Without `users_max` all users are asked, and those of the other plans digested. What cannot be read was begun all the same.
     """
     moving = int(plan.document["totals"]["users"]["planned"])
     one_in = 1 if users_max is None else max(1, moving // users_max)
+    forgotten = sorted(remembered(workspace))
     line = [
         plan.digest,
         *(each.digest for each in parents_of(plan)),
@@ -187,7 +190,7 @@ def _copied_elsewhere(
             other = Plan.open(workspace.plans / name)
             if users_max is None:
                 other.check_users(is_stopping)
-            found = stranded(other, plan, one_in=one_in)
+            found = stranded(other, plan, besides=forgotten, one_in=one_in)
         except InterruptedRun:
             raise
         except MigrateError as error:

@@ -2,8 +2,9 @@
 the targets goes as soon as nobody else works on their plan.
 
 The mark is the state `forgotten` in the ledger, in one transaction a user and without any lock on the plan: a run that is under
-way begins no copy of theirs any more (`worker/copying.py`). Erasing waits for nobody: where a run, a verification or a cutover
-holds the plan the command ends with 75, the mark stays, and the next one erases. It can be killed anywhere and given again.
+way begins no copy of theirs any more (`worker/copying.py`). It stands in the workspace too, for ledgers to come.
+Erasing waits for nobody: where a run, a verification or a cutover holds the plan the command ends with 75, the mark stays, and
+the next one erases. It can be killed anywhere and given again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from migrate.errors import (
     UsageError,
     worst,
 )
+from migrate.inventory.forgotten import remember
 from migrate.jobs.common import Actor
 from migrate.jobs.forget_user import Erased, Mine, Ours, Tools, erase
 from migrate.jobs.steps import Way, side_by_side
@@ -132,6 +134,9 @@ def forget(
     """
     ledger.heed(stop.ledger_ends_at)
     found = {user_id: _mark(user_id, ledger, run_id, reason, now, dry_run=dry_run) for user_id in user_ids}
+    if not dry_run:
+        marked = (Result.FORGOTTEN, Result.ERASED_BEFORE)
+        remember(workspace, [user_id for user_id, each in found.items() if each.result in marked])
     end = ForgetEnd([], dry_run)
     rows = [ledger.user(user_id) for user_id, each in found.items() if each.result is Result.FORGOTTEN]
     newest = _newest_plans(ledger)  # after the rows: a delta that is registered meanwhile is among them
@@ -268,6 +273,7 @@ def _erase_all(
             targets=sorted(plan.spec.by_role(Role.TARGET)),
             source_sites=frozenset(store.site for store in plan.spec.by_role(Role.SOURCE).values()),
             router=router,
+            freeze_seconds=plan.spec.routing.freeze_seconds_max,
             run_id=run_id,
             now=now,
             stopped=stop.is_set,

@@ -25,6 +25,7 @@ from migrate.errors import (
     UnsupportedError,
 )
 from migrate.jobs.at_stores import NO_VERSION, uploads_under
+from migrate.jobs.freezes import frozen_ms
 from migrate.jobs.steps import OF_THE_USER, Job, Way
 from migrate.layout import CompiledRule, at_targets, is_for_all
 from migrate.ledger import Ledger, Move
@@ -43,7 +44,8 @@ _OF_THE_USER = (*OF_THE_USER, SealLostError)
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every user's way needs. `router` opens the way to the platform; None where the spec names none, so that nobody can
-    have moved by it. `stopped` says that nothing more is to be begun. With `dry_run` nothing is changed anywhere."""
+    have moved by it. `freeze_seconds` is the longest time that the platform keeps a freeze. `stopped` says that nothing more is
+    to be begun. With `dry_run` nothing is changed anywhere."""
 
     ledger: Ledger
     caller: Caller
@@ -51,6 +53,7 @@ class Tools:
     targets: Sequence[str]
     source_sites: frozenset[str]
     router: Callable[[], Router | None]
+    freeze_seconds: int
     run_id: int
     now: Callable[[], datetime]
     stopped: Callable[[], bool]
@@ -163,26 +166,36 @@ def _erase(tools: Tools, mine: Mine) -> Way[Erased]:
 
 def _has_lived(tools: Tools, mine: Mine) -> Way[bool]:
     """Whether the user's home is or ever was at the targets. Of a cutover that broke off only the platform knows, and so it does
-    where another ledger has moved the user. A freeze that such a cutover has left is ended first: no flip can come any more."""
+    where another ledger has moved the user. A freeze that such a cutover has left is ended first: no flip can come any more. How
+    it ended is written down, so that a purge knows of a flip."""
     move = mine.move
     if move is not None and move.flipped_at is not None:
         return True
-    if any(event.to_state is UserState.CUT_OVER for event in tools.ledger.history(mine.user_id)):
-        return True  # by an earlier attempt, of which the move's row has nothing left
+    # by an earlier attempt, of which the move's row has nothing left
+    lived_once = any(event.to_state is UserState.CUT_OVER for event in tools.ledger.history(mine.user_id))
+    broke_off = move if move is not None and move.unfrozen_at is None else None
+    if lived_once and broke_off is None:
+        return True
     router = tools.router()
     if router is None:
-        return False
-    is_open = move is not None and move.unfrozen_at is None and not tools.dry_run
-    if move is not None and is_open:
-        yield [partial(router.unfreeze, mine.user_id, move.token)]
+        return lived_once
+    if broke_off is not None and not tools.dry_run:
+        yield [partial(router.unfreeze, mine.user_id, broke_off.token)]
     (route,) = yield [partial(router.read, mine.user_id)]
     assert isinstance(route, Route), "a router reads routes"
-    if move is not None and is_open and route.frozen_by == move.token:
-        raise LaterError(
-            "the platform still shows the freeze of a cutover that broke off",
-            remedy="It ends by itself (routing.freeze_seconds_max): give the command again.",
-        )
-    return route.home not in tools.source_sites
+    if broke_off is not None and not tools.dry_run:
+        if route.frozen_by == broke_off.token:
+            raise LaterError(
+                "the platform still shows the freeze of a cutover that broke off",
+                remedy="It ends by itself (routing.freeze_seconds_max): give the command again.",
+            )
+        at, attempt = tools.now(), (mine.user_id, broke_off.token, tools.run_id)
+        if route.home == broke_off.to_site:
+            lasted = frozen_ms(broke_off.frozen_at, at, tools.freeze_seconds)
+            tools.ledger.flipped(*attempt, at=at, frozen_ms=lasted)
+        else:
+            tools.ledger.thaw(*attempt, at)
+    return lived_once or route.home not in tools.source_sites
 
 
 # what is there

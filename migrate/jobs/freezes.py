@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from functools import partial
 
 from migrate.errors import LaterError, UnreachableError
@@ -33,6 +34,13 @@ def end_freeze(router: Router, user_id: str, token: str, freeze_seconds: int) ->
                     remedy="Ask `migrate doctor` about the routing; a freeze ends by itself.",
                 )
         yield [partial(time.sleep, _READ_AGAIN_SECONDS)]
+
+
+def frozen_ms(frozen_at: datetime, now: datetime, freeze_seconds: int) -> int:
+    """How long a freeze of an earlier process has lasted, in milliseconds: by two readings of this machine's clock, and no longer
+    than a freeze lasts."""
+    since = (now - frozen_at).total_seconds() * 1000
+    return round(min(max(since, 0), freeze_seconds * 1000))
 
 
 def note_of(error: Exception) -> str:

@@ -25,7 +25,8 @@ FROM = (UserState.OBSERVING, UserState.PURGING)
 class Seen:
     """All that the checks ask about one user. What has not been asked yet is None.
 
-    `unlistable`: layout rules by which nobody's source keys can be listed.
+    `unlistable`: layout rules by which nobody's source keys can be listed. So many objects as `trusted` are taken for deleted at
+    home and backup where nothing else shows it.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Seen:
     route: Route | None = None
     sources: AtSources | None = None
     targets: AtTargets | None = None
+    trusted: int = 0
 
     @property
     def is_forgotten(self) -> bool:
@@ -46,6 +48,8 @@ class Seen:
 def _state(seen: Seen) -> str | None:
     state, move = seen.candidate.state, seen.move
     if seen.is_forgotten:
+        if move is not None and move.flipped_at is None and move.unfrozen_at is None:
+            return "is forgotten amid a cutover: `migrate forget` asks the platform whether they moved"
         was_flipped = move is not None and move.flipped_at is not None and move.rolled_back_at is None
         return None if was_flipped else "is forgotten, and had not been moved before"
     if state not in FROM:
@@ -116,9 +120,13 @@ def _home_of_forgotten(seen: Seen) -> str | None:
 
 
 def _deletions(seen: Seen) -> str | None:
-    if seen.targets is None or not seen.targets.is_all_gone:
+    if seen.targets is None or seen.targets.doubted <= seen.trusted:
         return None
-    return "everything of the user is gone at home and backup: a loss rather than a deletion, until somebody has looked"
+    number = seen.targets.doubted
+    return (
+        f"{number_of(number, 'object')} {_is(number)} gone at home and backup, and nothing shows that the user deleted them: "
+        "bring back what was lost, or --trust-home"
+    )
 
 
 def _backup(seen: Seen) -> str | None:

@@ -55,7 +55,8 @@ class AtTargets:
     """Home and backup, by number of objects: gone at both, in a newer version of the platform's, wrong at one of them; and how
     many copies have no receipt.
 
-    `is_all_gone`: that is every object that is known, and a home that keeps no versions could not say that they were deleted.
+    `doubted` are those of which nothing shows that they were deleted, and not lost: a home that keeps versions has no delete
+    marker; or every object that is known is gone, and a home that keeps none could not tell.
     """
 
     deleted_since: int = 0
@@ -63,7 +64,7 @@ class AtTargets:
     wrong_at_home: int = 0
     wrong_at_backup: int = 0
     unproven: int = 0
-    is_all_gone: bool = False
+    doubted: int = 0
 
 
 # the sources
@@ -246,7 +247,7 @@ def compare(
     """Hold the targets against the receipts. What a listing does not show as it was copied is asked for by HEAD.
 
     What was written after `since`, when the cutover's freeze began, and is none of ours, is the platform's, which had flipped.
-    Gone at both is deleted since, once a home that keeps versions shows a delete marker; else it is lost there.
+    Gone at both is deleted since; where a home that keeps versions shows no delete marker, that is in doubt.
     """
     doubtful: list[tuple[str, str]] = []
     for each in copied:
@@ -267,24 +268,25 @@ def compare(
         for each, home, gone in zip(copied, homes, is_gone, strict=True)
         if gone and home.is_version
     ]
-    lost: set[tuple[str, str]] = set()
+    doubted = 0
     for start in range(0, len(to_tell), AT_ONCE):
         chunk = to_tell[start : start + AT_ONCE]
         markers = yield [partial(has_marker, store, key, caller) for store, key in chunk]
-        lost.update(place for place, is_marked in zip(chunk, markers, strict=True) if not is_marked)
-    deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, len(lost), 0, 0
-    for each, at, shown, gone in zip(copied, homes, shown_by, is_gone, strict=True):
+        doubted += sum(not is_marked for is_marked in markers)
+    deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, 0, 0, 0
+    for each, shown, gone in zip(copied, shown_by, is_gone, strict=True):
         unproven += sum(copy.etag is None for copy in each.copies)
         home, backup = shown[TargetRole.HOME], shown.get(TargetRole.BACKUP)
         if gone:
-            deleted_since += (at.store, each.target_key) not in lost
+            deleted_since += 1
             continue
         newer += _NEWER in (home, backup)
         wrong_at_home += home in (_GONE, _WRONG)
         # the platform has written at home, and has not brought it to the backup yet
         wrong_at_backup += backup == _WRONG or (backup == _GONE and home != _NEWER)
-    is_all_gone = bool(copied) and all(is_gone) and not all(home.is_version for home in homes)
-    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven, is_all_gone)
+    if all(is_gone):
+        doubted += sum(not home.is_version for home in homes)
+    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven, doubted)
 
 
 _AS_COPIED, _NEWER, _GONE, _WRONG = "as copied", "newer", "gone", "wrong"

@@ -72,11 +72,13 @@ PEOPLE = Table(
         ("deleted_since", "BIGINT"),
         ("newer", "BIGINT"),
         ("left_alone", "BIGINT"),
+        ("trusted", "BIGINT"),
         ("digest", "BLOB"),
     ),
     "user_id",
 )
 _WITHOUT_DIGEST = PEOPLE.columns[:-1]
+_SUMMED = ("deleted_since", "newer", "left_alone", "trusted")
 
 
 class Kind(StrEnum):
@@ -108,7 +110,8 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class PurgeUser:
     """A user of a purge plan. Numbers of objects: `deleted_since` are gone at home and backup since the flip, `newer` are there
-    in a version of the platform's own; `left_alone` are keys at the sources under the user's prefixes that are not theirs."""
+    in a version of the platform's own; `left_alone` are keys at the sources under the user's prefixes that are not theirs. Of
+    `trusted`, among the deleted, only the home's word says that they were, and whoever confirms the purge plan takes it."""
 
     user_id: str
     wave: int
@@ -117,6 +120,7 @@ class PurgeUser:
     deleted_since: int
     newer: int
     left_alone: int
+    trusted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ class PurgeWriter:
                 user.deleted_since,
                 user.newer,
                 user.left_alone,
+                user.trusted,
             ),
         )
         for number, entry in enumerate(entries):
@@ -405,7 +410,7 @@ def _document(connection: duckdb.DuckDBPyConnection, built: Path, plan: str, wav
     names = [*(kind.value for kind in Kind), "never_copied", "size_bytes"]
     row: Any = connection.execute(
         "SELECT count(*), "
-        + ", ".join(f"CAST(coalesce(sum({name}), 0) AS BIGINT)" for name in ("deleted_since", "newer", "left_alone"))
+        + ", ".join(f"CAST(coalesce(sum({name}), 0) AS BIGINT)" for name in _SUMMED)
         + f" FROM {users}"
     ).fetchone()
     return {
@@ -413,9 +418,7 @@ def _document(connection: duckdb.DuckDBPyConnection, built: Path, plan: str, wav
         "plan": plan,
         "waves": list(waves),
         "users": row[0],
-        "deleted_since": row[1],
-        "newer": row[2],
-        "left_alone": row[3],
+        **dict(zip(_SUMMED, row[1:], strict=True)),
         "stores": {store: dict(zip(names, numbers, strict=True)) for store, *numbers in stores},
         "digests": {"users": stream_digest(connection, users, PEOPLE)},
     }

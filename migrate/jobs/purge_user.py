@@ -89,7 +89,8 @@ class HoldWatch:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every user's way needs. `is_over` says that nothing may be deleted any more; `note` goes into the users' histories."""
+    """What every user's way needs. `is_over` says that nothing may be deleted any more; `note` goes into the users' histories.
+    With `trust_home` whatever is gone at home and backup was deleted there."""
 
     plan_id: int
     run_id: int
@@ -103,18 +104,21 @@ class Tools:
     is_over: Callable[[], bool]
     holds: HoldWatch
     note: str = ""
+    trust_home: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
     """A user: what the line has planned of them, and what the receipts say. `line` is None where that was not read, since the
-    ledger did not let the user be purged then, or has them as forgotten. `lost`: why receipts of the user cannot be had."""
+    ledger did not let the user be purged then, or has them as forgotten. `lost`: why receipts of the user cannot be had. Of so
+    many objects as `trusted` the purge plan trusts the home that they were deleted there."""
 
     user_id: str
     wave: int
     line: Mapping[SourceKey, PlannedAt] | None
     receipts: Mapping[ReceiptKey, Stored]
     lost: str = ""
+    trusted: int = 0
 
 
 class Reason(StrEnum):
@@ -201,7 +205,8 @@ def _look(tools: Tools, person: Person) -> Way[Looked]:
         shown = dict(zip(targets, rest[:-1], strict=True))
         # where a cutover was killed, the flip was before the time that the ledger knows; from the freeze on nobody else wrote
         at_targets = yield from compare(copied, shown, move.frozen_at, caller)
-        seen = replace(seen, targets=at_targets)
+        trusted = at_targets.doubted if tools.trust_home else person.trusted
+        seen = replace(seen, targets=at_targets, trusted=trusted)
     seen = replace(seen, sources=at_sources)
     return Looked(
         user_id,

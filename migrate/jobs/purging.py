@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
@@ -41,10 +41,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class PurgeRequest:
-    """What the command line asks of a purge."""
+    """What the command line asks of a purge. `trust_home`, which is for making its plan: what home and backup do not have was
+    deleted there."""
 
     wave: str
     max_failures: int | None = None
+    trust_home: bool = False
 
 
 @dataclass(slots=True)
@@ -52,9 +54,8 @@ class PurgeEnd(WaveEnd):
     """How a purge, or the making of its plan, ended. Numbers of users: `ready` are in the purge plan, `purged` now, `away` before
     it began.
 
-    `beyond` are those whom earlier plans of the line have moved, and no wave of this one has. `unfinished` are those of whom
-    something is left at a source (`remains`, by store and reason), and are named in `shown` as well. `deleted` are versions,
-    markers and uploads.
+    `unfinished` are those of whom something is left at a source (`remains`, by store and reason), and are named in `shown` as
+    well. `deleted` are versions, markers and uploads.
     """
 
     waves: tuple[int, ...] = ()
@@ -63,7 +64,6 @@ class PurgeEnd(WaveEnd):
     purged: int = 0
     away: int = 0
     stand_ins: int = 0
-    beyond: int = 0
     unfinished: int = 0
     deleted: int = 0
     size_bytes: int = 0
@@ -96,20 +96,20 @@ def plan_purge(purging: Purging) -> PurgeEnd:
     """
     setting = purging.setting
     plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
-    end = PurgeEnd(waves=purging.waves(plan_id), beyond=ledger.moved_before(plan_id))
+    end = PurgeEnd(waves=purging.waves(plan_id))
     with (
         building(setting.workspace) as writer,
         _line(purging) as line,
         _opened(purging, Purpose.VERIFY) as caller,
     ):
-        tools = _tools(purging, plan_id, caller)
+        tools = _tools(purging, plan_id, caller, trust_home=purging.request.trust_home)
         for wave in end.waves:
             for looked in _side_by_side(purging, end, tools, _looks(tools, line, end, wave)):
                 _count_looked(purging, end, looked, writer)
         end.left = _left(ledger, plan_id, end)
         if end.ready and not end.left and not end.halted:
             end.plan = writer.finish(plan.digest, end.waves, setting.now())
-    end.exit_code = end.code(setting.stop, is_whole=not (end.unfinished or end.beyond))
+    end.exit_code = end.code(setting.stop, is_whole=not end.unfinished)
     end.next_step = _next_step_of_plan(purging, end)
     return end
 
@@ -120,7 +120,7 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
     LaterError where others work on the plan.
     """
     setting = purging.setting
-    plan, ledger, plan_id = setting.plan, setting.ledger, setting.plan_id()
+    plan, plan_id = setting.plan, setting.plan_id()
     confirmed = find_purge(setting.workspace, digest, plan.digest, purging.waves(plan_id))
     confirmed.check(setting.stop, setting.deadline)
     end = PurgeEnd(waves=confirmed.waves, plan=confirmed)
@@ -130,11 +130,10 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
         _opened(purging, Purpose.PURGE) as caller,
     ):
         tools = _tools(purging, plan_id, caller, note=f"purge plan {confirmed.digest[:CONFIRMED_DIGITS]}")
-        end.beyond = ledger.moved_before(plan_id)  # now that nobody can begin a delta
         for purged in _side_by_side(purging, end, tools, _purges(tools, line, end, confirmed)):
             _count_purged(purging, end, purged)
     end.left = max(0, confirmed.users - end.away - end.done)
-    end.exit_code = end.code(setting.stop, is_whole=not (end.unfinished or end.beyond))
+    end.exit_code = end.code(setting.stop, is_whole=not end.unfinished)
     end.next_step = _next_step_of_purge(purging, end, confirmed)
     return end
 
@@ -211,7 +210,7 @@ def _opened(purging: Purging, purpose: Purpose) -> Iterator[Caller]:
         yield Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
 
 
-def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "") -> Tools:
+def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "", trust_home: bool = False) -> Tools:
     spec = purging.setting.spec
     rules = compile_rules(spec.layout.rules)
     return Tools(
@@ -227,6 +226,7 @@ def _tools(purging: Purging, plan_id: int, caller: Caller, *, note: str = "") ->
         is_over=purging.setting.is_over,
         holds=HoldWatch(purging.setting.ledger),
         note=note,
+        trust_home=trust_home,
     )
 
 
@@ -300,6 +300,7 @@ def _count_looked(purging: Purging, end: PurgeEnd, looked: Looked, writer: Purge
             looked.targets.deleted_since,
             looked.targets.newer,
             looked.left_alone,
+            looked.targets.doubted,
         )
         writer.add(user, looked.entries)
 
@@ -321,8 +322,10 @@ def _purges(tools: Tools, line: _Line, end: PurgeEnd, confirmed: PurgePlan) -> I
         near = {user_id for user_id, found in candidates.items() if found is not None and _is_near(tools, found)}
         waves = {user.user_id: user.wave for user, _ in group if user.user_id not in done}
         entries = {user.user_id: mine for user, mine in group}
+        trusted = {user.user_id: user.trusted for user, _ in group}
         for person in line.of(waves, near):
-            yield purge(tools, person, entries.pop(person.user_id))
+            trusting = replace(person, trusted=trusted[person.user_id])
+            yield purge(tools, trusting, entries.pop(person.user_id))
 
 
 def _some(people: Iterator[tuple[PurgeUser, list[Entry]]]) -> list[tuple[PurgeUser, list[Entry]]]:

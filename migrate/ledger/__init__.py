@@ -6,6 +6,7 @@ from migrate.ledger.lines import continued_by, continued_by_another
 from migrate.ledger.processes import LEASE_SECONDS, LeaseWatch, ProcessIdentity
 from migrate.ledger.rows import (
     EXTRA,
+    FORGOTTEN_ELSEWHERE,
     FULL_SAMPLE_PPM,
     SEAL_LOST,
     SOURCE_MOVED_ON,
@@ -33,6 +34,7 @@ from migrate.ledger.rows import (
     PlacedUser,
     PlanEntry,
     PlanRow,
+    PutBack,
     RunRow,
     Seal,
     SealedCopy,
@@ -49,6 +51,7 @@ from migrate.ledger.rows import (
 
 __all__ = [
     "EXTRA",
+    "FORGOTTEN_ELSEWHERE",
     "FULL_SAMPLE_PPM",
     "LEASE_SECONDS",
     "SEAL_LOST",
@@ -81,6 +84,7 @@ __all__ = [
     "PlanEntry",
     "PlanRow",
     "ProcessIdentity",
+    "PutBack",
     "RunRow",
     "Seal",
     "SealKind",

@@ -12,7 +12,16 @@ from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core, batch_params, chunks, demand_lease, in_batch, move_batch, of_batch
+from migrate.ledger.core import (
+    Core,
+    batch_params,
+    chunks,
+    demand_lease,
+    forgotten_elsewhere,
+    in_batch,
+    move_batch,
+    of_batch,
+)
 from migrate.ledger.engine import insert_many, upsert
 from migrate.ledger.rows import CopyRow, Lease, NewSeal, PartRow, SealKind, UploadRow, UserTally
 from migrate.ledger.seals import append_seal
@@ -361,7 +370,8 @@ def _demand_tallies(lease: Lease, opened: Counter[tuple[Outcome, bool]], users: 
 
 
 def add_tallies(connection: Connection, plan_id: int, users: Mapping[str, UserTally]) -> None:
-    """Add to the users' tallies, and move those who are copying on to copied or quarantined."""
+    """Add to the users' tallies, and move those who are copying on to copied or quarantined. Who is forgotten in another line of
+    plans has no row in this one: their copies are counted by the batch alone."""
     table = schema.users
     good = table.c.good + bindparam("more_good")
     quarantined = table.c.quarantined + bindparam("more_quarantined")
@@ -392,5 +402,7 @@ def add_tallies(connection: Connection, plan_id: int, users: Mapping[str, UserTa
                 for user_id, tally in chunk
             ],
         ).rowcount
+    if changed != len(users):
+        changed += sum(len(forgotten_elsewhere(connection, chunk, plan_id)) for chunk in chunks(users))
     if changed != len(users):
         raise IntegrityError(f"{len(users) - changed} users of a batch have no row in the ledger")

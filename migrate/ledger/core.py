@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -112,6 +112,15 @@ def is_proven() -> ColumnElement[bool]:
     """Users of whom a full pass has matched every copy, and against whom nothing was found since."""
     users = schema.users
     return and_(among(users.c.state, [state.value for state in PROVEN]), users.c.matched == users.c.copies)
+
+
+def forgotten_elsewhere(connection: Connection, user_ids: Collection[str], plan_id: int) -> set[str]:
+    """Those of these users, no more than one chunk, whose row is of another plan, where they are forgotten."""
+    users = schema.users
+    query = select(users.c.user_id).where(
+        users.c.user_id.in_(user_ids), users.c.plan_id != plan_id, users.c.state == UserState.FORGOTTEN.value
+    )
+    return set(connection.execute(query).scalars())
 
 
 def batch_info(row: Row[Any] | Mapping[str, Any]) -> BatchInfo:

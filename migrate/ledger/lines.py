@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    delete,
     func,
     insert,
     literal,
@@ -41,7 +42,6 @@ _PAGE = 10_000
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
-_MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.RETURNING, UserState.PURGING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,44 +70,22 @@ class Lines(Core):
         return self._users_of(plan_ids, schema.users.c.state.not_in(done))
 
     def users_away(self, plan_ids: Sequence[int]) -> Iterator[str]:
-        """The users of these plans whose home has moved, or who are forgotten, by id."""
-        return self._users_of(plan_ids, schema.users.c.state.in_([state.value for state in AWAY]))
+        """The users of these plans whose home has moved, and all who are forgotten, of whatever plan, by id."""
+        users = schema.users
+        moved = and_(users.c.plan_id.in_(plan_ids), users.c.state.in_([state.value for state in AWAY]))
+        return self._users(or_(moved, users.c.state == UserState.FORGOTTEN.value))
 
     def users_back(self, plan_ids: Sequence[int]) -> Iterator[str]:
         """The users of these plans who went back to their old home, by id: what was proved of their copies counts no more."""
         return self._users_of(plan_ids, schema.users.c.state == UserState.ROLLED_BACK.value)
 
-    def moved_before(self, plan_id: int) -> int:
-        """How many users of the plans that this one continues were moved, and are not purged: who has left the directory stays
-        with the last plan that had them. LaterError where a plan of the line is not registered."""
-        plans, users, moves = schema.plans, schema.users, schema.moves
-        with self._read() as connection:
-            parent = connection.execute(select(plans.c.parent).where(plans.c.id == plan_id)).scalar()
-            if parent is None:
-                return 0
-            forgotten = and_(
-                users.c.state == UserState.FORGOTTEN.value,
-                moves.c.flipped_at.is_not(None),
-                moves.c.rolled_back_at.is_(None),
-                moves.c.purged_at.is_(None),
-            )
-            at_home = users.c.state.in_([state.value for state in _MOVED])
-            query = (
-                select(func.count())
-                .select_from(users.outerjoin(moves, users.c.user_id == moves.c.user_id))
-                .where(users.c.plan_id.in_(line_of(connection, parent)), or_(at_home, forgotten))
-            )
-            return int(connection.execute(query).scalar_one())
-
     def _users_of(self, plan_ids: Sequence[int], which: ColumnElement[bool]) -> Iterator[str]:
+        return self._users(and_(schema.users.c.plan_id.in_(plan_ids), which))
+
+    def _users(self, which: ColumnElement[bool]) -> Iterator[str]:
         users, after = schema.users, ""
         while True:
-            query = (
-                select(users.c.user_id)
-                .where(users.c.plan_id.in_(plan_ids), which, users.c.user_id > after)
-                .order_by(users.c.user_id)
-                .limit(_PAGE)
-            )
+            query = select(users.c.user_id).where(which, users.c.user_id > after).order_by(users.c.user_id).limit(_PAGE)
             with self._read() as connection:
                 page = [str(found) for found in connection.execute(query).scalars()]
             if not page:
@@ -294,11 +272,15 @@ def continued_by_another(parent: str, child: str) -> RefusedError:
     )
 
 
-def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Sequence[tuple[object, ...]]]) -> bool:
+def take_users(
+    connection: Connection, plan_id: int, parent: str, mark: str, rows: Iterable[Sequence[tuple[object, ...]]]
+) -> bool:
     """Bring the users of a delta over from the plans of its line, and add those who are new: chunks of rows as `users` has them.
 
-    Who is verified and has nothing to do stays so. False where a user is in a plan of another line. LaterError where the home of
-    one for whom there is something to do has moved since, or the line is not as it was when the delta was built (`mark`).
+    Who is verified and has nothing to do stays so. Whose home has moved, or may have, comes over also where the delta does not
+    have them, since its directory has lost them: a way back and a purge are of the newest plan. Who is forgotten in another line
+    stays there, and is left out. False where anybody else is in a plan of another line. LaterError where the home of one for whom
+    there is something to do has moved since, or the line is not as it was when the delta was built (`mark`).
     """
     plans, line = schema.plans, line_of(connection, parent)
     connection.execute(select(plans.c.id).where(plans.c.id.in_(line)).with_for_update())  # a lease waits, or is seen
@@ -313,6 +295,9 @@ def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Se
     coming.create(connection)
     for chunk in rows:
         insert_many(connection, coming, list(chunk))
+    is_forgotten = users.c.state == UserState.FORGOTTEN.value
+    elsewhere = select(users.c.user_id).where(is_forgotten, users.c.plan_id.not_in(line))
+    connection.execute(delete(coming).where(coming.c.user_id.in_(elsewhere)))
     same = users.c.user_id == coming.c.user_id
     if connection.execute(select(users.c.plan_id).where(same, users.c.plan_id.not_in(line)).limit(1)).first():
         return False
@@ -338,6 +323,12 @@ def take_users(connection: Connection, parent: str, mark: str, rows: Iterable[Se
     )
     taken = {column.name: coming.c[column.name] for column in users.columns if column.name not in ("user_id", "state")}
     connection.execute(update(users).where(same, users.c.plan_id.in_(line)).values(**taken, state=state))
+    nothing_planned = {"copies": 0, "size_bytes": 0, "good": 0, "quarantined": 0, "other": 0, "matched": 0}
+    of_no_batch = {"matched_pass": None, "first_batch": None, "last_batch": None}
+    # by the delta's directory. Of who is frozen nothing is to look better than it is, should the freeze be taken back
+    as_proven = or_(users.c.state != UserState.FROZEN.value, users.c.matched == users.c.copies)
+    left_behind = and_(users.c.plan_id.in_(line), users.c.state.in_(kept), as_proven)
+    connection.execute(update(users).where(left_behind).values(plan_id=plan_id, **nothing_planned, **of_no_batch))
     known = select(users.c.user_id).where(same).exists()
     connection.execute(insert(users).from_select(list(coming.columns.keys()), select(coming).where(~known)))
     coming.drop(connection)

@@ -66,7 +66,8 @@ class Moving(Core):
     def thaw(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> UserState:
         """frozen → verified: the freeze under this token has ended, and the home is what it was.
 
-        A user of whom something was found wrong or put back meanwhile goes back as far as that leads (invariant 9): the state.
+        A user of whom something was found wrong or put back meanwhile goes back as far as that leads (invariant 9): the state. Of
+        one who was forgotten on the way it stays, and the move says when.
         """
         users, findings = schema.users, schema.findings
         is_extra = exists().where(
@@ -82,7 +83,12 @@ class Moving(Core):
             else_=UserState.COPIED.value,
         )
         with self._write() as connection:
-            row = _user(connection, user_id)
+            row = _user(connection, user_id, waits=True)
+            wanted = schema.moves.c.token == token
+            if row.state == UserState.FORGOTTEN.value:
+                _tell(connection, row, UserState.FORGOTTEN, UserState.FORGOTTEN, run_id, now, "had not been flipped")
+                _note_move(connection, user_id, wanted=and_(wanted, _is_open()), unfrozen_at=now)
+                return UserState.FORGOTTEN
             back = connection.execute(
                 update(users)
                 .where(users.c.user_id == user_id, users.c.state == UserState.FROZEN.value)
@@ -91,7 +97,7 @@ class Moving(Core):
             ).scalar()
             if back is None:
                 raise MoveRefusedError("the user is not frozen, so is not thawed")
-            _note_move(connection, user_id, wanted=schema.moves.c.token == token, unfrozen_at=now)
+            _note_move(connection, user_id, wanted=wanted, unfrozen_at=now)
             new = UserState(back)
             _tell(connection, row, UserState.FROZEN, new, run_id, now, note)
         return new
@@ -100,10 +106,17 @@ class Moving(Core):
         """frozen → cut_over: at `at` the platform made the new site the user's home, under this token.
 
         `frozen_ms`: how long the user's writers were kept off. What is done is written down, also of a user on hold by now.
+        Of one who was forgotten on the way the state stays, and the move says when: the sources are still to be purged of them.
         """
         with self._write() as connection:
-            _step(connection, _user(connection, user_id), UserState.CUT_OVER, run_id, at)
-            _note_move(connection, user_id, wanted=schema.moves.c.token == token, flipped_at=at, frozen_ms=frozen_ms)
+            row = _user(connection, user_id, waits=True)
+            wanted = schema.moves.c.token == token
+            if row.state == UserState.FORGOTTEN.value:
+                wanted = and_(wanted, _is_open())
+                _tell(connection, row, UserState.FORGOTTEN, UserState.FORGOTTEN, run_id, at, "had been flipped")
+            else:
+                _step(connection, row, UserState.CUT_OVER, run_id, at)
+            _note_move(connection, user_id, wanted=wanted, flipped_at=at, frozen_ms=frozen_ms)
 
     def observe(self, user_id: str, run_id: int, *, until: datetime, now: datetime) -> None:
         """cut_over → observing: until `until` nothing is taken away."""
@@ -311,6 +324,11 @@ def _tell(
         note=note,
         moved=(old, new),
     )
+
+
+def _is_open() -> ColumnElement[bool]:
+    """Moves of which nobody has written down how the freeze ended."""
+    return and_(schema.moves.c.flipped_at.is_(None), schema.moves.c.unfrozen_at.is_(None))
 
 
 def _note_move(

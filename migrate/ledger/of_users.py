@@ -97,15 +97,15 @@ class OfUsers(Core):
                 found.update(connection.execute(query).scalars())
         return found
 
-    def forgotten_among(self, user_ids: Collection[str]) -> set[str]:
-        """Those of these users who are forgotten."""
-        users, found = schema.users, set[str]()
+    def forgotten_among(self, user_ids: Collection[str]) -> dict[str, int]:
+        """Those of these users who are forgotten, each with the plan that has them."""
+        users, found = schema.users, dict[str, int]()
         with self._read() as connection:
             for chunk in chunks(user_ids, _USERS):
-                query = select(users.c.user_id).where(
+                query = select(users.c.user_id, users.c.plan_id).where(
                     users.c.user_id.in_(chunk), users.c.state == UserState.FORGOTTEN.value
                 )
-                found.update(connection.execute(query).scalars())
+                found |= {user_id: int(plan_id) for user_id, plan_id in connection.execute(query)}
         return found
 
     def known_of(self, user: UserRow, ordinals: Collection[int] | None) -> dict[str, int]:

@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Select, func, select
 from sqlalchemy import exc as sa_exc
-from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from migrate.errors import IntegrityError, RefusedError
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core, chunks
+from migrate.ledger.core import Core, chunks, forgotten_elsewhere
 from migrate.ledger.engine import insert_many, is_key_taken, upsert
+from migrate.ledger.history import add_event
 from migrate.ledger.lines import continued_by_another, take_users
-from migrate.ledger.rows import PlanEntry, PlanRow
+from migrate.ledger.rows import EventKind, PlanEntry, PlanRow
 from migrate.model import LEAVING, STAND_IN, BatchInfo, Level, UserInfo
 from migrate.pauses import PausePoint, pause_at
 from migrate.states import BatchState, UserState
@@ -36,9 +37,12 @@ class Plans(Core):
         *,
         accept: Sequence[str] = (),
         mark: str | None = None,
+        forgotten: Collection[str] = (),
     ) -> int:
         """The plan's id; the first time, its batches and users are written too, all or nothing.
 
+        Who is forgotten in another line of plans stays there, and is left out; their copies are withdrawn by whoever leases them,
+        and so are those of users who are `forgotten` by another ledger, and come here as such.
         `mark`: how the line stood when a delta was built on it (`mark_of`); LaterError where it stands otherwise.
         RefusedError where a user's row belongs to another plan, which `accept` is for (see `taken_elsewhere`), or another delta
         continues the plan's parent; IntegrityError where totals are not the sums (invariant 3).
@@ -51,9 +55,10 @@ class Plans(Core):
             found_batches = _insert_batches(connection, plan_id, batches)
             pause_at(PausePoint.PLAN_REGISTERING)
             try:
-                found_users = _put_users(connection, plan_id, plan.parent, mark or "", users)
+                found_users = _put_users(connection, plan_id, plan.parent, mark or "", users, forgotten)
             except _TakenError:
                 raise self.taken_elsewhere(plan.digest, accept) from None
+            _tell_forgotten(connection, plan_id, forgotten, run_id, now)
             expected = (plan.batches, plan.copies, plan.size_bytes, plan.users, plan.copies, plan.size_bytes)
             if found_batches + found_users != expected:
                 raise IntegrityError(
@@ -70,7 +75,8 @@ class Plans(Core):
         return None if found is None else int(found)
 
     def plan_that_has(self, user_ids: Iterable[str], *, besides: Collection[str]) -> str | None:
-        """The digest of a plan, other than those of `besides`, that has one of these users; None where none has."""
+        """The digest of a plan, other than those of `besides`, that has one of these users; None where none has. Who is forgotten
+        there keeps no plan from being registered."""
         users, plans = schema.users, schema.plans
         with self._read() as connection:
             if connection.execute(select(plans.c.id).where(plans.c.digest.not_in(besides)).limit(1)).first() is None:
@@ -79,7 +85,11 @@ class Plans(Core):
             query = (
                 select(plans.c.digest)
                 .join(users, users.c.plan_id == plans.c.id)
-                .where(users.c.user_id.in_(chunk), plans.c.digest.not_in(besides))
+                .where(
+                    users.c.user_id.in_(chunk),
+                    plans.c.digest.not_in(besides),
+                    users.c.state != UserState.FORGOTTEN.value,
+                )
                 .limit(1)
             )
             with self._read() as connection:
@@ -214,7 +224,12 @@ class _TakenError(Exception):
 
 
 def _put_users(
-    connection: Connection, plan_id: int, parent: str | None, mark: str, users: Iterable[UserInfo]
+    connection: Connection,
+    plan_id: int,
+    parent: str | None,
+    mark: str,
+    users: Iterable[UserInfo],
+    forgotten: Collection[str],
 ) -> tuple[int, int, int]:
     """Users, copies and bytes, once the users are in the table. Those of a delta come over from its line."""
     count = copies = size_bytes = 0
@@ -222,18 +237,20 @@ def _put_users(
     def rows() -> Iterator[list[tuple[Any, ...]]]:
         nonlocal count, copies, size_bytes
         for chunk in chunks(users):
-            yield [_user_row(plan_id, user) for user in chunk]
+            yield [_user_row(plan_id, user, is_forgotten=user.user_id in forgotten) for user in chunk]
             count += len(chunk)
             copies += sum(user.copies for user in chunk)
             size_bytes += sum(user.size_bytes for user in chunk)
 
     if parent is not None:
-        if not take_users(connection, parent, mark, rows()):
+        if not take_users(connection, plan_id, parent, mark, rows()):
             raise _TakenError
         return count, copies, size_bytes
+    is_anybody_forgotten = connection.execute(_any_forgotten()).scalar_one()
     try:
         for chunk in rows():
-            insert_many(connection, schema.users, chunk)
+            found = forgotten_elsewhere(connection, [row[0] for row in chunk], plan_id) if is_anybody_forgotten else ()
+            insert_many(connection, schema.users, [row for row in chunk if row[0] not in found])
     except sa_exc.IntegrityError as error:
         if not is_key_taken(error, schema.users):
             raise
@@ -241,12 +258,40 @@ def _put_users(
     return count, copies, size_bytes
 
 
-def _user_row(plan_id: int, user: UserInfo) -> tuple[Any, ...]:
+def _any_forgotten() -> Select[Any]:
+    """Whether anybody is, of any plan: asked of the counters, so that most plans ask nothing more."""
+    counted = schema.user_counts
+    return select(func.coalesce(func.sum(counted.c.users), 0) > 0).where(counted.c.state == UserState.FORGOTTEN.value)
+
+
+def _tell_forgotten(
+    connection: Connection, plan_id: int, forgotten: Collection[str], run_id: int, now: datetime
+) -> None:
+    """The histories of those who came as forgotten begin with that."""
+    users = schema.users
+    for chunk in chunks(sorted(forgotten)):
+        query = select(users.c.user_id).where(users.c.user_id.in_(chunk), users.c.plan_id == plan_id)
+        for user_id in connection.execute(query).scalars().all():
+            add_event(
+                connection,
+                user_id,
+                EventKind.MOVE,
+                run_id=run_id,
+                plan_id=plan_id,
+                now=now,
+                note="was forgotten in this workspace before",
+                moved=(UserState.PLANNED, UserState.FORGOTTEN),
+            )
+
+
+def _user_row(plan_id: int, user: UserInfo, *, is_forgotten: bool = False) -> tuple[Any, ...]:
     """A row of `users`, in the order of its columns."""
     # who leaves the scope has a batch as well, of copies that are removed; so have stand-ins
     state = UserState.PLANNED.value if user.state in (LEAVING, STAND_IN) else user.state
     if user.copies == 0 and state == UserState.PLANNED:
         state = UserState.COPIED.value  # nothing to copy: all of it is there
+    if is_forgotten:
+        state = UserState.FORGOTTEN.value
     where = (user.country, user.home, user.backup, user.wave)
     nothing_settled = (0, 0, 0, 0, None)
     batches = (user.first_batch, user.last_batch)

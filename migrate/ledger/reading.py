@@ -18,6 +18,7 @@ from migrate.ledger.known import WRONG
 from migrate.ledger.passes import LEFT_ALONE, pass_row
 from migrate.ledger.rows import (
     EXTRA,
+    FORGOTTEN_ELSEWHERE,
     FULL_SAMPLE_PPM,
     SEAL_LOST,
     SOURCE_MOVED_ON,
@@ -56,6 +57,9 @@ class Reading(Core):
             if held_up:
                 moved_on.update(connection.execute(_moved_on(plan_id)).all())
                 cannot_keep.update(connection.execute(_cannot_keep(plan_id)).all())
+            of_nobody: Sequence[Row[Any]] = []
+            if any(row._mapping[Outcome.WITHDRAWN.value] for row in by_state):
+                of_nobody = connection.execute(_without_a_row(plan_id)).all()
             of_parts = connection.execute(
                 select(batches.c.wave, func.sum(parts.c.size))
                 .join(batches, (batches.c.plan_id == parts.c.plan_id) & (batches.c.number == parts.c.number))
@@ -72,6 +76,8 @@ class Reading(Core):
         for wave, size in of_parts:
             totals[wave]["part_bytes"] = int(size)
         tallies: dict[int | None, Counter[int]] = defaultdict(Counter)
+        for wave, withdrawn in of_nobody:
+            tallies[wave][2] = int(withdrawn)
         for found, state, count, *settled in of_users:
             wave = None if found == NOWHERE else found
             if count:
@@ -392,6 +398,24 @@ def _cannot_keep(plan_id: int) -> Select[Any]:
             batches.c.quarantined > 0,
             copies.c.outcome == columns.OUTCOME_CODES[Outcome.QUARANTINED],
             copies.c.reason == UnsupportedError.code,
+        )
+        .group_by(batches.c.wave)
+    )
+
+
+def _without_a_row(plan_id: int) -> Select[Any]:
+    """By wave, how many copies users would count as withdrawn, were they not forgotten in another line of plans, where their row
+    is; by the batches that have withdrawn any."""
+    copies, batches = schema.copies, schema.batches
+    return (
+        select(batches.c.wave, func.count())
+        .join(copies, (copies.c.plan_id == batches.c.plan_id) & (copies.c.number == batches.c.number))
+        .where(
+            batches.c.plan_id == plan_id,
+            batches.c.withdrawn > 0,
+            copies.c.outcome == columns.OUTCOME_CODES[Outcome.WITHDRAWN],
+            copies.c.reason == FORGOTTEN_ELSEWHERE,
+            copies.c.tallied == literal_column("true"),
         )
         .group_by(batches.c.wave)
     )

@@ -17,10 +17,10 @@ from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import columns, schema
 from migrate.ledger.core import Core, among, chunks, in_batch, may_become
 from migrate.ledger.known import WRONG, check_again, drop_wrong, is_wrong
-from migrate.ledger.rows import SEAL_LOST, CheckState, SealedCopy, UnsealedCopy
+from migrate.ledger.rows import SEAL_LOST, CheckState, PutBack, SealedCopy, UnsealedCopy
 from migrate.model import Outcome, Verdict
 from migrate.pauses import PausePoint, pause_at
-from migrate.states import AWAY, BatchState, UserState, check_batch_move
+from migrate.states import WRITTEN_SINCE, BatchState, UserState, check_batch_move
 
 REPAIR, RETRY = "repair", "retry"
 
@@ -48,8 +48,8 @@ class Repairing(Core):
         """Put the MISMATCH and MISSING copies of one batch back to pending; how many. Doing it again changes nothing.
 
         `sealed` tells of each, by ordinal, its outcome, owner and size. LaterError while the batch is leased. Older verdicts on
-        the same copies, of whatever pass, are void with it. Copies of users whose home has moved, or who are forgotten, are not
-        put back: what is at the targets is not ours to judge any more, so what was found there is dropped.
+        the same copies, of whatever pass, are void with it. Copies of users whose home has moved, or who went back or are
+        forgotten, are not put back: what is at the targets is not ours to judge any more, so what was found there is dropped.
         """
         verdicts, batches = schema.verdicts, schema.batches
         with self._write() as connection:
@@ -83,18 +83,20 @@ class Repairing(Core):
 
     def reopen_lost(
         self, pass_id: int, number: int, planned: Mapping[int, UnsealedCopy], run_id: int, now: datetime
-    ) -> int:
-        """Put every copy of a batch back to pending whose receipt is lost with its seal; how many. Again changes nothing.
+    ) -> PutBack:
+        """Put every copy of a batch back to pending whose receipt is lost with its seal. Again changes nothing.
 
-        `planned` has all copies of the batch, by ordinal. The seal stays in the chain with all of its rows void: the next run
-        makes new receipts, from what it finds at the target. LaterError while somebody works on the batch.
+        `planned` has all copies of the batch, by ordinal. The seal stays in the chain, and their rows in it are void: the next
+        run makes new receipts, from what it finds at the target. Copies of users whose home has moved, or who went back or are
+        forgotten, stay as they are: nothing is made of them any more, and the sealed file may come back. LaterError while
+        somebody works on the batch.
         """
         verdicts, batches, copies = schema.verdicts, schema.batches, schema.copies
         with self._write() as connection:
             query = _lost(select(verdicts.c.plan_id), pass_id).where(verdicts.c.number == number)
             plan_id = connection.execute(query.limit(1).with_for_update(of=[batches])).scalar()
             if plan_id is None:
-                return 0
+                return PutBack(0, 0)
             _demand_unleased(connection, plan_id, [number])
             batch = connection.execute(select(batches).where(in_batch(batches, plan_id, number))).one()
             opened = dict(
@@ -106,17 +108,24 @@ class Repairing(Core):
                 raise LaterError(f"batch {number} is half copied", remedy="`migrate run` first, then repair.")
             lost = {ordinal: copy for ordinal, copy in planned.items() if ordinal not in opened}
             _demand_counted(batch, lost)
+            away = _away(connection, {copy.user_id for copy in lost.values()})
+            kept = [copy for copy in lost.values() if copy.user_id in away]
+            lost = {ordinal: copy for ordinal, copy in lost.items() if copy.user_id not in away}
             seen = connection.execute(
                 _wrong(select(verdicts.c.ordinal, verdicts.c.etag), pass_id).where(verdicts.c.number == number)
             ).all()
             etags = {row.ordinal: row.etag for row in seen}  # what a check saw before the seal was lost
             group = [(ordinal, etags.get(ordinal)) for ordinal in sorted(lost)]
-            _put_back(connection, plan_id, number, group, run_id, now)
             connection.execute(
                 delete(verdicts).where(in_batch(verdicts, plan_id, number), verdicts.c.reason == SEAL_LOST)
             )
-            _to_pending(connection, batch, copied=0, present=0, done_bytes=0, voided=batch.voided + len(lost))
-            _users_lose(connection, plan_id, Counter(copy.user_id for copy in lost.values()))
+            if lost:
+                _put_back(connection, plan_id, number, group, run_id, now)
+                copied = min(batch.copied, len(kept))  # which of them were present, the seal alone could say
+                left = {"copied": copied, "present": len(kept) - copied}
+                left["done_bytes"] = sum(copy.size_bytes for copy in kept)
+                _to_pending(connection, batch, **left, voided=batch.voided + len(lost))
+                _users_lose(connection, plan_id, Counter(copy.user_id for copy in lost.values()))
             findings = schema.findings
             connection.execute(
                 update(findings)
@@ -124,12 +133,13 @@ class Repairing(Core):
                 .values(answered=True)
             )
             check_again(connection, plan_id, [number])
-        return len(lost)
+        return PutBack(len(lost), len(kept))
 
     def retry_quarantined(self, plan_id: int, waves: Sequence[int] | None, run_id: int, now: datetime) -> int:
         """Put all quarantined copies of the waves (None: of the plan) back to pending; how many.
 
-        LaterError while a batch among them is leased.
+        Whoever leases them withdraws those of users whose home has moved, or who went back or are forgotten: so they are settled
+        for good. LaterError while a batch among them is leased.
         """
         batches, copies, users = schema.batches, schema.copies, schema.users
         with self._write() as connection:
@@ -213,8 +223,9 @@ def _sealed_copy(sealed: Mapping[int, SealedCopy], number: int, ordinal: int) ->
 
 
 def _away(connection: Connection, user_ids: Collection[str]) -> set[str]:
-    """Those of these users whose home has moved, or who are forgotten. Their rows are held to the end of the transaction."""
-    users, away = schema.users, [state.value for state in AWAY]
+    """Those of these users whose home has moved, or who went back or are forgotten. Their rows are held to the end of the
+    transaction."""
+    users, away = schema.users, [state.value for state in WRITTEN_SINCE]
     found: set[str] = set()
     for chunk in chunks(sorted(user_ids)):
         query = select(users.c.user_id).where(users.c.user_id.in_(chunk), users.c.state.in_(away))

@@ -20,6 +20,7 @@ EXTRA = "extra"  # the kind of a finding: an object that no copy stands for
 SEAL_LOST = (
     "seal_lost"  # why copies are UNKNOWN whose receipts are in a seal that is lost or edited; and the finding's kind
 )
+FORGOTTEN_ELSEWHERE = "forgotten_elsewhere"  # why a copy is withdrawn whose user is forgotten in another line of plans
 SOURCE_MOVED_ON = ("source_changed", "source_gone")  # why a copy that equals its receipt is UNKNOWN at both ends
 AGAINST_RECEIPT = (
     "receipt_content",
@@ -314,6 +315,14 @@ class UnsealedCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class PutBack:
+    """Numbers of copies: those that are pending again, and those that were left as they are, since their users live elsewhere."""
+
+    copies: int
+    left_alone: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewFinding:
     """Something about a user or a store that no copy stands for: EXTRA objects, uploads left behind.
 
@@ -379,7 +388,7 @@ class WaveProgress:
     outcomes: Mapping[Outcome, int]
     done_bytes: int
     part_bytes: int  # sent of copies under way, in parts
-    tallied: tuple[int, int, int]  # by the users' own rows: with a receipt, quarantined, drifted or withdrawn
+    tallied: tuple[int, int, int]  # by the users, not by the batches: with a receipt, quarantined, drifted or withdrawn
     moved_on: int = 0  # users that a whole verification left copied for this alone: sources of theirs have moved on
     cannot_keep: int = 0  # quarantined copies that no trying again helps: their targets cannot keep all of them
 

@@ -1,7 +1,8 @@
 """`migrate plan`: from a spec, a directory and inventories to a plan folder. The steps in their order; each is told elsewhere.
 
 The same inputs give the same plan and the same digest, whatever the order of their rows, the number of threads, the machine or
-its time zone. A build that breaks off leaves no plan: the folder gets its name last.
+its time zone; who is forgotten in the workspace is among them. A build that breaks off leaves no plan: the folder gets its name
+last.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from migrate import __version__
 from migrate.errors import IntegrityError, MigrateError, RefusedError
 from migrate.inventory.aside import Stopping, aside, never
 from migrate.inventory.files import DirectoryFile, Progress, sync_folder
+from migrate.inventory.forgotten import remembered
 from migrate.inventory.live import forget_listing
 from migrate.inventory.tables import writing
 from migrate.inventory.take import live_folder
@@ -178,7 +180,7 @@ def _steps(
     judge_users(session, spec, inputs.directory)
     cover_countries(session, spec)
     on_progress("users", inputs.directory.rows)
-    census = take_census(session, spec, rules, inputs.inventories, line)
+    census = take_census(session, spec, rules, inputs.inventories, line, remembered(workspace))
     users = count_users(session)
     on_progress("census", sum(store.listed for store in census.stores.values()))
     taken = stand_in_bytes(session, spec) if line is None else placed_bytes(session, spec)

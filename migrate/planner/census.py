@@ -6,7 +6,7 @@ The classes and what they add up to are the design's invariant 3: a sum that is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,17 +122,21 @@ def take_census(
     rules: tuple[CompiledRule, ...],
     inventories: Mapping[str, InventoryFile],
     line: Line | None,
+    forgotten: Collection[str],
 ) -> Census:
     """Make the table `users`, and the views `census` and `planned`. IntegrityError where a sum is off.
 
-    Needs `judged` and `settled`.
+    Needs `judged` and `settled`. Who is `forgotten` is nobody's orphan.
     """
     if line is not None:
         take_line(session, spec, line)
     session.run("users")
+    session.query("CREATE TEMP TABLE forgotten (user_id VARCHAR)")
+    session.query("INSERT INTO forgotten SELECT unnest(CAST(? AS VARCHAR[]))", [sorted(forgotten)])
     session.query(
-        "CREATE TEMP TABLE vanished AS "
-        "SELECT s.user_id, s.is_away FROM settled AS s ANTI JOIN users AS u ON s.user_id = u.user_id"
+        "CREATE TEMP TABLE vanished AS SELECT s.user_id, bool_or(s.is_away) AS is_away "
+        "FROM (SELECT user_id, is_away FROM settled UNION ALL SELECT user_id, TRUE FROM forgotten) AS s "
+        "ANTI JOIN users AS u ON s.user_id = u.user_id GROUP BY s.user_id"
     )
     session.run("comparable")
     folder = session.folder / "census"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -98,8 +98,9 @@ def spec_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[S
     return tuple(_changes(before, after, ""))
 
 
-def stranded(before: Plan, after: Plan, *, one_in: int = 1) -> Stranded | None:
-    """Who moves in both plans, has copies in `before`, and of these some at a place where `after` has none of the user's.
+def stranded(before: Plan, after: Plan, *, besides: Sequence[str] = (), one_in: int = 1) -> Stranded | None:
+    """Who moves in both plans, has copies in `before`, and of these some at a place where `after` has none of the user's; but for
+    the users of `besides`.
 
     Of every `one_in` users one is asked, by DuckDB's hash of the id: whom a site with a capacity loses stand together in the
     order of turns, so the first users would be no fair sample. The users' tables are not digested. None where nobody is.
@@ -113,9 +114,11 @@ def stranded(before: Plan, after: Plan, *, one_in: int = 1) -> Stranded | None:
             SELECT {", ".join(f"CASE WHEN {sql} THEN b.{role} END AS {role}" for role, sql in left.items())}, count(*)
             FROM (SELECT {columns} FROM {before.relation("users")} WHERE {taken}) AS b
             JOIN (SELECT {columns} FROM {after.relation("users")} WHERE state = 'planned') AS a ON b.user_id = a.user_id
-            WHERE {" OR ".join(f"({sql})" for sql in left.values())}
+            WHERE ({" OR ".join(f"({sql})" for sql in left.values())})
+            AND b.user_id NOT IN (SELECT unnest(CAST(? AS VARCHAR[])))
             GROUP BY ALL
-            """
+            """,
+            [list(besides)],
         ).fetchall()
     sites = {site for *at, _ in rows for site in at if site is not None}
     return Stranded(one_in * sum(row[-1] for row in rows), tuple(sorted(sites))) if rows else None

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from migrate.ledger import CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
+from migrate.ledger import FORGOTTEN_ELSEWHERE, CopyRow, Lease, Ledger, PartRow, SealKind, UploadRow, UserTally
 from migrate.model import CopyResult, Outcome, PlannedCopy, PlannedObject
 from migrate.pauses import PausePoint, pause_at
 from migrate.privacy import Pseudonyms
@@ -121,8 +121,12 @@ class CopyWork:
         """Why nothing is copied, of those users of whom nothing is."""
         ledger = self._tools.ledger
         away = ledger.away_among(self._owners)
-        forgotten = ledger.forgotten_among(away) if away else set()
-        return {user_id: "forgotten" if user_id in forgotten else "moved" for user_id in away}
+        forgotten = ledger.forgotten_among(away) if away else {}
+        reasons = {
+            user_id: "forgotten" if plan_id == self.lease.plan_id else FORGOTTEN_ELSEWHERE
+            for user_id, plan_id in forgotten.items()
+        }
+        return {user_id: reasons.get(user_id, "moved") for user_id in away}
 
     def _remove(self, planned: PlannedObject, copies: Sequence[PlannedCopy], is_on_hold: bool) -> _WholeDone:
         if is_on_hold:

@@ -9,9 +9,11 @@ from kept import made_once
 from smallworld import SmallWorld, build, planned
 from test_crashes import BOTH_LEDGERS, IN_A_FORGETTING, NOBODY_IS_LATE, do, killed_at
 
+from migrate.inventory.forgotten import remembered
 from migrate.ledger import EventKind, Ledger
 from migrate.pauses import PausePoint
 from migrate.states import UserState
+from migrate.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,4 @@ def test_a_crash_while_a_user_is_forgotten_brings_nothing_back(
         do(world, *words)
         world.assert_all_there()
     assert world.open_uploads() == 0
+    assert remembered(Workspace(world.root)) == {"u001"}

@@ -18,9 +18,10 @@ import pytest
 from kept import made_once
 from s3world import credentials, on_s3
 from servers import S3Server
-from smallworld import SmallWorld, build, planned
+from smallworld import SmallWorld, build, listed, planned
 
 from migrate.errors import DeniedError, LaterError, WaveWaitsError
+from migrate.inventory.forgotten import remembered
 from migrate.jobs.forget_user import _is_like, _listed
 from migrate.jobs.waves import choose_waves
 from migrate.ledger import EventKind, Ledger, WaveProgress
@@ -33,6 +34,7 @@ from migrate.states import BatchState, UserState
 from migrate.stores.file import FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryStore
 from migrate.stores.memory_place import MemoryPlace
+from migrate.workspace import Workspace
 
 IMAGE = Attributes(content_type="image/jpeg")
 TARGETS = ("dublin-1", "dublin-2", "hamar")
@@ -126,6 +128,11 @@ def state(world: SmallWorld, user: str) -> UserState:
 def of_user(world: SmallWorld, user: str) -> list[tuple[str, str]]:
     """What stands at the targets of a user."""
     return sorted(place for place in world.at_targets() if place[1].startswith(f"users/{user}/"))
+
+
+def of_user_at(world: SmallWorld, store: str, user: str) -> list[str]:
+    """The keys of a user at one store."""
+    return [info.key for info in listed(world.store(store)) if info.key.startswith(f"users/{user}/")]
 
 
 def outcomes(world: SmallWorld) -> dict[str, int]:
@@ -556,7 +563,8 @@ def test_what_the_platform_writes_amid_the_erasure_stays(world: SmallWorld, monk
 def test_where_a_cutover_was_killed_the_platform_says_whether_they_moved(
     world: SmallWorld, verb: str, lives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger has the user frozen, and knows no more: whoever was flipped writes at the new home, and that is not ours."""
+    """The ledger has the user frozen, and knows no more: whoever was flipped writes at the new home, and that is not ours. It is
+    written down, so that a purge reaches what the sources have of who was flipped, and of nobody else."""
     inner = getattr(SqlRouter, verb)
 
     class Killed(BaseException):
@@ -576,6 +584,16 @@ def test_where_a_cutover_was_killed_the_platform_says_whether_they_moved(
     assert found["left"] == ({"platform": 1} if lives else {})
     with routes_of(world) as routes:
         assert routes.read(user).frozen_by is None
+    with opened(world) as ledger:
+        move = ledger.move_of(user)
+        assert move is not None
+        assert (move.flipped_at is not None, move.unfrozen_at is not None) == (lives, not lives)
+    looked = do(world, "purge", "--wave", "all", "--dry-run", code=4)
+    assert looked["users"]["ready"] == lives
+    if lives:
+        do(world, "purge", "--wave", "all", "--confirm", looked["purge"]["digest"])
+    left = {store for store in ("us", "singapore") if of_user_at(world, store, user)}
+    assert left == (set() if lives else {"us", "singapore"})
 
 
 def test_who_lived_there_once_has_lived_there(world: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -607,7 +625,7 @@ def test_who_is_forgotten_amid_the_own_cutover_is_not_flipped(tmp_path: Path, le
     world = made(tmp_path, ledger_url, users=2)
     do(world, "run", "--wave", "all")
     do(world, "verify")
-    with stopped_at(world, "user-frozen:1", "cutover", "--wave", "all", code=75):
+    with stopped_at(world, "user-frozen:1", "cutover", "--wave", "all", code=4):
         user = next(user for user in world.users if state(world, user) is UserState.FROZEN)
         assert forget(world, user, code=75)[user]["result"] == "forgotten"
     with routes_of(world) as routes:
@@ -701,6 +719,78 @@ def test_who_is_forgotten_and_gone_from_the_directory_blocks_no_delta(world: Sma
     world.assert_all_there()
     users.write_text("\n".join(line for line in lines if not line.startswith(("u001,", "u002,"))) + "\n")
     assert {found["kind"] for found in do(world, "delta", "--dry-run")["blockers"]} == {"orphan", "vanished"}
+
+
+def test_a_plan_of_others_copies_nothing_of_who_is_forgotten_and_stops_nobody(
+    tmp_path: Path, ledger_url: str | None
+) -> None:
+    """Another directory of the same sources still names them: the plan is run for everybody else, and says whom it leaves out.
+    Nothing of theirs is copied, now or by its delta, sums hold (Invariant 3), and nobody is verified for it. Whoever is not
+    forgotten keeps the plan from this ledger (the twin)."""
+    world = made(tmp_path, ledger_url)
+    do(world, "run", "--wave", "all")
+    header, *rows = (tmp_path / "users.csv").read_text().splitlines()
+    others = [row for row in rows if row.startswith(("u001,", "u002,"))]
+    new = [row.replace("u001", user) for row in others for user in ("v001", "v002", "v003") if "u001" in row]
+    spec = (tmp_path / "plans" / "small.toml").read_text()
+    spec = spec.replace('name = "small"', 'name = "others"', 1).replace('"users.csv"', '"others.csv"')
+    (tmp_path / "plans" / "others.toml").write_text(spec + '\n[orphans]\npolicy = "keep"\n')
+    for user in ("v001", "v002", "v003"):
+        world.users[user] = world.users["u001"]
+        world.put_source(f"users/{user}/photo.jpg", user.encode())
+
+    def plan_of(*users: str) -> None:
+        (tmp_path / "others.csv").write_text("\n".join([header, *users]) + "\n")
+        do(world, "plan", str(tmp_path / "plans" / "others.toml"))
+
+    plan_of(*others, *new)
+    forget(world, "u001")
+    without(world, "u001")
+    assert "already in another plan" in world.migrate("run", "--wave", "all").err
+    forget(world, "u002", more=("--reason", "request 9"))
+    without(world, "u002")
+    done = do(world, "run", "--wave", "all")
+    assert [each["what"] for each in done["problems"]] == [
+        "2 users of the plan are forgotten in another plan of this ledger: nothing of theirs is copied"
+    ]
+    assert outcomes(world)["withdrawn"] == 2 * 2 * 3
+    do(world, "verify", "--wave", "all")
+    world.assert_all_there()
+    world.put_source("users/u001/new.jpg", b"new")
+    world.put_source("users/v001/new.jpg", b"new")
+    without(world, "u001")
+    assert do(world, "delta")["blockers"] == []
+    do(world, "run", "--wave", "all")
+    do(world, "verify", "--wave", "all")
+    world.assert_all_there()
+    assert state(world, "u001") is UserState.FORGOTTEN
+
+
+def test_a_plan_on_a_ledger_of_its_own_copies_nothing_of_who_is_forgotten_in_the_workspace(world: SmallWorld) -> None:
+    """It takes the place of the one in whose ledger they are, with the same directory, and nobody minds that it would have placed
+    them elsewhere. A line that a killed process has not written to its end is nobody (the twin), and hides nobody."""
+    listed = world.root / ".migrate" / "forgotten.jsonl"
+    forget(world, "u001")
+    with listed.open("a") as file:
+        file.write('"u00')
+    forget(world, "u002", "u001")
+    assert sorted(remembered(Workspace(world.root))) == ["u001", "u002"]
+    assert listed.stat().st_mode & 0o077 == 0
+    without(world, "u001", "u002")
+    world.assert_all_there()
+    spec = world.root / "plans" / "small.toml"
+    rule = '[[placement.rules]]\nname = "{}"\ncountries = ["NO'
+    norway = (
+        f'{rule.format("norway")}"]\nhome = ["dublin-1"]\nbackup = ["dublin-2"]\n'  # where u001 lives, and nobody else
+    )
+    spec.write_text(spec.read_text().replace(rule.format("nordic"), norway + rule.format("nordic")))
+    planned(world)
+    world.ledger = f"sqlite:///{world.root}/.migrate/another.sqlite"
+    do(world, "run", "--wave", "all")
+    do(world, "verify", "--wave", "all")
+    world.assert_all_there()
+    assert outcomes(world) == {**dict.fromkeys(outcomes(world), 0), "present": 18, "withdrawn": 12}
+    assert forget(world, "u001")["u001"]["result"] == "erased"
 
 
 @pytest.mark.parametrize(("forgotten", "waits"), [(1, True), (0, True), (3, False)])

@@ -596,7 +596,8 @@ def test_who_lives_at_the_old_home_when_they_are_forgotten_keeps_the_sources(qui
 
 
 def test_a_home_that_keeps_versions_has_to_show_that_something_was_deleted(tmp_path: Path) -> None:
-    """A delete marker says so. A key without any version at both targets was lost, or expired (Invariant 4)."""
+    """A delete marker says so. A key without any version at both targets was lost, or expired (Invariant 4), unless an operator
+    takes the home's word for it."""
     forget_places()
     world = build(tmp_path, users=2, per_user=3, odd=False, large=False)
     spec = tmp_path / "plans" / "small.toml"
@@ -614,7 +615,38 @@ def test_a_home_that_keeps_versions_has_to_show_that_something_was_deleted(tmp_p
         for info in targets[name].versions("users/u001/photo-0002.jpg"):
             targets[name].remove(info.key, info.version_id)
     looked = purge(world, "--dry-run", code=4)
-    assert (looked["missing"], looked["users"]["ready"]) == ({"home": 1}, 1)
+    assert (looked["missing"], looked["users"]["ready"]) == ({"deletions": 1}, 1)
+    looked = purge(world, "--dry-run", "--trust-home")["purge"]
+    assert (looked["users"], looked["deleted_since"], looked["trusted"]) == (2, 2, 1)
+
+
+def test_what_is_gone_at_home_and_backup_goes_at_the_sources_once_the_home_is_trusted(quick: SmallWorld) -> None:
+    """Whom and how much that is about stands in the purge plan, under its digest: who loses everything afterwards stays. Gone at
+    one of the two alone is a loss, whoever is trusted (Invariant 1)."""
+    world, at = quick, homes(quick)
+
+    def lose(user: str, *stores: str) -> None:
+        for key in [key for key in world.objects if key.startswith(f"users/{user}/")]:
+            for store in stores:
+                world.store(store).delete(key)
+
+    lose("u001", *at["u001"])
+    looked = purge(world, "--dry-run", code=4)
+    assert (looked["missing"], looked["users"]["ready"]) == ({"deletions": 1}, USERS - 1)
+    assert "--trust-home" in looked["who"][0]["why"]["deletions"]
+    trusting = purge(world, "--dry-run", "--trust-home")
+    assert (trusting["users"]["ready"], trusting["purge"]["trusted"]) == (USERS, 3)
+    digest = trusting["purge"]["digest"]
+    refused = world.migrate("purge", "--wave", "all", "--trust-home", "--confirm", digest)
+    assert (refused.code, "trusted" in refused.err) == (2, True)
+    others = sorted(set(world.users) - {"u001"})
+    lose(others[0], *at[others[0]])
+    lose(others[1], at[others[1]][0])
+    done = purge(world, "--confirm", digest, code=4)
+    assert (done["missing"], done["users"]["purged"]) == ({"deletions": 1, "home": 1}, USERS - 2)
+    assert states(world)["u001"] is U.PURGED
+    left = at_sources(world)
+    assert [of(user, left) for user in ("u001", *others)] == [0, 6, 6, 0]
 
 
 def test_who_has_lost_receipts_stays_and_nobody_else(tmp_path: Path) -> None:
@@ -659,24 +691,27 @@ def test_what_a_rollback_has_not_come_to_delete_is_purged(quick: SmallWorld) -> 
     assert at_sources(world) == {"us": [], "singapore": []}
 
 
-def test_who_left_the_directory_is_told_and_is_no_good_end(quick: SmallWorld) -> None:
-    """They stay with the plan before the delta, and its purge does not reach them."""
+def test_who_left_the_directory_is_purged_by_the_newest_plan(quick: SmallWorld) -> None:
+    """A delta that does not name them takes them over, and what the plans before have copied of them is still known: a purge
+    looks whether it is all there. Until then the way back is open as well."""
     world = quick
     listed = (world.root / "users.csv").read_text().splitlines()
     kept = [line for line in listed if not line.startswith("u001,")]
     (world.root / "users.csv").write_text("\n".join(kept) + "\n")
-    answer = world.migrate("delta", "--json")
-    assert answer.code == 0, answer.err
-    assert world.migrate("run", "--wave", "all").code == 0
-    assert purge(world, "--dry-run", code=4)["users"]["beyond"] == 1
-    shown = world.migrate("purge", "--wave", "all", "--dry-run")
-    assert (
-        "1 user of earlier plans of the line is gone from the directory, and is not in reach of this purge" in shown.out
-    )
-    done = confirmed(world, 4, planned_code=4)["users"]
-    assert (done["purged"], done["not_ready"], done["beyond"]) == (USERS - 1, 0, 1)
-    execute(world, "UPDATE users SET state = 'purged' WHERE user_id = 'u001'")
-    assert purge(world, "--dry-run")["users"]["beyond"] == 0
+    for _ in range(2):  # nor does a second delta leave them behind
+        answer = world.migrate("delta", "--json")
+        assert answer.code == 0, answer.err
+        assert world.migrate("run", "--wave", "all").code == 0
+    answer = world.migrate("rollback", "--user", "u001", "--dry-run", "--json")
+    assert answer.code == 0, answer.out
+    _, backup = homes(world)["u001"]
+    lost = f"{world.root}/stores/{backup}/{KEY}"
+    os.rename(lost, f"{lost}.aside")
+    assert purge(world, "--dry-run", code=4)["missing"] == {"backup": 1}
+    os.rename(f"{lost}.aside", lost)
+    assert confirmed(world)["users"]["purged"] == USERS
+    assert at_sources(world) == {"us": [], "singapore": []}
+    assert states(world)["u001"] is U.PURGED
 
 
 # typed at a terminal

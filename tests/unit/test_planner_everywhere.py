@@ -13,12 +13,14 @@ from planning import Item, Person, make_world, spec_data, spec_with
 from test_planner_delta import line_of, refs_of
 
 from migrate.errors import RefusedError, UsageError
+from migrate.inventory.forgotten import remember
 from migrate.model import PlannedObject, is_stand_in
 from migrate.planner.explain import explain
 from migrate.planner.folder import Plan, PlanReader
 from migrate.planner.line import CopyRef
 from migrate.planner.listing import list_findings
 from migrate.spec import Spec
+from migrate.workspace import Workspace
 
 SITES = ["dublin-1", "dublin-2", "hamar"]
 PEOPLE = [Person("anna", "DE"), Person("bjorn", "NO"), Person("doug", "US")]
@@ -306,6 +308,21 @@ def test_an_orphan_whose_user_is_out_of_scope_or_whose_key_is_gone_is_removed_ev
         expected = {item.key: [(site, flag, etag_at(plan, item.key, site)) for site in SITES] for item in ORPHANS}
         assert (copies(delta), blockers(delta)) == (expected, {})
         assert objects(delta_of(tmp_path, spec, [plan, delta], items, [*PEOPLE, Person("nobody", country)])) == []
+
+
+def test_who_is_forgotten_in_the_workspace_is_nobodys_orphan(tmp_path: Path) -> None:
+    """The directory does not have them any more, the sources do: their keys stay where they are, and block nothing. Those of
+    others are copied as ever (the twin)."""
+    items = [*ALL, Item("users/gone/photos/0", size=5)]
+    (tmp_path / ".migrate").mkdir(mode=0o700)
+    remember(Workspace(tmp_path), ["gone", "anna", "it's nobody"])
+    plan = plan_of(tmp_path, spec_of(), items)
+    assert {key for key in copies(plan) if key.startswith("users/")} == {item.key for item in ORPHANS}
+    assert {item.user_id for item in objects(plan) if not is_stand_in(item.user_id)} == {"anna", "bjorn"}
+    kept = [row for row in plan.document["policies"] if row["class"] == "orphan"]
+    assert {row["policy"]: row["objects"] for row in kept} == {"copy": 2, "keep": 1}
+    blocked = plan_of(tmp_path, spec_of(orphans={}), items)
+    assert blockers(blocked) == {"orphan": 2}
 
 
 def test_whom_the_line_has_copied_is_no_orphan_where_the_directory_loses_them(tmp_path: Path) -> None:

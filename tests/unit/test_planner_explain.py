@@ -238,7 +238,9 @@ def test_who_has_no_copies_or_does_not_move_is_not_stranded(tmp_path: Path) -> N
     """Nothing of theirs was copied, or the later plan is not about them."""
     people = [*PEOPLE[:-2], replace(PEOPLE[-2], hold=True), Person("nothing")]
     before = placed(tmp_path / "a", ["dublin-1"], [], [*PEOPLE, Person("nothing")])
-    assert stranded(before, placed(tmp_path / "b", ["hamar"], [], people)) == Stranded(28, ("dublin-1",))
+    after = placed(tmp_path / "b", ["hamar"], [], people)
+    assert stranded(before, after) == Stranded(28, ("dublin-1",))
+    assert stranded(before, after, besides=[PEOPLE[0].user_id, "nobody"]) == Stranded(27, ("dublin-1",))
 
 
 def test_a_sample_of_the_stranded_comes_from_everywhere(tmp_path: Path) -> None:

@@ -105,11 +105,18 @@ def test_everything_that_is_deleted_or_told_is_in_the_digest(tmp_path: Path) -> 
         digests.add(written(tmp_path, [(user, [entries[0], changed, *entries[2:]]), *rest]).digest)
     digests.add(written(tmp_path, [(user, [entries[1], entries[0], *entries[2:]]), *rest]).digest)
     digests.add(written(tmp_path, [(replace(user, entries=len(entries) - 1), entries[:-1]), *rest]).digest)
-    for change in ({"wave": 7}, {"deleted_since": 7}, {"newer": 7}, {"left_alone": 7}, {"user_id": "hanna"}):
+    for change in (
+        {"wave": 7},
+        {"deleted_since": 7},
+        {"newer": 7},
+        {"left_alone": 7},
+        {"trusted": 7},
+        {"user_id": "hanna"},
+    ):
         digests.add(written(tmp_path, [(replace(user, **change), entries), *rest]).digest)
     digests.add(written(tmp_path, people(), plan="cd" * 32).digest)
     digests.add(written(tmp_path, people(), waves=(0,)).digest)
-    assert len(digests) == 1 + len(changes) + 2 + 5 + 2
+    assert len(digests) == 1 + len(changes) + 2 + 6 + 2
 
 
 def test_a_plan_is_found_by_a_unique_prefix_of_its_own_plan_and_waves(tmp_path: Path) -> None:

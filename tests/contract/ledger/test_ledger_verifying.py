@@ -328,7 +328,7 @@ def lose_batch(world: World, found: Pass, number: int = 0) -> None:
 
 def reopen_lost(world: World, found: Pass, number: int = 0) -> int:
     planned = {ordinal: UnsealedCopy(owner, SIZE) for ordinal, owner in enumerate(OWNERS[number])}
-    return world.ledger.reopen_lost(found.id, number, planned, world.run_id, NOW)
+    return world.ledger.reopen_lost(found.id, number, planned, world.run_id, NOW).copies
 
 
 def test_a_batch_whose_receipts_are_lost_holds_its_users_alone(world: World) -> None:
