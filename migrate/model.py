@@ -194,6 +194,7 @@ class ObjectInfo:
         return None
 
 
+SENT_BACK = "sent_back"  # the flag of what the platform wrote at the new home, and a rollback has copied to the source
 DELETED = "deleted"  # the flag of a tombstone: the source has deleted the object since it was copied
 LEFT = "left"  # the same: its user is out of scope by now
 TOMBSTONES = (DELETED, LEFT)

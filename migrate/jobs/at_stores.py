@@ -1,6 +1,8 @@
-"""What a store shows of one key, or under a prefix. What fails raises, and reads as no absence (design, invariant 4)."""
+"""What a store shows of one key, or under prefixes. What fails raises, and reads as no absence (design, invariant 4)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from migrate.errors import NotFoundError, UnsupportedError
 from migrate.model import ObjectInfo
@@ -27,25 +29,37 @@ def etag_at(name: str, key: str, caller: Caller) -> str | None:
     return None if info is None else info.etag
 
 
-def objects_under(name: str, prefix: str, caller: Caller) -> list[ObjectInfo]:
-    """The current objects under a prefix."""
-    return caller.call(name, lambda store: [info for page in store.list(prefix) for info in page])
+def objects_under(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
+    """The current objects under these prefixes, none of which lies within another."""
+
+    def listed(prefix: str) -> list[ObjectInfo]:
+        return caller.call(name, lambda store: [info for page in store.list(prefix) for info in page])
+
+    return [info for prefix in prefixes for info in listed(prefix)]
 
 
-def versions_under(name: str, prefix: str, caller: Caller) -> list[ObjectInfo]:
-    """Versions and delete markers under a prefix; none where the store says that it has no such thing."""
-    try:
-        return caller.call(name, lambda store: [info for page in store.list_versions(prefix) for info in page])
-    except UnsupportedError:
-        return []
+def versions_under(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
+    """Versions and delete markers, the newest of a key first; none where the store says that it has no such thing."""
+
+    def listed(prefix: str) -> list[ObjectInfo]:
+        try:
+            return caller.call(name, lambda store: [info for page in store.list_versions(prefix) for info in page])
+        except UnsupportedError:
+            return []
+
+    return [info for prefix in prefixes for info in listed(prefix)]
 
 
-def uploads_under(name: str, prefix: str, caller: Caller) -> list[UploadInfo]:
+def uploads_under(name: str, prefixes: Sequence[str], caller: Caller) -> list[UploadInfo]:
     """Uploads that were begun and not ended; none where the store has no such thing."""
-    try:
-        return caller.call(name, lambda store: list(store.list_uploads(prefix)))
-    except UnsupportedError:
-        return []
+
+    def listed(prefix: str) -> list[UploadInfo]:
+        try:
+            return caller.call(name, lambda store: list(store.list_uploads(prefix)))
+        except UnsupportedError:
+            return []
+
+    return [upload for prefix in prefixes for upload in listed(prefix)]
 
 
 def has_marker(name: str, key: str, caller: Caller) -> bool:

@@ -15,7 +15,6 @@ from migrate.errors import SealLostError
 from migrate.inventory.aside import Stopping, never
 from migrate.jobs.at_stores import etag_at
 from migrate.jobs.elsewhere import demand_newest
-from migrate.jobs.receipts import etags_of
 from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, SealKind
 from migrate.model import Outcome, TargetRole, Verdict
@@ -124,6 +123,8 @@ class LineReader:
             for step, copy in enumerate(each for each in (home, backup) if each is not None):
                 if copy.receipt is not None:
                     self._late_etags[ordinal + step] = copy.receipt.etag
+                elif copy.seen is not None and is_back and copy.role is TargetRole.BACKUP:
+                    self._late_etags[ordinal + step] = copy.seen  # a rollback has seen that the backup site lagged
                 if copy.receipt is not None and not is_back:
                     continue
                 connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
@@ -179,10 +180,12 @@ class LineReader:
         matched: dict[int, int] = {}
         for seal in proof.seals:
             if seal.kind is SealKind.RECEIPTS:
-                for ordinal, etag in etags_of(
-                    reader, seal
-                ):  # of a lost one copies are made anew: what is equal is `present`
-                    etags[ordinal], received[ordinal] = etag, seal.sequence
+                try:
+                    receipts = reader.receipts_of(seal)
+                except SealLostError:  # its copies are made anew: what is equal is `present`
+                    receipts = []
+                for ordinal, _, receipt in receipts:
+                    etags[ordinal], received[ordinal] = receipt.etag, seal.sequence
                 continue
             try:
                 verdicts = reader.verdicts_of(seal)

@@ -9,7 +9,7 @@ the next one erases. It can be killed anywhere and given again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,20 +31,20 @@ from migrate.errors import (
 from migrate.inventory.forgotten import remember
 from migrate.jobs.common import Actor
 from migrate.jobs.forget_user import Erased, Mine, Ours, Tools, erase
+from migrate.jobs.receipts import Proved, Receipts, opened_receipts
 from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import alone_on, opened_door, opened_line
 from migrate.layout import at_targets, compile_rules, literal_prefix
-from migrate.ledger import Ledger, SealKind
+from migrate.ledger import LateCopy, Ledger
 from migrate.model import Outcome, Purpose, Role, is_stand_in
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, find_plan
-from migrate.planner.of_users import LineOfUsers
+from migrate.planner.of_users import CopyAt, LineOfUsers
 from migrate.routing import Router
 from migrate.spec import Spec
 from migrate.states import UserState
 from migrate.transfer.caller import Caller
 from migrate.worker.loop import Stop
-from migrate.worker.seals import Seals
 from migrate.workspace import Workspace
 
 _AT_ONCE = 4  # users whose objects are erased side by side
@@ -238,41 +238,26 @@ def _erase_all(
     dry_run: bool,
 ) -> Iterator[Erased]:
     """The ways of a line's users, while nobody else works on it; what keeps us from it is a note."""
-    with ExitStack() as stack:
+    with ExitStack() as held:
         alone = alone_on(plan, ledger, "forget", dry_run=dry_run, run_id=run_id, deadline=None, now=now, stop=stop)
         try:
-            stack.enter_context(alone)
+            held.enter_context(alone)
         except InterruptedRun:
             return
         except (LaterError, RefusedError):
-            end.notes.append(
-                LaterError(
-                    f"another command works on plan {plan.digest[:12]}: its users are forgotten, and nothing more of them "
-                    "is copied; what stands at the targets goes once that has ended",
-                    remedy="Give the command again then.",
-                )
-            )
+            end.notes.append(_others_at_work(plan))
             return
         purpose = Purpose.SWEEP if dry_run else Purpose.FORGET  # nothing is written
-        door = stack.enter_context(opened_door(plan, workspace, actor, purpose, [Role.TARGET]))
-        caller = Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max)
-        line = stack.enter_context(opened_line(plan))
-        receipts = _Receipts(line, workspace, ledger)
-        stack.callback(receipts.close)
-
-        @cache
-        def router() -> Router | None:
-            if plan.spec.routing.kind in ("embedded", "sql") and plan.spec.default_home is None:
-                return None  # nobody can have been cut over by it
-            return stack.enter_context(open_router(plan.spec))
-
+        door = held.enter_context(opened_door(plan, workspace, actor, purpose, [Role.TARGET]))
+        line = held.enter_context(opened_line(plan))
+        receipts = held.enter_context(opened_receipts(line.plans, workspace, ledger))
         tools = Tools(
             ledger=ledger,
-            caller=caller,
+            caller=Caller(door.open, concurrency=lambda name: plan.spec.stores[name].concurrency_max),
             rules=compile_rules(plan.spec.layout.rules),
             targets=sorted(plan.spec.by_role(Role.TARGET)),
             source_sites=frozenset(store.site for store in plan.spec.by_role(Role.SOURCE).values()),
-            router=router,
+            router=_router_of(plan.spec, open_router, held),
             freeze_seconds=plan.spec.routing.freeze_seconds_max,
             run_id=run_id,
             now=now,
@@ -280,7 +265,7 @@ def _erase_all(
             dry_run=dry_run,
         )
         yield from side_by_side(
-            _ways(tools, users, line, receipts, ledger),
+            _ways(tools, users, line, receipts),
             at_once=_AT_ONCE,
             threads=plan.spec.run.concurrency,
             is_over=stop.is_set,
@@ -288,9 +273,35 @@ def _erase_all(
         )
 
 
-def _ways(
-    tools: Tools, users: Sequence[str], line: LineOfUsers, receipts: _Receipts, ledger: Ledger
-) -> Iterator[Way[Erased]]:
+def _others_at_work(plan: Plan) -> LaterError:
+    return LaterError(
+        f"another command works on plan {plan.digest[:12]}: its users are forgotten, and nothing more of them "
+        "is copied; what stands at the targets goes once that has ended",
+        remedy="Give the command again then.",
+    )
+
+
+def _router_of(
+    spec: Spec, open_router: Callable[[Spec], AbstractContextManager[Router]], held: ExitStack
+) -> Callable[[], Router | None]:
+    """The way to the platform, which is opened for the first who asks and kept open by `held`."""
+
+    @cache
+    def router() -> Router | None:
+        if spec.routing.kind in ("embedded", "sql") and spec.default_home is None:
+            return None  # nobody can have been cut over by it
+        return held.enter_context(open_router(spec))
+
+    return router
+
+
+def _ways(tools: Tools, users: Sequence[str], line: LineOfUsers, receipts: Receipts) -> Iterator[Way[Erased]]:
+    ledger = tools.ledger
+
+    @lru_cache(_READ_AT_ONCE)
+    def is_begun(place: int, batch: int) -> bool:
+        return ledger.is_begun(receipts.ids[place], batch)
+
     for start in range(0, len(users), _READ_AT_ONCE):
         names = users[start : start + _READ_AT_ONCE]
         copies, late = line.copies_of(names), ledger.late_of(names)
@@ -299,91 +310,32 @@ def _ways(
             ordinals: dict[tuple[int, int], list[int]] = {}
             lost: SealLostError | None = None
             for copy in copies.pop(user_id):
-                ours = keys.setdefault((copy.store, copy.key), Ours())
-                ordinals.setdefault((receipts.plan_id(copy.place), copy.batch), []).append(copy.ordinal)
                 batch = receipts.of(copy.place, copy.batch)
+                ordinals.setdefault((receipts.ids[copy.place], copy.batch), []).append(copy.ordinal)
                 lost = lost or batch.lost
-                ours.etags |= batch.etags.get(copy.ordinal, set())
-                if copy.ordinal in batch.etags:
-                    ours.has_receipt = True
-                elif batch.is_begun and not copy.is_tombstone:
-                    ours.begun.add((copy.size, copy.etag))
-                if copy.ordinal in batch.settled:  # a later plan has found out what stands there now
-                    ours.is_occupied = copy.ordinal in batch.occupied
+                _add(keys.setdefault((copy.store, copy.key), Ours()), copy, batch, is_begun)
             for late_copy in late.get(user_id, []):
-                ours = keys.setdefault((late_copy.target_store, late_copy.target_key), Ours())
-                if late_copy.receipt is not None:
-                    ours.has_receipt = True
-                    if late_copy.receipt.etag:
-                        ours.etags.add(late_copy.receipt.etag)
-                elif late_copy.flag is None:
-                    ours.begun.add((late_copy.size, late_copy.etag))
+                _add_late(keys.setdefault((late_copy.target_store, late_copy.target_key), Ours()), late_copy)
             yield erase(tools, Mine(user_id, ordinals, keys, ledger.move_of(user_id), lost))
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Of one batch: whether anybody ever leased it, the ETags of all receipts there ever were by ordinal, the ordinals that have
-    an outcome, those of them that found somebody else's object, and what kept us from reading a seal."""
+def _add(ours: Ours, copy: CopyAt, batch: Proved, is_begun: Callable[[int, int], bool]) -> None:
+    """What a plan's copy may have left at its key."""
+    has_receipt, row = batch.has_receipt(copy.ordinal), batch.rows.get(copy.ordinal)
+    ours.etags |= batch.etags_of(copy.ordinal)
+    if has_receipt:
+        ours.has_receipt = True
+    elif not copy.is_tombstone and is_begun(copy.place, copy.batch):
+        ours.begun.add((copy.size, copy.etag))
+    if has_receipt or (row is not None and row.outcome is not Outcome.PENDING):
+        # a later plan has found out what stands there now
+        ours.is_occupied = row is not None and row.outcome is Outcome.QUARANTINED and row.reason == _OCCUPIED
 
-    is_begun: bool
-    etags: Mapping[int, set[str]]
-    settled: frozenset[int]
-    occupied: frozenset[int]
-    lost: SealLostError | None
 
-
-class _Receipts:
-    """Reads what a line's batches have proved. For one thread; to be closed."""
-
-    def __init__(self, line: LineOfUsers, workspace: Workspace, ledger: Ledger) -> None:
-        self._ledger = ledger
-        ids = {row.entry.digest: row.id for row in ledger.plans()}
-        self._ids = [ids[plan.digest] for plan in line.plans]
-        self._level = line.plans[-1].spec.verify.level
-        # one makes its folder, and a plan counts as begun once it has one
-        self._seals = [
-            Seals(workspace.seals, plan.digest) if Seals.folder_of(workspace.seals, plan.digest).is_dir() else None
-            for plan in line.plans
-        ]
-        self.of = lru_cache(_READ_AT_ONCE)(self._read)
-        """What one batch of the plan at a place of the line has proved."""
-
-    def close(self) -> None:
-        for seals in self._seals:
-            if seals is not None:
-                seals.close()
-
-    def plan_id(self, place: int) -> int:
-        """The ledger's number of a plan of the line."""
-        return self._ids[place]
-
-    def _read(self, place: int, number: int) -> _Batch:
-        proof, reader = self._ledger.proof(self._ids[place], number, self._level), self._seals[place]
-        etags: dict[int, set[str]] = {}
-        lost: SealLostError | None = None
-        for seal in proof.seals:
-            if seal.kind is not SealKind.RECEIPTS:
-                continue
-            if reader is None:
-                lost = SealLostError(
-                    "the folder of sealed receipts is not here", "", remedy="Bring .migrate/seals back."
-                )
-                continue
-            try:
-                for ordinal, _, receipt in reader.receipts_of(seal):
-                    etags.setdefault(ordinal, set()).add(receipt.etag)
-            except SealLostError as error:
-                lost = error
-        rows = {row.ordinal: row for row in proof.rows}
-        for row in rows.values():
-            if row.receipt is not None:
-                etags.setdefault(row.ordinal, set()).add(row.receipt.etag)
-        for found in etags.values():
-            found.discard("")  # of a tombstone's receipt: nothing stands there
-        settled = etags.keys() | {ordinal for ordinal, row in rows.items() if row.outcome is not Outcome.PENDING}
-        occupied = {
-            ordinal for ordinal, row in rows.items() if row.outcome is Outcome.QUARANTINED and row.reason == _OCCUPIED
-        }
-        is_begun = self._ledger.is_begun(self._ids[place], number)
-        return _Batch(is_begun, etags, frozenset(settled), frozenset(occupied), lost)
+def _add_late(ours: Ours, copy: LateCopy) -> None:
+    """What a cutover may have left at its key."""
+    if copy.receipt is not None:
+        ours.has_receipt = True
+        ours.etags |= {copy.receipt.etag} - {""}
+    elif copy.flag is None:
+        ours.begun.add((copy.size, copy.etag))

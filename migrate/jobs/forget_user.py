@@ -22,9 +22,8 @@ from migrate.errors import (
     NotFoundError,
     SealLostError,
     UnreachableError,
-    UnsupportedError,
 )
-from migrate.jobs.at_stores import NO_VERSION, uploads_under
+from migrate.jobs.at_stores import NO_VERSION, objects_under, uploads_under, versions_under
 from migrate.jobs.freezes import frozen_ms
 from migrate.jobs.steps import OF_THE_USER, Job, Way
 from migrate.layout import CompiledRule, at_targets, is_for_all
@@ -207,36 +206,23 @@ def _look(tools: Tools, name: str, mine: Mine) -> _Look:
     loose = [
         key for store, key in mine.keys if store == name and not any(key.startswith(prefix) for prefix in prefixes)
     ]
-    objects: list[ObjectInfo] = []
-    uploads: list[UploadInfo] = []
-    for prefix in prefixes:
-        objects += tools.caller.call(name, partial(_listed, prefix=prefix))
-        uploads += uploads_under(name, prefix, tools.caller)
+    caller = tools.caller
+    objects, uploads = _listed(name, prefixes, caller), uploads_under(name, prefixes, caller)
     for key in loose:
-        objects += [info for info in tools.caller.call(name, partial(_listed, prefix=key)) if info.key == key]
-        uploads += [found for found in uploads_under(name, key, tools.caller) if found.key == key]
+        objects += [info for info in _listed(name, [key], caller) if info.key == key]
+        uploads += [found for found in uploads_under(name, [key], caller) if found.key == key]
     return _Look(
         name,
-        tools.caller.call(name, lambda store: store.capabilities.etag_is_md5),
+        caller.call(name, lambda store: store.capabilities.etag_is_md5),
         [info for info in objects if (name, info.key) in mine.keys or not is_for_all(rules, name, info.key)],
         uploads,
     )
 
 
-def _listed(store: Store, prefix: str) -> list[ObjectInfo]:
+def _listed(name: str, prefixes: Sequence[str], caller: Caller) -> list[ObjectInfo]:
     """Objects, versions and delete markers. A store that is not known to keep versions is asked for them all the same, since it
     may have begun to; what such a one says is no proof that there is nothing (invariant 4)."""
-
-    def versions() -> list[ObjectInfo]:
-        return [info for page in store.list_versions(prefix) for info in page]
-
-    if store.capabilities.versions:
-        return versions()
-    current = [info for page in store.list(prefix) for info in page]
-    try:
-        found = versions()
-    except UnsupportedError:
-        return current
+    current, found = objects_under(name, prefixes, caller), versions_under(name, prefixes, caller)
     latest = {info.key for info in found if info.is_latest}
     return [*(info for info in current if info.key not in latest), *found]
 

@@ -17,6 +17,7 @@ from migrate.layout import CompiledRule, at_source, match
 from migrate.ledger import LateCopy, LateRef
 from migrate.model import (
     DELETED,
+    SENT_BACK,
     TOMBSTONES,
     CheckResult,
     CopyResult,
@@ -33,6 +34,7 @@ from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
 from migrate.transfer.at_once import copy_at_once
 from migrate.transfer.caller import Caller
+from migrate.transfer.integrity import composite_parts
 from migrate.verify import check_object, check_removed
 from migrate.worker.checking import user_prefixes
 
@@ -42,10 +44,30 @@ Now = Mapping[SourceKey, tuple[str, ObjectInfo]]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of one source key: the object that was planned last, and whether its copies have receipts."""
+    """What is known of one source key: the object that was planned last, and whether its copies have receipts. Of what was sent
+    back the home's proves both ends, and what the backup site has is the platform's business.
+
+    `stood` is the ETag that a rollback was about to replace at the source, and does not know whether it has.
+    """
 
     planned: PlannedObject
     is_settled: bool
+    stood: str | None = None
+
+    @property
+    def is_half_sent(self) -> bool:
+        """Whether a sending back broke off, so that nobody knows what the source has."""
+        return self.planned.flag == SENT_BACK and not self.is_settled
+
+    def is_untouched(self, info: ObjectInfo | None) -> bool:
+        """Whether such a sending has left at the source what it found there."""
+        return self.is_half_sent and (None if info is None else info.etag) == self.stood
+
+    def may_be(self, info: ObjectInfo) -> bool:
+        """Whether this may be at a source by such a sending: what it found, or what it left. An object that was sent in parts has
+        an ETag of its own."""
+        is_sent = info.etag == self.planned.etag or composite_parts(info.etag) is not None
+        return self.is_half_sent and (info.etag == self.stood or (is_sent and info.size == self.planned.size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +92,10 @@ def known_of(line: Mapping[SourceKey, PlannedAt], late: Sequence[LateCopy], spec
     for copy in late:
         grouped.setdefault((copy.store, copy.key), []).append(copy)
     for (store, key), copies in grouped.items():
-        is_settled = all(copy.receipt is not None for copy in copies)
+        proved = [copy for copy in copies if copy.flag != SENT_BACK or copy.role is TargetRole.HOME]
+        is_settled = all(copy.receipt is not None for copy in proved)
         source = spec.stores[store].backup_of or store
-        found[source, key] = Known(_object_of(copies), is_settled)
+        found[source, key] = Known(_object_of(copies), is_settled, next((copy.seen for copy in proved), None))
     return found
 
 
@@ -101,8 +124,8 @@ def list_now(
     """What the sources show of the user. Raises what a listing raises: one that failed reads as no absence (invariant 4)."""
     found: dict[SourceKey, tuple[str, ObjectInfo]] = {}
     for source in spec.by_role(Role.SOURCE):
-        for prefix in user_prefixes(at_source(rules, source), user_id):
-            found |= {(source, info.key): (source, info) for info in objects_under(source, prefix, caller)}
+        prefixes = user_prefixes(at_source(rules, source), user_id)
+        found |= {(source, info.key): (source, info) for info in objects_under(source, prefixes, caller)}
     for (source, key), each in known.items():
         store = each.planned.store
         if store != source and (source, key) not in found and not each.planned.is_tombstone:

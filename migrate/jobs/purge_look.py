@@ -16,10 +16,9 @@ from migrate.jobs.purge_plan import Entry, Kind
 from migrate.jobs.steps import Way
 from migrate.layout import CompiledRule, at_source, at_targets, match
 from migrate.ledger import LateCopy
-from migrate.model import DELETED, ObjectInfo, Role, TargetRole
+from migrate.model import DELETED, SENT_BACK, ObjectInfo, Role, TargetRole
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
-from migrate.stores.base import UploadInfo
 from migrate.transfer.caller import Caller
 from migrate.worker.checking import user_prefixes
 
@@ -82,13 +81,9 @@ def list_source(user_id: str, name: str, spec: Spec, rules: Sequence[CompiledRul
         found = match(rules, source, key)
         return found is not None and not found.rule.shared and found.user_id == user_id
 
-    versions: list[ObjectInfo] = []
-    objects: list[ObjectInfo] = []
-    uploads: list[UploadInfo] = []
-    for prefix in user_prefixes(at_source(rules, source), user_id):
-        versions += versions_under(name, prefix, caller)
-        objects += objects_under(name, prefix, caller)
-        uploads += uploads_under(name, prefix, caller)
+    prefixes = user_prefixes(at_source(rules, source), user_id)
+    versions, objects = versions_under(name, prefixes, caller), objects_under(name, prefixes, caller)
+    uploads = uploads_under(name, prefixes, caller)
     keys = {info.key for info in (*versions, *objects)} | {upload.key for upload in uploads}
     foreign = {key for key in keys if not is_theirs(key)}
     versions, objects = ([info for info in infos if info.key not in foreign] for infos in (versions, objects))
@@ -153,12 +148,13 @@ def weigh(found: Iterable[AtSource], known: Mapping[SourceKey, Known], spec: Spe
 
 def _was_seen(before: Known, store: str, info: ObjectInfo) -> bool:
     """Whether a current object is the one that is known. A tombstone without all its receipts is of a rollback that broke off:
-    the object was deleted at the home, and has not come to be deleted here. With them what is here came later."""
+    the object was deleted at the home, and has not come to be deleted here. With them what is here came later. Where a rollback
+    broke off while it sent the home's object back, what it has found or left here counts as known."""
     planned = before.planned
     if not before.is_settled and planned.flag == DELETED:
         planned = planned._replace(flag=None)
     elif not before.is_settled:
-        return False
+        return before.may_be(info)
     return is_unchanged(planned, store, info)
 
 
@@ -204,15 +200,16 @@ def copied_objects(
     receipts: Mapping[ReceiptKey, Stored],
     spec: Spec,
 ) -> list[CopiedObject]:
-    """What is to be at the targets of a user: all that is known and not removed since."""
-    stored_late = {
-        (spec.stores[copy.store].backup_of or copy.store, copy.key, copy.role): (
-            copy.receipt.etag,
-            copy.receipt.version_id,
-        )
-        for copy in late
-        if copy.receipt is not None
-    }
+    """What is to be at the targets of a user: all that is known and not removed since. What a rollback has sent back is the
+    platform's there, so no receipt speaks for it: at the home it is newer than what was copied, and the backup site may lag."""
+    stored_late: dict[tuple[str, str, TargetRole], Stored] = {}
+    for row in late:
+        place = (spec.stores[row.store].backup_of or row.store, row.key, row.role)
+        if row.flag == SENT_BACK:
+            lagging = row.seen if row.role is TargetRole.BACKUP else None
+            stored_late[place] = (lagging or "", row.version_id if row.receipt is None else row.receipt.version_id)
+        elif row.receipt is not None:
+            stored_late[place] = (row.receipt.etag, row.receipt.version_id)
     replaced = {(spec.stores[copy.store].backup_of or copy.store, copy.key) for copy in late}
     found: list[CopiedObject] = []
     for key, each in known.items():
@@ -235,10 +232,7 @@ Listing = Mapping[str, ObjectInfo]
 
 def list_target(user_id: str, name: str, rules: Sequence[CompiledRule], caller: Caller) -> Listing:
     """What a target store shows under the user's prefixes, by key."""
-    found: dict[str, ObjectInfo] = {}
-    for prefix in user_prefixes(at_targets(rules), user_id):
-        found |= {info.key: info for info in objects_under(name, prefix, caller)}
-    return found
+    return {info.key: info for info in objects_under(name, user_prefixes(at_targets(rules), user_id), caller)}
 
 
 def compare(

@@ -6,17 +6,18 @@ The plan is made by reading alone, by whoever foresees; carrying it out asks eve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
 
-from migrate.errors import ExitCode, LaterError, MigrateError, SealLostError
+from migrate.errors import ExitCode, MigrateError, SealLostError
 from migrate.jobs.purge_gate import FROM, Seen, missing
 from migrate.jobs.purge_look import ReceiptKey, Stored
 from migrate.jobs.purge_plan import CONFIRMED_DIGITS, Entry, PurgePlan, PurgeUser, PurgeWriter, building, find_purge
 from migrate.jobs.purge_user import HoldWatch, Looked, Person, Purged, Tools, look, purge
+from migrate.jobs.receipts import Receipts, opened_receipts
 from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import (
     COPIES_AT_ONCE,
@@ -25,16 +26,16 @@ from migrate.jobs.wave_users import (
     Setting,
     WaveEnd,
     groups,
+    opened_line,
     users_in,
     waves_of,
 )
 from migrate.layout import compile_rules, unlistable_rules
-from migrate.ledger import Candidate, Ledger, SealKind
+from migrate.ledger import Candidate, Ledger
 from migrate.model import Purpose, Role, is_stand_in
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
 from migrate.states import UserState
 from migrate.transfer.caller import Caller
-from migrate.worker.seals import Seals
 
 R = TypeVar("R")
 
@@ -141,66 +142,39 @@ def carry_out(purging: Purging, digest: str) -> PurgeEnd:
 class _Line:
     """What the line has planned of users, and what the receipts say. For one thread, that of the ledger."""
 
-    def __init__(self, purging: Purging, held: ExitStack) -> None:
-        self._ledger = purging.setting.ledger
-        self._line = LineOfUsers(purging.setting.plan)
-        held.callback(self._line.close)
-        self._ids = [self._ledger.plan_id(each.digest) for each in self._line.plans]
-        self._seals: list[Seals] = []
-        for each in self._line.plans:
-            self._seals.append(Seals(purging.setting.workspace.seals, each.digest))
-            held.callback(self._seals[-1].close)
+    def __init__(self, line: LineOfUsers, receipts: Receipts) -> None:
+        self._line = line
+        self._receipts = receipts
 
     def of(self, users: Mapping[str, int], near: Collection[str]) -> list[Person]:
-        """The users, in their order, each given with the wave; of those who are near with what is known of them.
-
-        Whose receipts cannot be had stays, and nobody else does: what they prove is to be proved before anything is deleted.
-        """
+        """The users, in their order, each given with the wave; of those who are near with what is known of them."""
         known = self._line.of([user_id for user_id in users if user_id in near])
-        lost: dict[str, str] = {}
-        try:
-            receipts = self._receipts(at for objects in known.values() for at in objects.values())
-        except SealLostError:
-            receipts = {}
-            for user_id, objects in known.items():
-                try:
-                    receipts |= self._receipts(objects.values())
-                except SealLostError as error:
-                    lost[user_id] = error.what
-        return [
-            Person(user_id, wave, known.get(user_id), _of(receipts, known.get(user_id, {})), lost.get(user_id, ""))
-            for user_id, wave in users.items()
-        ]
+        return [self._person(user_id, wave, known.get(user_id)) for user_id, wave in users.items()]
 
-    def _receipts(self, objects: Iterable[PlannedAt]) -> dict[ReceiptKey, Stored]:
-        wanted: dict[tuple[int, int], set[int]] = {}
-        for at in objects:
-            if not at.planned.is_tombstone:
-                wanted.setdefault((at.place, at.batch), set()).update(copy.ordinal for copy in at.planned.copies)
-        found: dict[ReceiptKey, Stored] = {}
-        for (place, batch), ordinals in wanted.items():
-            plan_id = self._ids[place]
-            if plan_id is None:
-                raise LaterError("a plan of the line was never run with this ledger", remedy="Name its ledger.")
-            seals = self._ledger.seals(plan_id, batch, SealKind.RECEIPTS)
-            receipts = self._seals[place].read_receipts(seals, ordinals)
-            found |= {
-                (place, batch, ordinal): (receipt.etag, receipt.version_id)
-                for ordinal, (_, receipt) in receipts.items()
-            }
-        return found
-
-
-def _of(receipts: Mapping[ReceiptKey, Stored], objects: Mapping[SourceKey, PlannedAt]) -> dict[ReceiptKey, Stored]:
-    """Of all receipts, those of one user."""
-    keys = ((at.place, at.batch, copy.ordinal) for at in objects.values() for copy in at.planned.copies)
-    return {key: receipts[key] for key in keys if key in receipts}
+    def _person(self, user_id: str, wave: int, objects: Mapping[SourceKey, PlannedAt] | None) -> Person:
+        """Whose receipts cannot be had stays, and nobody else: what they prove is to be proved before anything is deleted."""
+        receipts: dict[ReceiptKey, Stored] = {}
+        lost: SealLostError | None = None
+        for at in (objects or {}).values():
+            if at.planned.is_tombstone:
+                continue
+            batch = self._receipts.of(at.place, at.batch)
+            for copy in at.planned.copies:
+                if (stored := batch.last.get(copy.ordinal)) is not None:
+                    receipts[at.place, at.batch, copy.ordinal] = stored
+                else:
+                    lost = lost or batch.lost
+        return Person(user_id, wave, objects, receipts, "" if lost is None else lost.what)
 
 
 @contextmanager
 def _line(purging: Purging) -> Iterator[_Line]:
-    with ExitStack() as held:
-        yield _Line(purging, held)
+    setting = purging.setting
+    with (
+        opened_line(setting.plan) as line,
+        opened_receipts(line.plans, setting.workspace, setting.ledger) as receipts,
+    ):
+        yield _Line(line, receipts)
 
 
 @contextmanager

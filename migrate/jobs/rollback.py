@@ -12,7 +12,7 @@ from typing import Any
 
 from migrate.errors import ExitCode, UnreachableError, UsageError
 from migrate.jobs.last_delta import known_of
-from migrate.jobs.receipts import ReceiptEtags, opened_receipts
+from migrate.jobs.receipts import Receipts, opened_receipts
 from migrate.jobs.rollback_gate import FROM, why_not
 from migrate.jobs.rollback_look import Subject, stands_of
 from migrate.jobs.rollback_user import Ended, Tools, attempt_of, go_back, look, settle
@@ -102,7 +102,7 @@ def roll_back(setting: Setting, request: RollbackRequest, *, on_progress: Callab
         setting.alone("rollback", dry_run=request.dry_run),
         _opened(setting, request) as (caller, sender),
         opened_line(plan) as line,
-        opened_receipts(line.plans, setting.workspace, ledger) as etags,
+        opened_receipts(line.plans, setting.workspace, ledger) as receipts,
     ):
         spec, rules = plan.spec, compile_rules(plan.spec.layout.rules)
         tools = Tools(
@@ -122,7 +122,7 @@ def roll_back(setting: Setting, request: RollbackRequest, *, on_progress: Callab
             now=setting.now,
             stopped=setting.stop.is_set,
         )
-        rollback = _Rollback(tools, line, etags, request, end, setting, on_progress)
+        rollback = _Rollback(tools, line, receipts, request, end, setting, on_progress)
         if not request.dry_run:
             rollback.settle_what_is_left()
         rollback.take()
@@ -197,7 +197,7 @@ class _Rollback:
         self,
         tools: Tools,
         line: LineOfUsers,
-        etags: ReceiptEtags,
+        receipts: Receipts,
         request: RollbackRequest,
         end: RollbackEnd,
         setting: Setting,
@@ -205,7 +205,7 @@ class _Rollback:
     ) -> None:
         self._tools = tools
         self._line = line
-        self._etags = etags
+        self._receipts = receipts
         self._ledger = tools.ledger
         self._request = request
         self._end = end
@@ -297,8 +297,10 @@ class _Rollback:
             for candidate in group:
                 mine, copied = objects.pop(candidate.user_id), late.get(candidate.user_id, [])
                 known = known_of(mine, copied, spec)
-                stands = stands_of(known, mine, copied, self._etags.of, spec)
-                subject = Subject(candidate.user_id, candidate.home, known, stands)
+                stands = stands_of(known, mine, copied, self._receipts, spec)
+                move = self._ledger.move_of(candidate.user_id)
+                assert move is not None, "who lives at the new home has moved"
+                subject = Subject(candidate.user_id, candidate.home, candidate.backup, move.frozen_at, known, stands)
                 yield look(self._tools, subject) if self._request.dry_run else go_back(self._tools, subject)
 
     def _side_by_side(self, ways: Iterator[Way[Ended]]) -> Iterator[Ended]:

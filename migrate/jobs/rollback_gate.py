@@ -70,8 +70,11 @@ def _keys(seen: Seen) -> str | None:
 
 
 def _sources(seen: Seen) -> str | None:
-    number = seen.found.lost
-    return f"{number_of(number, 'object')} would be lost: the sources do not have what was copied" if number else None
+    lost, half_sent = seen.found.lost, 0 if seen.sends_back else seen.found.half_sent
+    if lost:
+        return f"{number_of(lost, 'object')} would be lost: the sources do not have what was copied"
+    sent = number_of(half_sent, "object")
+    return f"{sent} may be half sent back, since a rollback broke off: --send-back ends it" if half_sent else None
 
 
 def _deletions(seen: Seen) -> str | None:
@@ -89,7 +92,8 @@ def _strange(seen: Seen) -> str | None:
     if not number:
         return None
     return (
-        f"{number_of(number, 'object')} deleted at the home, where a source has another one than was copied: look at it"
+        f"{number_of(number, 'object')} deleted at the home, where {', '.join(seen.found.strange_at)} has another one than was "
+        "copied: delete it there if it is to go, or move it to another key if not, and give the command again"
     )
 
 

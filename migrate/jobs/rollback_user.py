@@ -27,14 +27,25 @@ from migrate.errors import (
     TransientStoreError,
     UnreachableError,
 )
+from migrate.jobs.at_stores import etag_at
 from migrate.jobs.freezes import end_freeze, note_of
 from migrate.jobs.rollback_gate import Seen, missing
-from migrate.jobs.rollback_look import Deletion, Found, Sendable, Subject, differences
+from migrate.jobs.rollback_look import ASKED_AT_ONCE, Deletion, Found, Sendable, Subject, differences
 from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.jobs.written import Written, WrittenFile
 from migrate.layout import CompiledRule
 from migrate.ledger import LateRef, Ledger, Move
-from migrate.model import DELETED, Level, ObjectInfo, PlannedCopy, Receipt, TargetRole, Verdict
+from migrate.model import (
+    DELETED,
+    SENT_BACK,
+    Level,
+    ObjectInfo,
+    PlannedCopy,
+    PlannedObject,
+    Receipt,
+    TargetRole,
+    Verdict,
+)
 from migrate.pauses import PausePoint, pause_at
 from migrate.routing import Router
 from migrate.spec import Spec
@@ -256,8 +267,13 @@ def _replay(tools: Tools, way: Attempt, deletions: Sequence[Deletion], begun: fl
     """Delete at the sources what was deleted at the new home, and write down both. From then on it counts as deleted, also where
     the user stays: what comes to be under such a key is another object."""
     user_id, ledger = way.user_id, tools.ledger
-    tombstones = [deletion.stand.planned._replace(flag=DELETED) for deletion in deletions]
-    ledger.plan_late(user_id, way.token, tools.plan_id, tools.run_id, tombstones)
+    tombstones = [_tombstone(deletion) for deletion in deletions]
+    left = {
+        (planned.store, planned.key, TargetRole.BACKUP): deletion.left_at_backup
+        for planned, deletion in zip(tombstones, deletions, strict=True)
+        if deletion.left_at_backup is not None
+    }
+    ledger.plan_late(user_id, way.token, tools.plan_id, tools.run_id, tombstones, left)
     pause_at(PausePoint.DELETIONS_PLANNED)
     jobs = [partial(_delete, tools, deletion, store, begun) for deletion in deletions for store in deletion.at]
     for start in range(0, len(jobs), _DELETED_AT_ONCE):  # so that other users' questions find a thread
@@ -270,21 +286,36 @@ def _replay(tools: Tools, way: Attempt, deletions: Sequence[Deletion], begun: fl
     for deletion in deletions:
         planned = deletion.stand.planned
         for copy in planned.copies:
-            if copy.role is TargetRole.HOME or not deletion.is_left_at_backup:
+            if copy.role is TargetRole.HOME or deletion.left_at_backup is None:
                 receipts[planned.store, planned.key, copy.role] = receipt
     ledger.confirm_late(user_id, way.token, receipts)
 
 
-def _delete(tools: Tools, deletion: Deletion, name: str, begun: float) -> None:
-    """Delete one object at a source or a backup, if it is what is known. LaterError where it is not, or where the answer was
-    lost: such a request may land at any time later, so nobody is flipped after it (invariant 2)."""
+def _tombstone(deletion: Deletion) -> PlannedObject:
+    """Of what was looked at: where a sending back broke off, that is not what is known."""
     planned = deletion.stand.planned
+    there = deletion.at.get(planned.store)
+    if there is not None:
+        planned = replace(
+            planned,
+            version_id=there.version_id,
+            etag=there.etag,
+            size=there.size,
+            last_modified=there.last_modified,
+        )
+    return replace(planned, flag=DELETED)
+
+
+def _delete(tools: Tools, deletion: Deletion, name: str, begun: float) -> None:
+    """Delete one object at a source or a backup, if it is what was looked at. LaterError where it is not, or where the answer was
+    lost: such a request may land at any time later, so nobody is flipped after it (invariant 2)."""
+    planned, seen = deletion.stand.planned, deletion.at[name]
 
     def delete(store: Store) -> None:
         _demand_time(tools, begun)
         found = store.head(planned.key)
-        if (found.size, found.etag) != (planned.size, planned.etag):
-            raise LaterError("a source has another object than was copied, so it is not deleted there")
+        if (found.size, found.etag) != (seen.size, seen.etag):
+            raise LaterError("a source has another object than a moment ago, so it is not deleted there")
         try:
             store.delete(planned.key)
         except ThrottledError:
@@ -308,35 +339,61 @@ def _delete(tools: Tools, deletion: Deletion, name: str, begun: float) -> None:
 
 def _send_back(tools: Tools, way: Attempt, objects: Sequence[Sendable], begun: float) -> Way[None]:
     """Copy to the sources what was written at the new home, and write down that both hold the same: from then on that is what is
-    known, also where the user stays."""
-    done: list[tuple[Sendable, Receipt, ObjectInfo]] = []
+    known, also where the user stays. That it is to be sent stands in the ledger before, with what it replaces."""
+    late = [_as_late(each) for each in objects]
+    left = yield from _left_at_backup(tools, late)
+    replaced = {
+        (each.store, each.key, TargetRole.HOME): sendable.replaces
+        for each, sendable in zip(late, objects, strict=True)
+        if sendable.replaces is not None
+    }
+    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late, replaced | left)
+    done: list[tuple[Receipt, ObjectInfo]] = []
     for start in range(0, len(objects), _SENT_AT_ONCE):
         done += yield [partial(_send, tools, each, begun) for each in objects[start : start + _SENT_AT_ONCE]]
     pause_at(PausePoint.WRITES_SENT_BACK)
-    late, receipts = [], {}
-    for each, receipt, info in done:
-        planned, source = each.planned, each.planned.copies[0].store
-        late.append(
-            planned._replace(
-                store=source,
-                key=planned.target_key,
-                version_id=info.version_id,
-                etag=info.etag,
-                last_modified=info.last_modified,
-                target_key=planned.key,
-                copies=(PlannedCopy(0, TargetRole.HOME, planned.store),),
-            )
-        )
-        receipts[source, planned.target_key, TargetRole.HOME] = receipt._replace(
-            etag=planned.etag, version_id=planned.version_id
-        )
-    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late)
+    late = [
+        each._replace(version_id=info.version_id, etag=info.etag, last_modified=info.last_modified)
+        for each, (_, info) in zip(late, done, strict=True)
+    ]
+    receipts = {(each.store, each.key, TargetRole.HOME): receipt for each, (receipt, _) in zip(late, done, strict=True)}
+    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late, left)
     tools.ledger.confirm_late(way.user_id, way.token, receipts)
 
 
-def _send(tools: Tools, sendable: Sendable, begun: float) -> tuple[Sendable, Receipt, ObjectInfo]:
-    """Copy one object to a source, and read it again there; what the source shows. LaterError where nothing came of it: a request
-    whose answer was lost may land later, so nobody is flipped after it (invariant 2)."""
+def _left_at_backup(tools: Tools, late: Sequence[PlannedObject]) -> Way[dict[LateRef, str]]:
+    """The ETags of what the backup site has where it may lag behind the home."""
+    asked = [(each, copy.store) for each in late for copy in each.copies if copy.role is TargetRole.BACKUP]
+    found: dict[LateRef, str] = {}
+    for start in range(0, len(asked), ASKED_AT_ONCE):
+        some = asked[start : start + ASKED_AT_ONCE]
+        etags = yield [partial(etag_at, store, each.target_key, tools.caller) for each, store in some]
+        for (each, _), etag in zip(some, etags, strict=True):
+            if etag is not None:
+                found[each.store, each.key, TargetRole.BACKUP] = etag
+    return found
+
+
+def _as_late(sendable: Sendable) -> PlannedObject:
+    """What is sent back, as if the source had it and a cutover had brought it to the home and the backup site. Until it is there
+    ETag, version and time are the home's."""
+    planned = sendable.planned
+    copies = [PlannedCopy(0, TargetRole.HOME, planned.store)]
+    if sendable.backup_store is not None:
+        copies.append(PlannedCopy(1, TargetRole.BACKUP, sendable.backup_store))
+    return replace(
+        planned,
+        store=planned.copies[0].store,
+        key=planned.target_key,
+        target_key=planned.key,
+        flag=SENT_BACK,
+        copies=tuple(copies),
+    )
+
+
+def _send(tools: Tools, sendable: Sendable, begun: float) -> tuple[Receipt, ObjectInfo]:
+    """Copy one object to a source, and read it again there; its receipt at the home, and what the source shows. LaterError where
+    nothing came of it: a request whose answer was lost may land later, so nobody is flipped after it (invariant 2)."""
     planned = sendable.planned
     source = planned.copies[0].store
     replaceable = {} if sendable.replaces is None else {0: sendable.replaces}
@@ -357,7 +414,8 @@ def _send(tools: Tools, sendable: Sendable, begun: float) -> tuple[Sendable, Rec
         (check,) = check_object(planned, {0: receipt}, Level.CONTENT, tools.caller)
     if check.verdict is not Verdict.MATCH:
         raise LaterError(f"an object that was sent back is not what it was ({check.reason or check.verdict})")
-    return sendable, receipt, tools.caller.call(source, lambda store: store.head(planned.target_key))
+    info = tools.caller.call(source, lambda store: store.head(planned.target_key))
+    return replace(receipt, etag=planned.etag, version_id=planned.version_id), info
 
 
 def _demand_time(tools: Tools, begun: float) -> None:

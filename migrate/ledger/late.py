@@ -30,10 +30,18 @@ LateRef = tuple[str, str, TargetRole]
 class Late(Core):
     """Late copies, of one user or of several."""
 
-    def plan_late(self, user_id: str, token: str, plan_id: int, run_id: int, objects: Sequence[PlannedObject]) -> None:
-        """Write down what is about to be copied or removed; nothing has a receipt then. MoveRefusedError unless this token's
-        freeze of the user is the one that the ledger knows."""
-        late = schema.late
+    def plan_late(
+        self,
+        user_id: str,
+        token: str,
+        plan_id: int,
+        run_id: int,
+        objects: Sequence[PlannedObject],
+        seen: Mapping[LateRef, str] | None = None,
+    ) -> None:
+        """Write down what is about to be copied or removed; nothing has a receipt then. `seen` has the ETags of what stands at
+        targets meanwhile. MoveRefusedError unless this token's freeze of the user is the one that the ledger knows."""
+        late, standing = schema.late, seen or {}
         with self._write() as connection:
             _demand_frozen(connection, user_id, token)
             rows = [
@@ -54,6 +62,7 @@ class Late(Core):
                     "target_store": copy.store,
                     "target_key": planned.target_key,
                     **dict.fromkeys(_RECEIPT),
+                    "target_etag": _packed(standing.get((planned.store, planned.key, copy.role))),
                 }
                 for planned in objects
                 for copy in planned.copies
@@ -145,6 +154,10 @@ _KEY = ("user_id", "store", "key", "role")
 _RECEIPT = ("sha256", "part_bytes", "attributes", "target_etag", "target_version", "evidence", "at")
 
 
+def _packed(etag: str | None) -> bytes | None:
+    return None if etag is None else pack_etag(etag)
+
+
 def _category(planned: PlannedObject) -> Category:
     assert planned.category is not None, "a user's objects have one"
     return planned.category
@@ -191,4 +204,5 @@ def _late_copy(row: Row[Any]) -> LateCopy:
         target_store=row.target_store,
         target_key=row.target_key,
         receipt=receipt,
+        seen=None if row.target_etag is None or receipt is not None else unpack_etag(bytes(row.target_etag)),
     )

@@ -497,7 +497,12 @@ class LateCopy:
     `receipt` is None until it is there, or gone, and was looked at again.
 
     A rollback writes tombstones as well: for what was deleted at the new home, and is to be deleted at the sources. Their
-    receipts come once it is, at the roles where nothing is left."""
+    receipts come once it is, at the roles where nothing is left. And it writes what it sends back (`SENT_BACK`), with the home's
+    receipt alone once it is there: whether the backup site has the same is the platform's business.
+
+    `seen` is an ETag that a rollback saw while the user was frozen. At the backup site it is of what stood under the key all the
+    same: that, and nothing else, a delta may replace or remove. At the home it is of what the source had, and what is sent back
+    replaces."""
 
     user_id: str
     plan_id: int
@@ -514,6 +519,7 @@ class LateCopy:
     target_store: str
     target_key: str
     receipt: Receipt | None
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -479,7 +479,8 @@ late = Table(
     "late",
     metadata,
     # A row a copy that a cutover has planned while its user was frozen: no plan names it. The source's half says what the object
-    # was; the receipt's half comes once the copy is there and was read again.
+    # was; the receipt's half comes once the copy is there and was read again. A `target_etag` alone is of what a rollback saw
+    # (`LateCopy.seen`).
     Column("user_id", Text, ForeignKey("users.user_id"), nullable=False),
     Column("store", Text, nullable=False),
     Column("key", KeyBytes, nullable=False),
@@ -510,7 +511,7 @@ late = Table(
     CheckConstraint("length(sha256) = 32 AND length(attributes) = 32", name="digests"),
     CheckConstraint(
         "(sha256 IS NULL) = (part_bytes IS NULL) AND (sha256 IS NULL) = (attributes IS NULL)"
-        " AND (sha256 IS NULL) = (target_etag IS NULL) AND (sha256 IS NULL) = (evidence IS NULL)"
+        " AND (sha256 IS NULL OR target_etag IS NOT NULL) AND (sha256 IS NULL) = (evidence IS NULL)"
         " AND (sha256 IS NULL) = (at IS NULL)",
         name="receipt",
     ),

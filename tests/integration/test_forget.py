@@ -34,6 +34,7 @@ from migrate.states import BatchState, UserState
 from migrate.stores.file import FileStore
 from migrate.stores.memory import ALL_CAPABILITIES, MemoryStore
 from migrate.stores.memory_place import MemoryPlace
+from migrate.transfer.caller import Caller
 from migrate.workspace import Workspace
 
 IMAGE = Attributes(content_type="image/jpeg")
@@ -447,6 +448,11 @@ def test_nothing_is_erased_before_older_requests_have_come_to_rest(tmp_path: Pat
     assert forget(world, "u001")["u001"]["objects"] == 6
 
 
+def shown(store: MemoryStore) -> list[ObjectInfo]:
+    """What an erasure sees of u001 there."""
+    return _listed("hamar", ["users/u001/"], Caller(lambda _: store, concurrency=lambda _: 1))
+
+
 def test_a_store_that_is_not_known_to_keep_versions_is_asked_for_them_all_the_same() -> None:
     """It may have begun to since it was probed. What such a store says of versions is added to what it lists, and never instead
     (Invariant 4)."""
@@ -456,7 +462,7 @@ def test_a_store_that_is_not_known_to_keep_versions_is_asked_for_them_all_the_sa
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
         store.put(key, body, attributes=IMAGE, tags={}, md5=md5)
     store.delete("users/u001/b")
-    found = [(info.key, info.is_latest, info.is_delete_marker) for info in _listed(store, "users/u001/")]
+    found = [(info.key, info.is_latest, info.is_delete_marker) for info in shown(store)]
     assert sorted(found) == [
         ("users/u001/a", False, False),
         ("users/u001/a", True, False),
@@ -464,7 +470,7 @@ def test_a_store_that_is_not_known_to_keep_versions_is_asked_for_them_all_the_sa
         ("users/u001/b", True, True),
     ]
     held.able = replace(held.able, versions=False)
-    assert [info.key for info in _listed(store, "users/u001/")] == ["users/u001/a"]
+    assert [info.key for info in shown(store)] == ["users/u001/a"]
 
 
 def test_who_may_not_list_versions_has_not_seen_that_there_are_none() -> None:
@@ -476,7 +482,7 @@ def test_who_may_not_list_versions_has_not_seen_that_there_are_none() -> None:
 
     held = MemoryPlace(versioned=True)
     with pytest.raises(DeniedError):
-        _listed(Denying("hamar", held, capabilities=replace(ALL_CAPABILITIES, versions=False)), "users/u001/")
+        shown(Denying("hamar", held, capabilities=replace(ALL_CAPABILITIES, versions=False)))
 
 
 def test_a_target_that_cannot_be_listed_leaves_its_users_to_the_next_command(

@@ -18,6 +18,7 @@ import duckdb
 import pytest
 import routes as platforms
 from kept import made_once
+from purgeworld import confirmed, end_windows, purge
 from routes import Hook, Platform
 from s3world import credentials, on_s3
 from servers import S3Server
@@ -221,6 +222,10 @@ def test_the_gate_says_what_is_in_the_way_and_the_others_go(
         found = rollback(world, *words, code=4)
         assert why(found).keys() == {"u002"}
         assert why(found)["u002"].keys() == {check}
+        assert (
+            check != "replay"
+            or "has another one than was copied: delete it there if it is to go" in why(found)["u002"][check]
+        )
         assert found["missing"] == {check: 1}
     assert found["users"]["back"] == USERS - 1
     assert (held(world, *SOURCES), world.at_targets()) == before
@@ -465,7 +470,10 @@ def test_a_hold_that_is_set_while_the_user_is_frozen_stops_deletions(
     assert states(world)["u002"] is UserState.OBSERVING
 
 
-def test_only_what_is_known_is_deleted_at_a_source(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_only_what_was_looked_at_is_deleted_at_a_source(
+    quick: SmallWorld, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another object comes to be there after the last look: it stays, and so does the user."""
     world = quick
     key = "users/u002/photo-0001.jpg"
@@ -474,12 +482,12 @@ def test_only_what_is_known_is_deleted_at_a_source(quick: SmallWorld, monkeypatc
 
     def changing(ledger: Ledger, user: str, *given: Any) -> None:
         plan_late(ledger, user, *given)
-        world.put("us", key, b"another", EUROPE, {})
+        world.put(source, key, b"another", EUROPE, {})
 
     monkeypatch.setattr(Ledger, "plan_late", changing)
     found = rollback(world, code=4)
     assert "another object" in why(found)["u002"]["failed"]
-    with world.store("us").get(key) as download:
+    with world.store(source).get(key) as download:
         assert download.read() == b"another"
     assert homes(world)["u002"] == placed(world)["u002"]
 
@@ -802,3 +810,179 @@ def test_what_cannot_be_sent_back_is_in_the_way_of_the_exception_alone(tmp_path:
         found = rollback(world, "--send-back", "Ms Counsel", *words, code=4)
         assert {user: set(each) for user, each in why(found).items()} == {"u002": {"send_back"}, "u003": {"send_back"}}
     assert rollback(world)["users"]["back"] == 2
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, where: type, verb: str, *, from_time: int = 1) -> None:
+    """From this call on, the verb is refused."""
+    done, calls = getattr(where, verb), 0
+
+    def refused(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls >= from_time:
+            raise LaterError("not now")
+        return done(*given, **named)
+
+    monkeypatch.setattr(where, verb, refused)
+
+
+def test_the_delta_after_a_sending_back_finds_whole_users(world: SmallWorld) -> None:
+    """The backup site lags in all that was written: there are our older copies, one of a last delta and one of the platform's own
+    among them, and one that was deleted at the home alone. The delta brings all of it up to date, and everybody moves again
+    (Invariants 1 and 2)."""
+    at_backup = backups(world)
+    world.put(at_backup["u001"], "users/u001/photo-0001.jpg", b"once", EUROPE, {})
+    sent = {
+        "users/u000/photo-0000.jpg": b"changed in Europe",
+        "users/u001/photo-0001.jpg": b"changed twice in Europe",
+        "users/u002/written.jpg": b"written in Europe",
+        "users/u003/new.jpg": b"a late copy, changed in Europe",
+        "users/u004/film.mp4": body_of("film", 11 * 2**20),
+    }
+    for key, body in sent.items():
+        write_in_europe(world, key, body)
+        world.objects[key] = (body, EUROPE, {})
+    gone = "users/u005/photo-0002.jpg"
+    delete_in_europe(world, gone, backup=False)
+    del world.objects[gone]
+    found = rollback(world, "--send-back", "Ms Counsel", "--trust-home")
+    assert (found["users"]["back"], found["kept"]["sent_back"], found["replayed"]) == (USERS, len(sent), 1)
+    with ledger_of(world) as ledger:
+        late = [copy for copies in ledger.late_of(world.users).values() for copy in copies if copy.key in {*sent, gone}]
+    assert {(copy.key, copy.role.value) for copy in late} == {
+        (key, role) for key in (*sent, gone) for role in ("home", "backup")
+    }
+    assert {copy.size for copy in late if copy.key == "users/u003/new.jpg"} == {len(sent["users/u003/new.jpg"])}
+    # one comes to the backup site after all
+    world.put(at_backup["u002"], "users/u002/written.jpg", sent["users/u002/written.jpg"], EUROPE, {})
+
+    for words in (("delta",), ("run", "--wave", "all"), ("verify",)):
+        answer = world.migrate(*words)
+        assert answer.code == 0, (words, answer.out, answer.err)
+    world.assert_all_there()
+    assert cutover(world)["users"]["moved"] == USERS
+    assert homes(world) == placed(world)
+
+
+def test_what_the_backup_site_got_after_the_way_back_is_not_overwritten(quick: SmallWorld) -> None:
+    """The corrupted twin: the delta may replace what the rollback saw there, and nothing else (Invariant 2)."""
+    world = quick
+    key = "users/u000/photo-0000.jpg"
+    write_in_europe(world, key, b"changed in Europe")
+    rollback(world, "--send-back", "Ms Counsel")
+    world.put(backups(world)["u000"], key, b"from nobody knows where", EUROPE, {})
+    assert world.migrate("delta").code == 0
+    assert world.migrate("run", "--wave", "all").code == 4
+    assert states(world)["u000"] is UserState.QUARANTINED
+    assert world.at_targets()[backups(world)["u000"], key][0] == b"from nobody knows where"
+
+
+def test_who_was_sent_back_and_stayed_is_purged_as_the_platform_has_them(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup site lags in one object, and never gets another; a third is deleted in Europe since, which takes both sites to
+    say so (Invariant 4)."""
+    world = quick
+    changed, written, gone = (f"users/u002/{name}.jpg" for name in ("photo-0001", "written", "gone"))
+    for key in (changed, written, gone):
+        write_in_europe(world, key, b"in Europe")
+    world.put(backups(world)["u002"], gone, b"in Europe", EUROPE, {})
+    with monkeypatch.context() as patch:
+        refusing(patch, SqlRouter, "flip")
+        rollback(world, "--user", "u002", "--send-back", "Ms Counsel", code=4)
+    assert {("us", key) for key in (changed, written, gone)} <= held(world, *SOURCES).keys()
+    end_windows(world)
+    delete_in_europe(world, gone, backup=False)
+    assert purge(world, "--dry-run", code=4)["missing"] == {"home": 1}
+    world.store(backups(world)["u002"]).delete(gone)
+    assert confirmed(world)["users"]["purged"] == USERS
+    assert held(world, *SOURCES) == {}
+    assert (placed(world)["u002"], changed) in world.at_targets()
+
+
+def test_a_sending_back_that_was_killed_is_ended_by_the_next_one_or_by_a_purge(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has sent, and not written down what it sent: the source has objects whose ETags are of their parts. Nobody goes back by
+    them alone; the next sending knows its own, also where the user has written on."""
+    world = quick
+    film, song, changed, gone = (
+        f"users/u002/{name}" for name in ("film.mp4", "song.mp3", "photo-0001.jpg", "gone.mp4")
+    )
+    sent = {film: body_of("film", 11 * 2**20), song: b"sung", changed: body_of("changed", 11 * 2**20)}
+    sent[gone] = body_of("gone", 11 * 2**20)
+    for key, body in sent.items():
+        write_in_europe(world, key, body)
+    with monkeypatch.context() as patch:
+        refusing(patch, Ledger, "plan_late", from_time=2)
+        rollback(world, "--user", "u002", "--send-back", "Ms Counsel", code=4)
+    assert {("us", key) for key in sent} <= held(world, *SOURCES).keys()
+    assert "--send-back ends it" in why(rollback(world, "--user", "u002", code=4))["u002"]["sources"]
+    end_windows(world)
+    assert purge(world, "--dry-run")["users"]["ready"] == USERS
+
+    sent[song] = b"sung otherwise"
+    write_in_europe(world, song, sent[song])
+    delete_in_europe(world, gone, backup=False)  # which never had it
+    del sent[gone]
+    found = rollback(world, "--user", "u002", "--send-back", "Ms Counsel")
+    assert (found["users"]["back"], found["kept"]["sent_back"], found["replayed"]) == (1, 3, 1)
+    assert ("us", gone) not in held(world, *SOURCES)
+    for key, body in sent.items():
+        with world.store("us").get(key) as download:
+            assert download.read() == body
+
+
+def test_who_was_not_sent_back_after_all_goes_back_as_the_sources_are(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sending back broke off before it sent anything: what it had in mind keeps nobody."""
+    world = quick
+    for key in ("users/u002/photo-0001.jpg", "users/u002/written.jpg"):
+        write_in_europe(world, key, b"in Europe")
+    before = held(world, *SOURCES)
+    with monkeypatch.context() as patch:
+        refusing(patch, FileStore, "put")
+        rollback(world, "--user", "u002", "--send-back", "Ms Counsel", code=4)
+    assert rollback(world)["users"]["back"] == USERS
+    assert held(world, *SOURCES) == before
+
+
+def test_a_backup_of_a_source_that_lags_keeps_nobody_from_going_back(
+    quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has an older object under a key that was deleted in Europe: the deletion is for that as well. One that came there since
+    the move is nobody's that we know (Invariant 4)."""
+    world = quick
+    key = "users/u002/photo-0001.jpg"
+    write_in_europe(world, key, b"changed in Europe")
+    with monkeypatch.context() as patch:
+        refusing(patch, SqlRouter, "flip")
+        rollback(world, "--user", "u002", "--send-back", "Ms Counsel", code=4)
+    assert len({held(world, *SOURCES)[source, key] for source in SOURCES}) == 2
+    delete_in_europe(world, key)
+    found = rollback(world)
+    assert (found["users"]["back"], found["replayed"]) == (USERS, 1)
+    assert not {(source, key) for source in SOURCES} & held(world, *SOURCES).keys()
+
+
+def test_a_later_seal_that_is_lost_makes_no_older_receipt_the_last_one(tmp_path: Path) -> None:
+    """A copy that was repaired has two receipts. Of which one is at the home, nobody knows without the later."""
+    world = build(tmp_path, users=2, per_user=2, odd=False, large=False)
+    planned(world)
+    do = world.migrate
+    assert (do("run", "--wave", "all").code, do("verify").code) == (0, 0)
+    sealed = set((tmp_path / ".migrate" / "seals").glob("*/receipts-*"))
+    with ledger_of(world) as ledger:
+        rows = {user: ledger.user(user) for user in world.users}
+    row = rows["u001"]
+    assert row is not None
+    world.put(str(row.home), "users/u001/photo-0001.jpg", b"damaged", EUROPE, {})
+    assert do("verify", "--wave", "all", "--repair").code == 3
+    assert (do("run", "--wave", "all").code, do("verify", "--wave", "all").code) == (0, 0)
+    cutover(world)
+    (later,) = set((tmp_path / ".migrate" / "seals").glob("*/receipts-*")) - sealed
+    later.unlink()
+    assert {user: set(each) for user, each in why(rollback(world, "--dry-run", code=4)).items()} == {
+        user: {"receipts"} for user, each in rows.items() if each is not None and each.first_batch == row.first_batch
+    }

@@ -129,11 +129,11 @@ def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(ve
     ledger.observe("anna", run_id, until=LATER, now=NOW)
     back = ledger.begin_return("anna", run_id, NOW, note="approved")
     refused(move.token)
-    ledger.plan_late("anna", back, plan_id, run_id, [late])
+    ledger.plan_late("anna", back, plan_id, run_id, [late], {("us", "k", TargetRole.HOME): "older"})
     ledger.stayed("anna", back, run_id, NOW)
     refused(back)
     [copied] = ledger.late_of(["anna"])["anna"]
-    assert (copied.flag, copied.receipt) == (DELETED, None)
+    assert (copied.flag, copied.receipt, copied.seen) == (DELETED, None, "older")
     assert list(ledger.users_back([plan_id])) == []
     ledger.rolled_back("anna", ledger.begin_return("anna", run_id, NOW), run_id, NOW)
     assert list(ledger.users_back([plan_id])) == ["anna"]

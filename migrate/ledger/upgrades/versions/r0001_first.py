@@ -507,7 +507,7 @@ def upgrade() -> None:
         sa.CheckConstraint("length(sha256) = 32 AND length(attributes) = 32", name=op.f("ck_late_digests")),
         sa.CheckConstraint(
             "(sha256 IS NULL) = (part_bytes IS NULL) AND (sha256 IS NULL) = (attributes IS NULL)"
-            " AND (sha256 IS NULL) = (target_etag IS NULL) AND (sha256 IS NULL) = (evidence IS NULL)"
+            " AND (sha256 IS NULL OR target_etag IS NOT NULL) AND (sha256 IS NULL) = (evidence IS NULL)"
             " AND (sha256 IS NULL) = (at IS NULL)",
             name=op.f("ck_late_receipt"),
         ),
