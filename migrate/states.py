@@ -43,8 +43,9 @@ BATCH_MOVES: dict[BatchState, frozenset[BatchState]] = {
 # No move leads to `held`: that is what the directory said when the plan was built. A hold that is set later is no state.
 USER_MOVES: dict[UserState, frozenset[UserState]] = {
     _U.PLANNED: frozenset({_U.COPYING, _U.REVIEW, _U.FORGOTTEN}),
-    _U.COPYING: frozenset({_U.COPIED, _U.QUARANTINED, _U.FORGOTTEN}),
-    _U.COPIED: frozenset({_U.VERIFIED, _U.COPYING, _U.FORGOTTEN}),
+    # some copy of who writes without pause is always behind its source: a freeze takes them from where that holds them up
+    _U.COPYING: frozenset({_U.COPIED, _U.QUARANTINED, _U.FROZEN, _U.FORGOTTEN}),
+    _U.COPIED: frozenset({_U.VERIFIED, _U.FROZEN, _U.COPYING, _U.FORGOTTEN}),
     _U.VERIFIED: frozenset({_U.READY, _U.FROZEN, _U.COPIED, _U.COPYING, _U.FORGOTTEN}),
     _U.READY: frozenset({_U.FROZEN, _U.COPIED, _U.COPYING, _U.FORGOTTEN}),
     # a thaw goes to `verified`, or as far back as what was found meanwhile leads
@@ -64,8 +65,11 @@ USER_MOVES: dict[UserState, frozenset[UserState]] = {
     _U.FORGOTTEN: frozenset(),
 }
 
-# Of whom a full pass has matched every copy: what a newer pass has matched so far says nothing against that.
+# Of whom a full pass has matched every copy, but those that were behind when a freeze began: what a newer pass has matched so
+# far says nothing against that.
 PROVEN = (_U.VERIFIED, _U.READY, _U.FROZEN, _U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING)
+# Where a user waits whose copies are behind their sources: drifted, or at both ends not to be confirmed.
+HELD_UP = (_U.COPYING, _U.COPIED)
 # Who lives at the new home, or did when the way back began, or is erased: what the targets have of them is not ours to change.
 AWAY = (_U.CUT_OVER, _U.OBSERVING, _U.RETURNING, _U.PURGING, _U.PURGED, _U.FORGOTTEN)
 # The same, and who went back: until a delta plans them anew, the targets hold what the platform has written there.

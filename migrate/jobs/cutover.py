@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from migrate.errors import ExitCode
-from migrate.jobs.cutover_gate import FROM
+from migrate.jobs.cutover_gate import may_begin
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
 from migrate.jobs.freezes import frozen_ms
+from migrate.jobs.last_delta import Behind
 from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import (
     PAGE,
@@ -26,6 +27,7 @@ from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, FrozenTimes, Ledger, Move
 from migrate.model import Purpose, Role, is_stand_in
 from migrate.planner.folder import Plan
+from migrate.planner.line import CopyRef
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
 from migrate.planner.summary import sources_seen
 from migrate.states import AWAY, UserState
@@ -187,8 +189,8 @@ class _Cutover:
             aside = sum(is_stand_in(each.user_id) or each.state is UserState.FORGOTTEN for each in page)
             self._end.aside += aside
             self._end.away += len(page) - len(mine) - aside
-            yield from (_not_verified(candidate) for candidate in mine if candidate.state not in FROM)
-            yield from self._ways_of([candidate for candidate in mine if candidate.state in FROM])
+            yield from (_not_verified(candidate) for candidate in mine if not may_begin(candidate))
+            yield from self._ways_of([candidate for candidate in mine if may_begin(candidate)])
 
     def _ways_of(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
         """The ways of these users, each begun when its turn comes."""
@@ -199,10 +201,48 @@ class _Cutover:
 
         for group, (states, objects) in read_ahead(candidates, read):
             late = self._ledger.late_of([candidate.user_id for candidate in group])
+            behind = self._behind([each for each in group if each.is_only_behind], objects)
             for candidate in group:
                 user_id = candidate.user_id
-                mover = Mover(candidate, states.get(user_id, "unknown"), objects.pop(user_id), late.get(user_id, []))
+                mover = Mover(
+                    candidate,
+                    states.get(user_id, "unknown"),
+                    objects.pop(user_id),
+                    late.get(user_id, []),
+                    behind.get(user_id, Behind()),
+                )
                 yield look(self._tools, mover) if self._request.dry_run else cut(self._tools, mover)
+
+    def _behind(
+        self, candidates: Sequence[Candidate], objects: Mapping[str, Mapping[SourceKey, PlannedAt]]
+    ) -> dict[str, Behind]:
+        """By user, the copies of the newest plan that are behind their sources: what older ones have left open it plans anew."""
+        if not candidates:
+            return {}
+        newest, plan_id = len(self._line.plans) - 1, self._tools.plan_id
+        copies = {
+            each.user_id: {
+                (at.batch, copy.ordinal)
+                for at in objects[each.user_id].values()
+                if at.place == newest
+                for copy in at.planned.copies
+            }
+            for each in candidates
+        }
+        numbers = {number for mine in copies.values() for number, _ in mine}
+        drifted = self._ledger.drifted_in(plan_id, numbers)
+        moved_on = self._ledger.moved_on_in(plan_id, numbers)
+
+        def named(found: Set[tuple[int, int]]) -> frozenset[CopyRef]:
+            return frozenset((newest, *copy) for copy in found)
+
+        return {
+            each.user_id: Behind(
+                named(copies[each.user_id] & drifted),
+                named(copies[each.user_id] & moved_on.get(each.matched_pass or 0, set())),
+            )
+            for each in candidates
+        }
 
     def _side_by_side(self, ways: Iterator[Way[Ended]]) -> Iterator[Ended]:
         return side_by_side(
@@ -231,7 +271,8 @@ class _Cutover:
 
 
 def _not_verified(candidate: Candidate) -> Way[Ended]:
-    """The gate for who is not even near it: no store is asked for them."""
+    """The gate for who is not even near it: no store is asked for them. Who has drifted copies is near once a full verification
+    has looked at all else."""
     yield [lambda: None]
     return Ended(candidate.user_id, missing={"state": f"is {candidate.state}, and not verified"})
 

@@ -25,13 +25,15 @@ PLANNED = UserState.PLANNED.value
 class Seen:
     """All that the checks ask about one user.
 
-    `planned` is the user's state in the newest plan, which knows the sources as of `sources_seen`. `unlistable`: layout rules by
-    which nobody's source keys can be listed. `objects` are the user's at the sources, `listing_seconds` how long it took to list
-    them now, and `late` what has changed since the plan.
+    `planned` is the user's state in the newest plan, which knows the sources as of `sources_seen`; `behind` counts its copies of
+    which the ledger says by name that they are behind their sources. `unlistable`: layout rules by which nobody's source keys can
+    be listed. `objects` are the user's at the sources, `listing_seconds` how long it took to list them now, and `late` what has
+    changed since the plan.
     """
 
     candidate: Candidate
     planned: str
+    behind: int
     route: Route
     source_sites: frozenset[str]
     sources_seen: datetime
@@ -44,9 +46,14 @@ class Seen:
     freeze_seconds: int
 
 
+def may_begin(candidate: Candidate) -> bool:
+    """Whether a user is where a freeze can begin: verified, or held up by nothing but copies that are behind their sources, which
+    the last delta takes. Who writes without pause has some in every plan."""
+    return candidate.state in FROM or candidate.is_only_behind
+
+
 def _state(seen: Seen) -> str | None:
-    state = seen.candidate.state
-    return None if state in FROM else f"is {state}, and not verified"
+    return None if may_begin(seen.candidate) else f"is {seen.candidate.state}, and not verified"
 
 
 def _scope(seen: Seen) -> str | None:
@@ -54,6 +61,8 @@ def _scope(seen: Seen) -> str | None:
 
 
 def _copies(seen: Seen) -> str | None:
+    if seen.candidate.is_only_behind and seen.candidate.behind != seen.behind:
+        return "copies are open, and not all of them behind their sources"
     return without_receipt(seen.candidate)
 
 

@@ -25,11 +25,12 @@ from migrate.errors import (
 )
 from migrate.jobs.cutover_gate import Seen, missing, too_much
 from migrate.jobs.freezes import end_freeze, note_of
-from migrate.jobs.last_delta import Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
+from migrate.jobs.last_delta import Behind, Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
+from migrate.jobs.late import same_objects
 from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.layout import CompiledRule
 from migrate.ledger import Candidate, LateCopy, LateRef, Ledger
-from migrate.model import PlannedObject, Receipt, Role
+from migrate.model import PlannedObject, Receipt, Role, TargetRole
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.routing import Route, Router
@@ -70,13 +71,18 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Mover:
-    """A user who is to move: as the ledger has them, their state in the newest plan, what the line has planned of them, and what
-    earlier cutovers have copied late."""
+    """A user who is to move: as the ledger has them, their state in the newest plan, what the line has planned of them, what
+    earlier cutovers have copied late, and which copies of the newest plan are behind."""
 
     candidate: Candidate
     planned: str
     line: Mapping[SourceKey, PlannedAt]
     late: Sequence[LateCopy]
+    behind: Behind
+
+    def known(self, spec: Spec) -> dict[SourceKey, Known]:
+        """What the last delta has to hold the sources against."""
+        return known_of(self.line, self.late, spec, self.behind)
 
     @property
     def user_id(self) -> str:
@@ -212,7 +218,7 @@ def _written_down(
 def _look(tools: Tools, mover: Mover) -> Way[Seen]:
     candidate = mover.candidate
     (route,) = yield [partial(tools.router.read, candidate.user_id)]
-    known = known_of(mover.line, mover.late, tools.spec)
+    known = mover.known(tools.spec)
     begun = time.monotonic()
     found: LastDelta = LastDelta((), 0)
     objects = len(known)
@@ -221,6 +227,7 @@ def _look(tools: Tools, mover: Mover) -> Way[Seen]:
     return Seen(
         candidate=candidate,
         planned=mover.planned,
+        behind=len(mover.behind.copies),
         route=route,
         source_sites=tools.source_sites,
         sources_seen=tools.sources_seen,
@@ -260,14 +267,14 @@ def _move(
     user_id = candidate.user_id
     yield [partial(tools.router.freeze, user_id, token, tools.freeze_seconds)]
     pause_at(PausePoint.USER_FROZEN)
-    known = known_of(mover.line, mover.late, tools.spec)
+    known = mover.known(tools.spec)
     found, _ = yield from _differences(tools, candidate, known)
     if (problem := too_much(found, tools.spec.cutover)) is not None:
         raise LaterError(problem)
     if found.objects:
         yield from _copy(tools, user_id, token, found.objects, known, begun)
     _demand_time(tools, begun)
-    _demand_sound(tools.ledger, user_id, token)
+    _demand_sound(tools, mover, token)
     yield [partial(tools.router.flip, user_id, token, candidate.home)]
     pause_at(PausePoint.USER_FLIPPED)
     (route,) = yield [partial(tools.router.read, user_id)]
@@ -288,17 +295,18 @@ def _copy(
     begun: float,
 ) -> Way[None]:
     """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came."""
-    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects)
+    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects, same_objects(tools.spec))
     pause_at(PausePoint.LATE_PLANNED)
 
     def copied(planned: PlannedObject) -> LateDone:
         demand_time()
         before = known.get((tools.spec.stores[planned.store].backup_of or planned.store, planned.key))
-        is_ours = before is not None and before.planned.target_key == planned.target_key
+        is_known = before is not None and before.planned.target_key == planned.target_key
+        ours = set(TargetRole) - before.strangers if before is not None and is_known else set[TargetRole]()
         with tools.takes(planned.size):
             return copy_late(
                 planned,
-                is_ours,
+                ours,
                 tools.caller,
                 tools.spec,
                 tools.spec.verify.level,
@@ -336,9 +344,33 @@ def _demand_time(tools: Tools, begun: float) -> None:
         raise LaterError("the last delta takes longer than a freeze may (routing.freeze_seconds_max)")
 
 
-def _demand_sound(ledger: Ledger, user_id: str, token: str) -> None:
-    """LaterError where something came up against the user since the gate, such as an object that a verification has found."""
-    user, move = ledger.user(user_id), ledger.move_of(user_id)
-    is_ours = move is not None and move.token == token and move.state is UserState.FROZEN
-    if user is None or not is_ours or user.good < user.copies or user.quarantined or user.matched < user.copies:
+def _demand_sound(tools: Tools, mover: Mover, token: str) -> None:
+    """LaterError where something came up against the user since the gate, such as an object that a verification has found, or
+    where the last delta has not brought a copy that was behind."""
+    user, move = tools.ledger.user(mover.user_id), tools.ledger.move_of(mover.user_id)
+    behind = len(mover.behind.copies)
+    is_ours = move is not None and (move.token, move.state, move.behind) == (token, UserState.FROZEN, behind)
+    is_sound = user is not None and not user.quarantined and user.settled == user.copies == user.matched + behind
+    if not (is_ours and is_sound):
         raise LaterError("something was found wrong of the user, or put back, while they were frozen")
+    if behind:
+        _demand_brought(tools, mover)
+
+
+def _demand_brought(tools: Tools, mover: Mover) -> None:
+    """LaterError unless each copy that was behind has a receipt of this very freeze: it was copied, or removed, and looked at
+    again (invariant 9)."""
+    late = tools.ledger.late_of([mover.user_id]).get(mover.user_id, [])
+    brought = {
+        (copy.key, copy.target_store, copy.target_key)
+        for copy in late
+        if copy.receipt is not None and copy.run_id == tools.run_id
+    }
+    wanted = {
+        (at.planned.key, copy.store, at.planned.target_key)
+        for at in mover.line.values()
+        for copy in at.planned.copies
+        if (at.place, at.batch, copy.ordinal) in mover.behind.copies
+    }
+    if wanted - brought:
+        raise LaterError("a copy that was behind its source was not brought by the last delta")

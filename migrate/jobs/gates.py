@@ -20,8 +20,8 @@ def ask(checks: Mapping[str, Callable[[S], str | None]], seen: S) -> dict[str, s
 
 
 def without_receipt(candidate: Candidate) -> str | None:
-    """Whether copies of the user are quarantined, or have no receipt yet."""
-    missing = candidate.copies - candidate.good
+    """Whether copies of the user are quarantined, or have no receipt yet, beside those that are a last delta's to bring."""
+    missing = max(0, candidate.copies - candidate.good - candidate.behind)
     if candidate.quarantined:
         return f"{candidate.quarantined} copies are quarantined"
     return f"{missing} copies have no receipt" if missing else None
@@ -31,7 +31,9 @@ def without_verdict(candidate: Candidate) -> str | None:
     """Whether a full verification has still to match every copy."""
     if candidate.extras:
         return f"{candidate.extras} EXTRA objects stand at the targets"
-    return None if candidate.is_proven else "no full verification has matched every copy"
+    if candidate.is_proven or candidate.is_only_behind:
+        return None
+    return "no full verification has matched every copy"
 
 
 def unlistable_by(rules: Sequence[str]) -> str | None:

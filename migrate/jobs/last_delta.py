@@ -8,7 +8,7 @@ backup, since the source had it no more, is asked for by HEAD.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,6 +30,7 @@ from migrate.model import (
     TargetRole,
     Verdict,
 )
+from migrate.planner.line import CopyRef
 from migrate.planner.of_users import PlannedAt, SourceKey
 from migrate.spec import Spec
 from migrate.transfer.at_once import copy_at_once
@@ -43,15 +44,30 @@ Now = Mapping[SourceKey, tuple[str, ObjectInfo]]
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """Copies of the newest plan that are behind their sources: those that have `drifted`, and those with a receipt whose source
+    had `moved_on` when it was verified at both ends. The last delta takes all of them, whatever the sources show."""
+
+    drifted: frozenset[CopyRef] = frozenset()
+    moved_on: frozenset[CopyRef] = frozenset()
+
+    @property
+    def copies(self) -> frozenset[CopyRef]:
+        return self.drifted | self.moved_on
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What is known of one source key: the object that was planned last, and whether its copies have receipts. Of what was sent
     back the home's proves both ends, and what the backup site has is the platform's business.
 
-    `stood` is the ETag that a rollback was about to replace at the source, and does not know whether it has.
+    `strangers` are the roles at whose target keys nothing of ours is known to stand. `stood` is the ETag that a rollback was
+    about to replace at the source, and does not know whether it has.
     """
 
     planned: PlannedObject
     is_settled: bool
+    strangers: frozenset[TargetRole] = frozenset()
     stood: str | None = None
 
     @property
@@ -85,22 +101,36 @@ class LastDelta:
         return sum(planned.size for planned in self.objects if not planned.is_tombstone)
 
 
-def known_of(line: Mapping[SourceKey, PlannedAt], late: Sequence[LateCopy], spec: Spec) -> dict[SourceKey, Known]:
-    """What the line and earlier attempts at a cutover know of a user. Of who is verified all copies of the line have receipts."""
-    found = {key: Known(at.planned, True) for key, at in line.items()}
-    grouped: dict[tuple[str, str], list[LateCopy]] = {}
+def known_of(
+    line: Mapping[SourceKey, PlannedAt], late: Sequence[LateCopy], spec: Spec, behind: Behind | None = None
+) -> dict[SourceKey, Known]:
+    """What the line and earlier attempts at a cutover know of a user. Of the line all is settled but what is `behind`.
+
+    What was known late of an object by a source and by a backup of it, or by several attempts, is known by the newest.
+    """
+    found = {key: _planned_at(at, behind or Behind()) for key, at in line.items()}
+    grouped: dict[SourceKey, list[LateCopy]] = {}
     for copy in late:
-        grouped.setdefault((copy.store, copy.key), []).append(copy)
-    for (store, key), copies in grouped.items():
-        proved = [copy for copy in copies if copy.flag != SENT_BACK or copy.role is TargetRole.HOME]
-        is_settled = all(copy.receipt is not None for copy in proved)
-        source = spec.stores[store].backup_of or store
-        found[source, key] = Known(_object_of(copies), is_settled, next((copy.seen for copy in proved), None))
+        grouped.setdefault((spec.stores[copy.store].backup_of or copy.store, copy.key), []).append(copy)
+    for key, copies in grouped.items():
+        newest = max(copies, key=lambda copy: copy.run_id)
+        mine = [copy for copy in copies if copy.store == newest.store]
+        proved = [copy for copy in mine if copy.flag != SENT_BACK or copy.role is TargetRole.HOME]
+        # what is behind is brought in the very freeze that it is flipped in
+        is_settled = all(copy.receipt is not None for copy in proved) and (key not in found or found[key].is_settled)
+        stood = next((copy.seen for copy in proved), None)
+        found[key] = Known(_object_of(newest, mine), is_settled, stood=stood)
     return found
 
 
-def _object_of(copies: Sequence[LateCopy]) -> PlannedObject:
-    one = copies[0]
+def _planned_at(at: PlannedAt, behind: Behind) -> Known:
+    """An object of the line. At the target of a drifted copy stands what an earlier plan has left there, if anything of ours."""
+    refs = {copy.role: (at.place, at.batch, copy.ordinal) for copy in at.planned.copies}
+    strangers = {copy.role for copy in at.planned.copies if copy.replaces is None and refs[copy.role] in behind.drifted}
+    return Known(at.planned, behind.copies.isdisjoint(refs.values()), frozenset(strangers))
+
+
+def _object_of(one: LateCopy, copies: Sequence[LateCopy]) -> PlannedObject:
     order = sorted(copies, key=lambda copy: list(TargetRole).index(copy.role))
     return PlannedObject(
         user_id=one.user_id,
@@ -222,7 +252,7 @@ class LateDone:
 
 def copy_late(
     planned: PlannedObject,
-    is_ours: bool,
+    ours: Collection[TargetRole],
     caller: Caller,
     spec: Spec,
     level: Level,
@@ -232,10 +262,12 @@ def copy_late(
 ) -> LateDone:
     """Copy or remove one object, and look at it again as a verification does.
 
-    `is_ours`: line or ledger know of something of ours at the target key, so what is there may be replaced: nobody else writes
+    `ours`: where line or ledger know of something of ours at the target key, so what is there may be replaced: nobody else writes
     at a target before the user lives there.
     """
-    replaceable = {copy.ordinal: etag_at(copy.store, planned.target_key, caller) for copy in planned.copies if is_ours}
+    replaceable = {
+        copy.ordinal: etag_at(copy.store, planned.target_key, caller) for copy in planned.copies if copy.role in ours
+    }
     results = copy_at_once(
         planned,
         {ordinal: etag for ordinal, etag in replaceable.items() if etag is not None},

@@ -1,13 +1,24 @@
-"""What cutovers have copied late, once a plan has it."""
+"""What cutovers have copied late: once a plan has it, and which stores have one object between them."""
 
 from __future__ import annotations
 
 from itertools import islice
 
 from migrate.ledger import Ledger
+from migrate.model import Role
 from migrate.planner.folder import Plan, open_reader
+from migrate.spec import Spec
 
 _CHUNK = 10_000
+
+
+def same_objects(spec: Spec) -> dict[str, list[str]]:
+    """By store, a source or a backup of one: the others of these, in which the same objects are."""
+    source_of = {name: store.backup_of or name for name, store in spec.by_role(Role.SOURCE, Role.BACKUP).items()}
+    return {
+        name: sorted(other for other in source_of if other != name and source_of[other] == source)
+        for name, source in source_of.items()
+    }
 
 
 def forget_replanned(plan: Plan, plan_id: int, ledger: Ledger) -> None:

@@ -29,6 +29,7 @@ from migrate.errors import (
 )
 from migrate.jobs.at_stores import etag_at
 from migrate.jobs.freezes import end_freeze, note_of
+from migrate.jobs.late import same_objects
 from migrate.jobs.rollback_gate import Seen, missing
 from migrate.jobs.rollback_look import ASKED_AT_ONCE, Deletion, Found, Sendable, Subject, differences
 from migrate.jobs.steps import OF_THE_USER, Way
@@ -273,7 +274,7 @@ def _replay(tools: Tools, way: Attempt, deletions: Sequence[Deletion], begun: fl
         for planned, deletion in zip(tombstones, deletions, strict=True)
         if deletion.left_at_backup is not None
     }
-    ledger.plan_late(user_id, way.token, tools.plan_id, tools.run_id, tombstones, left)
+    ledger.plan_late(user_id, way.token, tools.plan_id, tools.run_id, tombstones, same_objects(tools.spec), left)
     pause_at(PausePoint.DELETIONS_PLANNED)
     jobs = [partial(_delete, tools, deletion, store, begun) for deletion in deletions for store in deletion.at]
     for start in range(0, len(jobs), _DELETED_AT_ONCE):  # so that other users' questions find a thread
@@ -296,14 +297,13 @@ def _tombstone(deletion: Deletion) -> PlannedObject:
     planned = deletion.stand.planned
     there = deletion.at.get(planned.store)
     if there is not None:
-        planned = replace(
-            planned,
+        planned = planned._replace(
             version_id=there.version_id,
             etag=there.etag,
             size=there.size,
             last_modified=there.last_modified,
         )
-    return replace(planned, flag=DELETED)
+    return planned._replace(flag=DELETED)
 
 
 def _delete(tools: Tools, deletion: Deletion, name: str, begun: float) -> None:
@@ -347,7 +347,9 @@ def _send_back(tools: Tools, way: Attempt, objects: Sequence[Sendable], begun: f
         for each, sendable in zip(late, objects, strict=True)
         if sendable.replaces is not None
     }
-    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late, replaced | left)
+    tools.ledger.plan_late(
+        way.user_id, way.token, tools.plan_id, tools.run_id, late, same_objects(tools.spec), replaced | left
+    )
     done: list[tuple[Receipt, ObjectInfo]] = []
     for start in range(0, len(objects), _SENT_AT_ONCE):
         done += yield [partial(_send, tools, each, begun) for each in objects[start : start + _SENT_AT_ONCE]]
@@ -357,7 +359,7 @@ def _send_back(tools: Tools, way: Attempt, objects: Sequence[Sendable], begun: f
         for each, (_, info) in zip(late, done, strict=True)
     ]
     receipts = {(each.store, each.key, TargetRole.HOME): receipt for each, (receipt, _) in zip(late, done, strict=True)}
-    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late, left)
+    tools.ledger.plan_late(way.user_id, way.token, tools.plan_id, tools.run_id, late, same_objects(tools.spec), left)
     tools.ledger.confirm_late(way.user_id, way.token, receipts)
 
 
@@ -381,8 +383,7 @@ def _as_late(sendable: Sendable) -> PlannedObject:
     copies = [PlannedCopy(0, TargetRole.HOME, planned.store)]
     if sendable.backup_store is not None:
         copies.append(PlannedCopy(1, TargetRole.BACKUP, sendable.backup_store))
-    return replace(
-        planned,
+    return planned._replace(
         store=planned.copies[0].store,
         key=planned.target_key,
         target_key=planned.key,
@@ -415,7 +416,7 @@ def _send(tools: Tools, sendable: Sendable, begun: float) -> tuple[Receipt, Obje
     if check.verdict is not Verdict.MATCH:
         raise LaterError(f"an object that was sent back is not what it was ({check.reason or check.verdict})")
     info = tools.caller.call(source, lambda store: store.head(planned.target_key))
-    return replace(receipt, etag=planned.etag, version_id=planned.version_id), info
+    return receipt._replace(etag=planned.etag, version_id=planned.version_id), info
 
 
 def _demand_time(tools: Tools, begun: float) -> None:

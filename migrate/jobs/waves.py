@@ -88,7 +88,8 @@ def _demand_start(name: str, wave: int, before: Sequence[WaveProgress], differen
 def waves_to_check(
     named: str | None, progress: Sequence[WaveProgress], different: Collection[int], opened: Sequence[Pass]
 ) -> tuple[int, ...]:
-    """The waves that a verification takes: those named, else the copied ones that are not verified, or known to be different.
+    """The waves that a verification takes: those named, else the copied ones that are not verified, or known to be different, or
+    have users whom a cutover could take with their drifted copies, once the others were looked at.
 
     `opened` are the unfinished verifications of the same level and sample. One of copied waves that has all of these goes on,
     so that nothing is read twice because some of its waves are verified by now. LaterError where no wave is copied; an empty
@@ -104,7 +105,9 @@ def waves_to_check(
             "no wave is copied to its end yet",
             remedy="`migrate run` goes on; or name a wave to check what there is of it.",
         )
-    wanted = {number for number, wave in copied.items() if number in different or is_to_verify(wave)}
+    wanted = {
+        number for number, wave in copied.items() if number in different or is_to_verify(wave) or wave.unlooked > 0
+    }
     for verification in opened:
         covered = set(known if verification.waves is None else verification.waves)
         if wanted <= covered <= copied.keys():
@@ -136,7 +139,9 @@ def held_up_words(name: str, waves: Sequence[WaveProgress]) -> str:
             "plan with another target store, or decide otherwise in the spec's layout"
         )
     if sums[Outcome.DRIFTED] or moved_on:
-        ways.append(f"what changed at the source is the business of `migrate delta {name}`")
+        ways.append(
+            f"what changed at the source is the business of `migrate delta {name}`, or of a cutover, whose last delta takes it"
+        )
     return f"{' and '.join(bad)}: their users wait, `migrate status {name} --failures` says why; {'; '.join(ways)}."
 
 

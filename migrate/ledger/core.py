@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, and_, bindparam, or_, select, update
+from sqlalchemy import Column, and_, bindparam, exists, func, literal_column, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import ColumnElement
 
 from migrate.errors import IntegrityError, StaleLeaseError
 from migrate.ledger import schema
 from migrate.ledger.engine import Database
-from migrate.ledger.rows import Lease
-from migrate.model import BatchInfo
-from migrate.states import PROVEN, USER_MOVES, BatchState, UserState, check_batch_move
+from migrate.ledger.rows import EXTRA, FULL_SAMPLE_PPM, SOURCE_MOVED_ON, CheckState, Lease
+from migrate.model import BatchInfo, Level, Verdict
+from migrate.states import HELD_UP, PROVEN, USER_MOVES, BatchState, UserState, check_batch_move
 
 T = TypeVar("T")
 CHUNK = 5000  # rows that are bound at a time
@@ -109,9 +109,104 @@ def may_become(new: UserState, *, of: Iterable[UserState] = UserState) -> list[s
 
 
 def is_proven() -> ColumnElement[bool]:
-    """Users of whom a full pass has matched every copy, and against whom nothing was found since."""
+    """Users of whom a full pass has matched every copy, but what the last delta of their cutover has brought, and against whom
+    nothing was found since."""
     users = schema.users
-    return and_(among(users.c.state, [state.value for state in PROVEN]), users.c.matched == users.c.copies)
+    whole = or_(users.c.matched == users.c.copies, users.c.matched + brought_late() == users.c.copies)
+    return and_(among(users.c.state, [state.value for state in PROVEN]), whole)
+
+
+def brought_late() -> ColumnElement[int]:
+    """How many copies of a user were behind their sources when the freeze of their last cutover began, in the plan that they are
+    in: whoever was flipped has a late receipt for each."""
+    users, moves = schema.users, schema.moves
+    behind = select(moves.c.behind).where(moves.c.user_id == users.c.user_id, moves.c.plan_id == users.c.plan_id)
+    return func.coalesce(behind.correlate(users).scalar_subquery(), 0)
+
+
+def has_extra() -> ColumnElement[bool]:
+    """Users of whom an EXTRA object stands at a target, and nothing has answered it."""
+    users, findings = schema.users, schema.findings
+    return exists().where(
+        findings.c.plan_id == users.c.plan_id,
+        findings.c.answered == literal_column("false"),
+        findings.c.kind == EXTRA,
+        findings.c.user_id == users.c.user_id,
+    )
+
+
+def found_more() -> ColumnElement[bool]:
+    """Users in whose batches the pass that last counted matches of theirs has found anything but sources that have moved on."""
+    users, checks, known = schema.users, schema.checks, schema.verdicts.alias("known")
+    moved_on = (
+        select(func.count())
+        .where(
+            known.c.pass_id == checks.c.pass_id,
+            known.c.plan_id == checks.c.plan_id,
+            known.c.number == checks.c.number,
+            known.c.verdict == Verdict.UNKNOWN.value,
+            known.c.reason.in_(SOURCE_MOVED_ON),
+        )
+        .correlate(checks)
+        .scalar_subquery()
+    )
+    return exists().where(
+        checks.c.pass_id == users.c.matched_pass,
+        checks.c.plan_id == users.c.plan_id,
+        checks.c.number.between(users.c.first_batch, users.c.last_batch),
+        or_(checks.c.mismatched + checks.c.missing + checks.c.extra > 0, checks.c.unknown != moved_on),
+    )
+
+
+def is_only_behind() -> ColumnElement[bool]:
+    """Users whom nothing holds up but copies that are behind their sources: those that have drifted, and those with a receipt
+    whose source had moved on when they were verified at both ends.
+
+    A full pass at the plan's level or deeper has matched all else, and looked for EXTRA objects in all of their batches. How many
+    copies are behind is `copies - matched`.
+    """
+    users, plans, passes, checks = schema.users, schema.plans, schema.passes, schema.checks
+    looked = (
+        select(func.count())
+        .where(
+            checks.c.pass_id == passes.c.id,
+            checks.c.plan_id == users.c.plan_id,
+            checks.c.number.between(users.c.first_batch, users.c.last_batch),
+            checks.c.state == CheckState.DONE.value,
+        )
+        .correlate(users, passes)
+        .scalar_subquery()
+    )
+    is_deep = or_(
+        *(
+            and_(
+                plans.c.verify_level == wanted.value,
+                passes.c.level.in_([level.value for level in Level if level.rank >= wanted.rank]),
+            )
+            for wanted in Level
+        )
+    )
+    whole = (
+        select(passes.c.id)
+        .join(plans, plans.c.id == passes.c.plan_id)
+        .where(
+            passes.c.plan_id == users.c.plan_id,
+            passes.c.sample_ppm >= FULL_SAMPLE_PPM,
+            is_deep,
+            or_(users.c.good == 0, users.c.matched_pass == passes.c.id),
+            looked == users.c.last_batch - users.c.first_batch + 1,
+        )
+        .correlate(users)
+    )
+    return and_(
+        among(users.c.state, [state.value for state in HELD_UP]),
+        users.c.matched < users.c.copies,
+        users.c.quarantined == 0,
+        users.c.good + users.c.other == users.c.copies,
+        ~has_extra(),
+        whole.exists(),
+        or_(users.c.matched == users.c.good, ~found_more()),
+    )
 
 
 def forgotten_elsewhere(connection: Connection, user_ids: Collection[str], plan_id: int) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import IntegrityError, MoveRefusedError
@@ -37,10 +37,16 @@ class Late(Core):
         plan_id: int,
         run_id: int,
         objects: Sequence[PlannedObject],
+        beside: Mapping[str, Collection[str]],
         seen: Mapping[LateRef, str] | None = None,
     ) -> None:
-        """Write down what is about to be copied or removed; nothing has a receipt then. `seen` has the ETags of what stands at
-        targets meanwhile. MoveRefusedError unless this token's freeze of the user is the one that the ledger knows."""
+        """Write down what is about to be copied or removed; nothing has a receipt then. MoveRefusedError unless this token's
+        freeze of the user is the one that the ledger knows.
+
+        `beside` has, for each store, those that hold the same objects, a source and its backups. What was known late of the
+        object by one of these gives way: of one object there is one late copy at a site, the newest. `seen` has the ETags of what
+        stands at targets meanwhile.
+        """
         late, standing = schema.late, seen or {}
         with self._write() as connection:
             _demand_frozen(connection, user_id, token)
@@ -67,6 +73,20 @@ class Late(Core):
                 for planned in objects
                 for copy in planned.copies
             ]
+            older = [
+                {"of_user": user_id, "of_store": store, "of_key": planned.key}
+                for planned in objects
+                for store in beside.get(planned.store, ())
+            ]
+            if older:
+                connection.execute(
+                    delete(late).where(
+                        late.c.user_id == bindparam("of_user"),
+                        late.c.store == bindparam("of_store"),
+                        late.c.key == bindparam("of_key"),
+                    ),
+                    older,
+                )
             statement = upsert(connection, late)
             connection.execute(
                 statement.on_conflict_do_update(
@@ -191,6 +211,7 @@ def _late_copy(row: Row[Any]) -> LateCopy:
     return LateCopy(
         user_id=row.user_id,
         plan_id=row.plan_id,
+        run_id=row.run_id,
         store=row.store,
         key=row.key,
         role=TargetRole(row.role),

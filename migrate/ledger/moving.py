@@ -11,18 +11,18 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Row
 
 from migrate.errors import LedgerError, MoveRefusedError
 from migrate.ledger import schema
-from migrate.ledger.core import Core, is_proven
+from migrate.ledger.core import Core, has_extra, is_only_behind
 from migrate.ledger.engine import upsert
 from migrate.ledger.history import add_event
 from migrate.ledger.holds import demand_not_held
-from migrate.ledger.rows import EXTRA, EventKind, FrozenTimes, Move
+from migrate.ledger.rows import EventKind, FrozenTimes, Move
 from migrate.model import is_stand_in
-from migrate.states import USER_MOVES, UserState
+from migrate.states import HELD_UP, USER_MOVES, UserState
 
 _PAGE = 1_000  # moves in one query
 
@@ -38,13 +38,15 @@ class Moving(Core):
     ) -> str:
         """verified or ready → frozen: the token under which the platform is to freeze the user. Each attempt has its own.
 
-        `from_site` is the home as the platform has it. OnHoldError for a user on hold, LedgerError for one of another plan.
+        So does who is held up by nothing but copies that are behind their sources; the move keeps how many. `from_site` is the
+        home as the platform has it. OnHoldError for a user on hold, LedgerError for one of another plan.
         """
         plans, moves = schema.plans, schema.moves
         with self._write() as connection:
             row = _user(connection, user_id)
             if row.plan_id != plan_id:
                 raise LedgerError("the user whose freeze is to begin is in another plan")
+            behind = _only_behind(connection, user_id) if UserState(row.state) in HELD_UP else 0
             _step(connection, row, UserState.FROZEN, run_id, now)
             demand_not_held(connection, user_id)
             digest = connection.execute(select(plans.c.digest).where(plans.c.id == plan_id)).scalar_one()
@@ -53,7 +55,7 @@ class Moving(Core):
             token = freeze_token(digest, user_id, attempt)
             begun: dict[str, Any] = dict.fromkeys(moves.columns.keys())  # of an earlier attempt nothing is left
             begun |= {"user_id": user_id, "plan_id": plan_id, "run_id": run_id, "from_site": from_site}
-            begun |= {"to_site": to_site, "token": token, "attempt": attempt, "frozen_at": now}
+            begun |= {"to_site": to_site, "token": token, "attempt": attempt, "frozen_at": now, "behind": behind}
             statement = upsert(connection, moves).values(begun)
             connection.execute(
                 statement.on_conflict_do_update(
@@ -66,20 +68,15 @@ class Moving(Core):
     def thaw(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> UserState:
         """frozen → verified: the freeze under this token has ended, and the home is what it was.
 
-        A user of whom something was found wrong or put back meanwhile goes back as far as that leads (invariant 9): the state. Of
-        one who was forgotten on the way it stays, and the move says when.
+        A user with copies that are behind, or of whom something was found wrong or put back meanwhile, goes back as far as that
+        leads (invariant 9): the state. Of one who was forgotten on the way it stays, and the move says when.
         """
-        users, findings = schema.users, schema.findings
-        is_extra = exists().where(
-            findings.c.plan_id == users.c.plan_id,
-            findings.c.answered.is_(False),
-            findings.c.kind == EXTRA,
-            findings.c.user_id == users.c.user_id,
-        )
+        users = schema.users
+        is_proven = users.c.matched == users.c.copies
         state = case(
             (users.c.quarantined > 0, UserState.QUARANTINED.value),
             (users.c.good < users.c.copies, UserState.COPYING.value),
-            (and_(is_proven(), ~is_extra), UserState.VERIFIED.value),
+            (and_(is_proven, ~has_extra()), UserState.VERIFIED.value),
             else_=UserState.COPIED.value,
         )
         with self._write() as connection:
@@ -280,6 +277,19 @@ def _user(connection: Connection, user_id: str, *, waits: bool = False) -> Any:
     return row
 
 
+def _only_behind(connection: Connection, user_id: str) -> int:
+    """How many copies of a user who is not verified are behind their sources. MoveRefusedError where anything else is open."""
+    users = schema.users
+    row = _user(connection, user_id, waits=True)  # the next statement sees what was under way
+    query = select(users.c.copies - users.c.matched).where(users.c.user_id == user_id, is_only_behind())
+    found: int | None = connection.execute(query).scalar()
+    if found is None:
+        raise MoveRefusedError(
+            f"a user who is {row.state} is not frozen: more is open than copies behind their sources"
+        )
+    return found
+
+
 def _step(
     connection: Connection,
     row: Row[Any],
@@ -364,4 +374,5 @@ def _move(row: Row[Any]) -> Move:
         back_token=row.back_token,
         rolled_back_at=row.rolled_back_at,
         purged_at=row.purged_at,
+        behind=row.behind,
     )

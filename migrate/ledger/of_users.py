@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Select, Table, and_, case, exists, func, literal_column, or_, select, union
 from sqlalchemy.engine import Row
 
 from migrate.ledger import columns, schema
-from migrate.ledger.core import Core, chunks, is_proven
+from migrate.ledger.core import Core, among, brought_late, chunks, is_only_behind, is_proven
 from migrate.ledger.passes import pass_row
-from migrate.ledger.rows import EXTRA, SEAL_LOST, Candidate, CheckState, PlacedUser, SealKind, UserEvent, UserRow
+from migrate.ledger.rows import (
+    EXTRA,
+    SEAL_LOST,
+    SOURCE_MOVED_ON,
+    Candidate,
+    CheckState,
+    PlacedUser,
+    SealKind,
+    UserEvent,
+    UserRow,
+)
 from migrate.model import Outcome, Verdict
-from migrate.states import WRITTEN_SINCE, UserState
+from migrate.states import HELD_UP, WRITTEN_SINCE, UserState
 
 _USERS = 500  # in one query
 _MOVED = (UserState.CUT_OVER, UserState.OBSERVING, UserState.PURGING, UserState.PURGED)
@@ -85,6 +95,37 @@ class OfUsers(Core):
         with self._read() as connection:
             row = connection.execute(query).first()
         return None if row is None else _candidate(row)
+
+    def drifted_in(self, plan_id: int, numbers: Collection[int]) -> set[tuple[int, int]]:
+        """Batch and ordinal of each drifted copy in these batches, whosever it is."""
+        copies, found = schema.copies, set[tuple[int, int]]()
+        with self._read() as connection:
+            for chunk in chunks(sorted(numbers), _USERS):
+                query = select(copies.c.number, copies.c.ordinal).where(
+                    copies.c.plan_id == plan_id,
+                    copies.c.number.in_(chunk),
+                    copies.c.outcome == columns.OUTCOME_CODES[Outcome.DRIFTED],
+                )
+                found.update((row.number, row.ordinal) for row in connection.execute(query))
+        return found
+
+    def moved_on_in(self, plan_id: int, numbers: Collection[int]) -> dict[int, set[tuple[int, int]]]:
+        """By pass, batch and ordinal of each copy in these batches of which it could not say more than that its source has moved
+        on, whosever it is."""
+        verdicts, found = schema.verdicts, defaultdict[int, set[tuple[int, int]]](set)
+        with self._read() as connection:
+            for chunk in chunks(sorted(numbers), _USERS):
+                query = select(verdicts.c.pass_id, verdicts.c.number, verdicts.c.ordinal).where(
+                    literal_column("verdicts.verdict <> 'MATCH'"),  # as the index has it
+                    verdicts.c.plan_id == plan_id,
+                    verdicts.c.reopened == literal_column("false"),
+                    verdicts.c.verdict == Verdict.UNKNOWN.value,
+                    verdicts.c.number.in_(chunk),
+                    verdicts.c.reason.in_(SOURCE_MOVED_ON),
+                )
+                for row in connection.execute(query):
+                    found[row.pass_id].add((row.number, row.ordinal))
+        return dict(found)
 
     def away_among(self, user_ids: Collection[str]) -> set[str]:
         """Those of these users whose home has moved, or who went back since, or are forgotten: what the targets have of them
@@ -203,8 +244,16 @@ def _candidates() -> Select[Any]:
         )
         .scalar_subquery()
     )
+    behind = case(
+        (
+            among(users.c.state, [state.value for state in HELD_UP]),
+            case((is_only_behind(), users.c.copies - users.c.matched), else_=0),
+        ),
+        else_=brought_late(),
+    )
     return select(
         users,
+        behind.label("behind"),
         is_proven().label("is_proven"),
         extras.label("extras"),
         exists().where(holds.c.user_id == users.c.user_id).label("is_on_hold"),
@@ -220,6 +269,8 @@ def _candidate(row: Row[Any]) -> Candidate:
         copies=row.copies,
         good=row.good,
         quarantined=row.quarantined,
+        behind=row.behind,
+        matched_pass=row.matched_pass,
         is_proven=bool(row.is_proven),
         extras=row.extras,
         is_on_hold=bool(row.is_on_hold),

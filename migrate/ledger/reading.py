@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Select, Subquery, Table, and_, func, literal_column, select, union
 from sqlalchemy.engine import Row
 
 from migrate.errors import IntegrityError, UnsupportedError
 from migrate.ledger import columns, counts, schema
-from migrate.ledger.core import Core, batch_info, in_batch
+from migrate.ledger.core import Core, batch_info, found_more, in_batch, is_only_behind
 from migrate.ledger.counts import NOWHERE, Counted
 from migrate.ledger.known import WRONG
 from migrate.ledger.passes import LEFT_ALONE, pass_row
@@ -47,17 +47,20 @@ class Reading(Core):
 
     def progress(self, plan_id: int, *, held_up: bool = False) -> list[WaveProgress]:
         """Where each wave stands, by wave; users without a wave last. Counters alone say so, but for what has
-        `held_up` users (`moved_on`, `cannot_keep`): that is looked for where it is asked for, among what is known to be wrong."""
+        `held_up` users (`moved_on`, `cannot_keep`, `unlooked`): that is looked for where it is asked for, among what is known to
+        be wrong, and what has drifted."""
         batches, parts = schema.batches, schema.parts
         with self._read() as connection:
             by_state = connection.execute(_sums(schema.batch_counts, counts.BATCHES, plan_id)).all()
             of_users = connection.execute(_sums(schema.user_counts, counts.USERS, plan_id)).all()
             moved_on: dict[int | None, int] = {}
             cannot_keep: dict[int | None, int] = {}
+            unlooked: dict[int | None, int] = {}
             if held_up:
+                unlooked.update(connection.execute(_unlooked(plan_id)).all())
                 moved_on.update(connection.execute(_moved_on(plan_id)).all())
                 cannot_keep.update(connection.execute(_cannot_keep(plan_id)).all())
-            of_nobody: Sequence[Row[Any]] = []
+            of_nobody: Sequence[Any] = []
             if any(row._mapping[Outcome.WITHDRAWN.value] for row in by_state):
                 of_nobody = connection.execute(_without_a_row(plan_id)).all()
             of_parts = connection.execute(
@@ -93,6 +96,7 @@ class Reading(Core):
                 tallies[wave],
                 moved_on=moved_on.get(wave, 0),
                 cannot_keep=cannot_keep.get(wave, 0),
+                unlooked=unlooked.get(wave, 0),
             )
             for wave in waves
         ]
@@ -336,39 +340,10 @@ def _moved_on(plan_id: int) -> Select[Any]:
     put back or begun since would have taken its number from the user. One batch at least is said to have such a verdict: by it
     the user is found, whose first batch is the last to begin at or before it.
     """
-    users, passes, plans, checks, verdicts = (
-        schema.users,
-        schema.passes,
-        schema.plans,
-        schema.checks,
-        schema.verdicts,
-    )
-    known, begins = verdicts.alias("known"), users.alias("begins")
+    users, passes, plans, verdicts = schema.users, schema.passes, schema.plans, schema.verdicts
     unknown = _known(plan_id, Verdict.UNKNOWN.value, reopened=False)
     numbers = (
         select(verdicts.c.number).where(unknown, verdicts.c.reason.in_(SOURCE_MOVED_ON)).distinct().subquery("numbers")
-    )
-    first = (
-        select(func.max(begins.c.first_batch))
-        .where(begins.c.plan_id == plan_id, begins.c.first_batch <= numbers.c.number)
-        .scalar_subquery()
-    )
-    of_check = (
-        select(func.count())
-        .where(
-            known.c.pass_id == checks.c.pass_id,
-            known.c.plan_id == checks.c.plan_id,
-            known.c.number == checks.c.number,
-            known.c.verdict == Verdict.UNKNOWN.value,
-            known.c.reason.in_(SOURCE_MOVED_ON),
-        )
-        .scalar_subquery()
-    )
-    found_more = exists().where(
-        checks.c.pass_id == users.c.matched_pass,
-        checks.c.plan_id == users.c.plan_id,
-        checks.c.number.between(users.c.first_batch, users.c.last_batch),
-        or_(checks.c.mismatched + checks.c.missing + checks.c.extra > 0, checks.c.unknown != of_check),
     )
     return (
         select(users.c.wave, func.count())
@@ -376,12 +351,44 @@ def _moved_on(plan_id: int) -> Select[Any]:
         .join(plans, and_(plans.c.id == users.c.plan_id, plans.c.verify_level == passes.c.level))
         .where(
             users.c.plan_id == plan_id,
-            users.c.first_batch.in_(select(first).select_from(numbers)),
+            users.c.first_batch.in_(_beginning(plan_id, numbers)),
             users.c.state == UserState.COPIED.value,
             passes.c.ended_at.is_not(None),
             passes.c.superseded.is_(False),
             passes.c.sample_ppm == FULL_SAMPLE_PPM,
-            ~found_more,
+            ~found_more(),
+        )
+        .group_by(users.c.wave)
+    )
+
+
+def _beginning(plan_id: int, numbers: Subquery) -> Select[Any]:
+    """The first batches of the users who have copies in these batches: for each, the last with which somebody begins at or before
+    it."""
+    begins = schema.users.alias("begins")
+    first = (
+        select(func.max(begins.c.first_batch))
+        .where(begins.c.plan_id == plan_id, begins.c.first_batch <= numbers.c.number)
+        .scalar_subquery()
+    )
+    return select(first).select_from(numbers)
+
+
+def _unlooked(plan_id: int) -> Select[Any]:
+    """By wave, how many users have a receipt for all but drifted copies, and were not wholly looked at; found by the batches that
+    have such copies."""
+    users, batches = schema.users, schema.batches
+    numbers = select(batches.c.number).where(batches.c.plan_id == plan_id, batches.c.drifted > 0).subquery("numbers")
+    return (
+        select(users.c.wave, func.count())
+        .where(
+            users.c.plan_id == plan_id,
+            users.c.first_batch.in_(_beginning(plan_id, numbers)),
+            users.c.state == UserState.COPYING.value,
+            users.c.other > 0,
+            users.c.quarantined == 0,
+            users.c.good + users.c.other == users.c.copies,
+            ~is_only_behind(),
         )
         .group_by(users.c.wave)
     )
@@ -430,6 +437,7 @@ def _wave(
     *,
     moved_on: int,
     cannot_keep: int,
+    unlooked: int,
 ) -> WaveProgress:
     outcomes: dict[Outcome, int] = {outcome: totals[outcome.value] for outcome in _SETTLED}
     outcomes[Outcome.PENDING] = totals["copies"] - sum(outcomes.values())
@@ -446,6 +454,7 @@ def _wave(
         tallied=(tallied[0], tallied[1], tallied[2]),
         moved_on=moved_on,
         cannot_keep=cannot_keep,
+        unlooked=unlooked,
     )
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from migrate.model import BatchInfo, Category, Level, Outcome, Purpose, Receipt, TargetRole, Verdict
-from migrate.states import BatchState, UserState
+from migrate.states import HELD_UP, BatchState, UserState
 
 FULL_SAMPLE_PPM = 1_000_000
 EXTRA = "extra"  # the kind of a finding: an object that no copy stands for
@@ -391,6 +391,9 @@ class WaveProgress:
     tallied: tuple[int, int, int]  # by the users, not by the batches: with a receipt, quarantined, drifted or withdrawn
     moved_on: int = 0  # users that a whole verification left copied for this alone: sources of theirs have moved on
     cannot_keep: int = 0  # quarantined copies that no trying again helps: their targets cannot keep all of them
+    unlooked: int = (
+        0  # users whom drifted copies alone hold up, and the rest of whose copies no whole verification has matched
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,7 +473,7 @@ class Move:
 
     `from_site` is the home before, as the router read it. `attempt` counts from 1, each under a token of its own. It ends with
     `unfrozen_at`, where it was broken off, or with `flipped_at` and `frozen_ms`: how long the user's writers were kept off.
-    `back_token` is of the last attempt at the way back.
+    `back_token` is of the last attempt at the way back. `behind` counts the copies that were behind when the freeze began.
     """
 
     user_id: str
@@ -489,6 +492,7 @@ class Move:
     back_token: str | None
     rolled_back_at: datetime | None
     purged_at: datetime | None
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +510,7 @@ class LateCopy:
 
     user_id: str
     plan_id: int
+    run_id: int
     store: str
     key: str
     role: TargetRole
@@ -524,8 +529,13 @@ class LateCopy:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A user before a cutover or a way back, as the ledger has them. `is_proven`: a full pass has matched every copy, and nothing
-    speaks against one of them since; `extras` are the EXTRA objects that nothing has answered."""
+    """A user before a cutover or a way back, as the ledger has them.
+
+    `is_proven`: a full pass has matched every copy but what a last delta has brought, and nothing speaks against one of them
+    since. `behind` counts the copies that a last delta has brought; of who is copying or copied those that it is to bring, where
+    nothing else holds them up, and else none; `matched_pass` has matched the others. `extras` are the EXTRA objects that nothing
+    has answered.
+    """
 
     user_id: str
     state: UserState
@@ -534,9 +544,16 @@ class Candidate:
     copies: int
     good: int
     quarantined: int
+    behind: int
+    matched_pass: int | None
     is_proven: bool
     extras: int
     is_on_hold: bool
+
+    @property
+    def is_only_behind(self) -> bool:
+        """Whether the user is not verified, and the last delta of a cutover is all that it takes."""
+        return self.state in HELD_UP and self.behind > 0
 
 
 @dataclass(frozen=True, slots=True)

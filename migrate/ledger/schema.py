@@ -458,9 +458,12 @@ moves = Table(
     Column("back_token", Text),  # of the way back: the last attempt at it
     Column("rolled_back_at", Micros),
     Column("purged_at", Micros),
+    # copies that were behind their sources when the freeze began: the last delta is to bring them
+    Column("behind", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("user_id"),
     CheckConstraint("length(token) = 64 AND (back_token IS NULL OR length(back_token) = 64)", name="token"),
     CheckConstraint("attempt >= 1", name="attempt"),
+    CheckConstraint("behind >= 0", name="behind"),
     CheckConstraint("frozen_ms >= 0", name="frozen_ms"),
     CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name="flipped"),
     CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name="ended_once"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import Boolean, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.engine import Connection, Row
 from sqlalchemy.sql.elements import BindParameter
 
@@ -262,18 +262,20 @@ def _move_users(connection: Connection, lease: Lease, found: Pass, users: Mappin
     void_matches(connection, lease.plan_id, wrong, spare=found.id)
     unknown = {user_id for user_id, check in users.items() if check.unknown}
     falls_back = among(table.c.state, FALL_BACK)
+    # what could not be checked voids nothing that this pass has matched in other batches of the user
+    is_kept = and_(table.c.matched_pass == found.id, bindparam("not_wrong", type_=Boolean))
     statement = (
         update(table)
         .where(table.c.user_id == bindparam("of_user"), table.c.plan_id == lease.plan_id)
         .values(
             state=case((falls_back, UserState.COPIED.value), else_=table.c.state),
-            matched=0,
-            matched_pass=None,
+            matched=case((is_kept, table.c.matched), else_=0),
+            matched_pass=case((is_kept, table.c.matched_pass), else_=None),
         )
     )
     back = wrong | (unknown if found.is_full and found.level is wanted else set())
     for chunk in chunks(sorted(back)):
-        connection.execute(statement, [{"of_user": user_id} for user_id in chunk])
+        connection.execute(statement, [{"of_user": user_id, "not_wrong": user_id not in wrong} for user_id in chunk])
     if found.is_full and found.level.rank >= wanted.rank:
         _add_matches(connection, lease, users)
 

@@ -34,15 +34,17 @@ def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @made_once
 def ready(root: Path, ledger: str | None) -> SmallWorld:
-    """Verified, and changed at the source since."""
+    """Verified, but for two who write without pause and have a drifted copy each; and changed at the source since."""
     world = build(root, users=4, per_user=3, odd=False, large=False)
     spec = root / "plans" / "small.toml"
     more = f'\n[routing]\ndrain_seconds = "1s"\nfreeze_seconds_max = "{TTL_SECONDS}s"\n'
     spec.write_text(spec.read_text() + more, encoding="utf-8")
     world.ledger = ledger
     planned(world)
-    do(world, "run", "--wave", "all")
-    do(world, "verify")
+    for user in ("u000", "u002"):
+        world.put_source(f"users/{user}/photo-0001.jpg", b"since the plan")
+    do(world, "run", "--wave", "all", code=4)
+    do(world, "verify", code=4)
     for user in world.users:
         world.put_source(f"users/{user}/new.jpg", b"new")
         world.put_source(f"users/{user}/photo-0001.jpg", b"changed")

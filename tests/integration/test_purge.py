@@ -679,7 +679,7 @@ def test_what_a_rollback_has_not_come_to_delete_is_purged(quick: SmallWorld) -> 
         row, run_id, now = ledger.user("u001"), ledger.runs(1)[0].id, datetime.now(UTC)
         assert row is not None
         token = ledger.begin_return("u001", run_id, now)
-        ledger.plan_late("u001", token, row.plan_id, run_id, [tombstone])
+        ledger.plan_late("u001", token, row.plan_id, run_id, [tombstone], {})
         ledger.stayed("u001", token, run_id, now)
     digest = digest_of(world)
     path = world.root / "stores" / "us" / KEY

@@ -184,6 +184,7 @@ BREAKS: dict[str, list[str]] = {
     ],
     "ck_moves_back_begun": ["UPDATE moves SET flipped_at = 1, frozen_ms = 1, rolled_back_at = 1"],
     "ck_moves_attempt": ["UPDATE moves SET attempt = 0"],
+    "ck_moves_behind": ["UPDATE moves SET behind = -1"],
     "ck_moves_frozen_ms": ["UPDATE moves SET flipped_at = 1, frozen_ms = -1"],
     "ck_moves_flipped": ["UPDATE moves SET flipped_at = 1", "UPDATE moves SET frozen_ms = 1"],
     "ck_moves_ended_once": ["UPDATE moves SET unfrozen_at = 1, flipped_at = 1, frozen_ms = 1"],
@@ -280,7 +281,7 @@ def full_world(world: World) -> World:
         None,
         (PlannedCopy(0, TargetRole.HOME, "hamar"),),
     )
-    world.ledger.plan_late("empty", token, world.plan_id, world.run_id, [late])
+    world.ledger.plan_late("empty", token, world.plan_id, world.run_id, [late], {})
     proof = receipt(0).receipt
     assert proof is not None
     world.ledger.confirm_late("empty", token, {("us", "k", TargetRole.HOME): proof})

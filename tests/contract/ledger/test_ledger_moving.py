@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import test_ledger_behind
 from ledgers import NOW, PLAN, SIZE, World, batch_infos, plan_entry, user_info
 from sqlalchemy import text
 
@@ -120,7 +121,7 @@ def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(ve
 
     def refused(token: str) -> None:
         with pytest.raises(MoveRefusedError):
-            ledger.plan_late("anna", token, plan_id, run_id, [late])
+            ledger.plan_late("anna", token, plan_id, run_id, [late], {})
 
     verified.cut_over("anna")
     move = ledger.move_of("anna")
@@ -129,7 +130,7 @@ def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(ve
     ledger.observe("anna", run_id, until=LATER, now=NOW)
     back = ledger.begin_return("anna", run_id, NOW, note="approved")
     refused(move.token)
-    ledger.plan_late("anna", back, plan_id, run_id, [late], {("us", "k", TargetRole.HOME): "older"})
+    ledger.plan_late("anna", back, plan_id, run_id, [late], {}, {("us", "k", TargetRole.HOME): "older"})
     ledger.stayed("anna", back, run_id, NOW)
     refused(back)
     [copied] = ledger.late_of(["anna"])["anna"]
@@ -142,6 +143,28 @@ def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(ve
     found = ledger.candidate(plan_id, "anna")
     assert found is not None
     assert (found.state, found.is_proven, ledger.candidate(plan_id, "nobody")) == (U.ROLLED_BACK, False, None)
+
+
+def test_of_one_object_the_newest_late_copy_alone_is_known(verified: World) -> None:
+    """Read from the backup by one attempt and from the source by the next: what the first one has written down gives way, and
+    what another source has under the same key does not."""
+    ledger, run_id, plan_id = verified.ledger, verified.run_id, verified.plan_id
+    copies = (PlannedCopy(0, TargetRole.HOME, "hamar"), PlannedCopy(1, TargetRole.BACKUP, "dublin"))
+    beside = {"us": ["singapore"], "singapore": ["us"], "archive": []}
+    stores = ("singapore", "archive", "us")
+    for etag, store in enumerate(stores):
+        late = PlannedObject(
+            "anna", store, "k", None, str(etag), 1, NOW, Category.RESTRICTED, "photos", store, None, copies
+        )  # fmt: skip
+        token = verified.freeze("anna")
+        ledger.plan_late("anna", token, plan_id, run_id, [late], beside)
+        assert ledger.thaw("anna", token, run_id, NOW) is U.VERIFIED
+    found = [(copy.store, copy.role, copy.etag, copy.run_id) for copy in ledger.late_of(["anna"])["anna"]]
+    roles = (TargetRole.BACKUP, TargetRole.HOME)
+    assert found == [
+        *(("archive", role, "1", run_id) for role in roles),
+        *(("us", role, "2", run_id) for role in roles),
+    ]
 
 
 def test_a_token_is_the_digest_of_plan_user_and_attempt(verified: World) -> None:
@@ -181,6 +204,7 @@ def test_a_step_is_made_from_its_own_states_alone(verified: World, step: str) ->
     """Design, section 5: from any other state it is refused with 75, and state, move and history stay as they were."""
     goal, make = STEPS[step]
     only = {"thaw": {U.FROZEN}, "observe": {U.CUT_OVER}, "stay": {U.RETURNING}}
+    only["freeze"] = {U.VERIFIED, U.READY}  # who is not verified needs more: test_ledger_behind
     allowed = only.get(step) or {old for old in U if goal in USER_MOVES[old]}
     flipped = "UPDATE moves SET flipped_at = 1, frozen_ms = 1, observe_until = 1, attempt = 1 WHERE user_id = 'anna'"
     started = (
@@ -374,13 +398,13 @@ def test_of_two_processes_that_begin_a_freeze_one_wins(verified: World, ledger_u
 
 
 @pytest.fixture
-def behind(verified: World) -> Iterator[Callable[[Callable[[], object]], Future[object]]]:
+def behind(world: World) -> Iterator[Callable[..., Future[object]]]:
     """Runs a call that waits at once for a transaction which has changed anna's row, and commits when both are there."""
 
-    def run(call: Callable[[], object]) -> Future[object]:
-        database = verified.ledger._database
+    def run(call: Callable[[], object], change: str = "state = 'frozen'") -> Future[object]:
+        database = world.ledger._database
         with database.write() as connection:
-            connection.execute(text("UPDATE users SET state = 'frozen' WHERE user_id = 'anna'"))
+            connection.execute(text(f"UPDATE users SET {change} WHERE user_id = 'anna'"))
             pool = ThreadPoolExecutor(1)
             future = pool.submit(call)
             pool.shutdown(wait=False)
@@ -397,7 +421,7 @@ def behind(verified: World) -> Iterator[Callable[[Callable[[], object]], Future[
 
 
 def test_who_comes_second_is_refused_at_the_update_itself(
-    verified: World, ledger_url: str, behind: Callable[[Callable[[], object]], Future[object]]
+    verified: World, ledger_url: str, behind: Callable[..., Future[object]]
 ) -> None:
     """The state that was read is not the state any more: the guarded update finds no row."""
     other = Ledger.open(ledger_url)
@@ -408,8 +432,20 @@ def test_who_comes_second_is_refused_at_the_update_itself(
     other.close()
 
 
+def test_what_is_found_while_a_freeze_of_who_is_only_behind_begins_is_seen(
+    world: World, ledger_url: str, behind: Callable[..., Future[object]]
+) -> None:
+    """Invariant 9: a verification that voids what was matched commits first. The freeze waits for it, and looks after it."""
+    test_ledger_behind.whole(world)
+    other = Ledger.open(ledger_url)
+    with pytest.raises(MoveRefusedError, match="more is open"):
+        behind(lambda: world.freeze("anna", other), "matched = 0, matched_pass = NULL").result(timeout=60)
+    assert (world.state("anna"), world.ledger.move_of("anna")) == (U.COPYING, None)
+    other.close()
+
+
 def test_forgetting_waits_for_a_move_under_way_and_wins(
-    verified: World, ledger_url: str, behind: Callable[[Callable[[], object]], Future[object]]
+    verified: World, ledger_url: str, behind: Callable[..., Future[object]]
 ) -> None:
     """It is not refused for what somebody else did a moment before."""
     other = Ledger.open(ledger_url)

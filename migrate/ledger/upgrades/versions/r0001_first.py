@@ -451,10 +451,12 @@ def upgrade() -> None:
         sa.Column("back_token", sa.Text(), nullable=True),
         sa.Column("rolled_back_at", sa.BigInteger(), nullable=True),
         sa.Column("purged_at", sa.BigInteger(), nullable=True),
+        sa.Column("behind", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint(
             "length(token) = 64 AND (back_token IS NULL OR length(back_token) = 64)", name=op.f("ck_moves_token")
         ),
         sa.CheckConstraint("attempt >= 1", name=op.f("ck_moves_attempt")),
+        sa.CheckConstraint("behind >= 0", name=op.f("ck_moves_behind")),
         sa.CheckConstraint("frozen_ms >= 0", name=op.f("ck_moves_frozen_ms")),
         sa.CheckConstraint("(flipped_at IS NULL) = (frozen_ms IS NULL)", name=op.f("ck_moves_flipped")),
         sa.CheckConstraint("unfrozen_at IS NULL OR flipped_at IS NULL", name=op.f("ck_moves_ended_once")),
