@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -121,6 +120,6 @@ def _document(plan: Plan, run_id: int | None, end: CutoverEnd) -> dict[str, Any]
         "halted": end.halted,
         "late_objects": end.late,
         "listing_seconds_max": round(end.listing_seconds_max, 3),
-        "frozen": None if end.frozen is None else asdict(end.frozen),
+        "frozen": None if end.frozen is None else end.frozen._asdict(),
         "next_step": end.next_step,
     }

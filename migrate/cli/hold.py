@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -58,7 +57,7 @@ def _change(context: Context, user_id: str, reason: str, *, release: bool) -> No
             "user": user_id,
             "changed": changed,
             "known": known,
-            "hold": None if found is None else asdict(found),
+            "hold": None if found is None else found._asdict(),
             "ledger": shown,
         }
         context.output.document(document)
@@ -78,7 +77,7 @@ def _list(context: Context) -> None:
         holds = [] if ledger is None else ledger.holds()
         shown = None if ledger is None else ledger.display_url
     if context.as_json:
-        context.output.document({"ledger": shown, "holds": [asdict(found) for found in holds]})
+        context.output.document({"ledger": shown, "holds": [found._asdict() for found in holds]})
     elif not holds:
         context.output.line("nobody is on hold" if shown else "nobody is on hold: there is no ledger here yet")
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -107,7 +106,7 @@ def _show_plan(context: Context, plan: Plan, ledger: Ledger, plan_id: int) -> No
                 "left_batches": left,  # of these, by runs that were killed
                 "on_hold": on_hold,
                 "verification": verification,
-                "runs": [asdict(run) for run in runs],
+                "runs": [run._asdict() for run in runs],
             }
         )
         return
@@ -186,9 +185,9 @@ def _show_user(context: Context, plan: Plan, ledger: Ledger, plan_id: int, user_
     pseudonym = None if names is None else names.user(row.user_id)
     found, history = ledger.hold_of(user_id), ledger.history(user_id)
     if context.as_json:
-        hold = None if found is None else asdict(found)
-        told = [asdict(event) for event in history]
-        context.output.document(asdict(row) | {"pseudonym": pseudonym, "hold": hold, "history": told})
+        hold = None if found is None else found._asdict()
+        told = [event._asdict() for event in history]
+        context.output.document(row._asdict() | {"pseudonym": pseudonym, "hold": hold, "history": told})
         return
     output = context.output
     output.line(f"user {row.user_id} ({row.country}): {row.state.value}", style="bold")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -78,10 +77,10 @@ def _document(answer: Whereabouts) -> dict[str, Any]:
         "backup": answer.backup,
         "wave": None if row is None and planned is None else (row or planned).wave,  # type: ignore[union-attr]
         "verified": answer.is_verified,
-        "ledger": None if row is None else asdict(row),
+        "ledger": None if row is None else row._asdict(),
         "failures": answer.known,
         "stores": [_store_document(store) for store in answer.stores],
-        "history": [asdict(event) for event in answer.history],
+        "history": [event._asdict() for event in answer.history],
     }
 
 

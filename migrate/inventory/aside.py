@@ -15,9 +15,9 @@ from typing import TypeVar
 import stamina
 
 from migrate.errors import InterruptedRun, NotFoundError, StrangeAnswerError, ThrottledError, TransientStoreError
+from migrate.stopping import Stopping
 
 T = TypeVar("T")
-Stopping = Callable[[], bool]
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0  # design, section 7: five seconds for what is in flight
@@ -25,11 +25,6 @@ _ATTEMPTS = 8
 RETRY_WAIT_SECONDS = 0.2  # before the second attempt, then twice as long each time
 _RETRY_SECONDS = 300.0
 _WAIT_SECONDS_MAX = 20.0
-
-
-def never() -> bool:
-    """The `is_stopping` of a caller that nobody stops."""
-    return False
 
 
 def side_by_side(

@@ -16,13 +16,14 @@ from pathlib import Path
 import duckdb
 
 from migrate.errors import InputError
-from migrate.inventory.aside import Stopping, aside, never
+from migrate.inventory.aside import aside
 from migrate.inventory.columns import Table, boolean_sql, open_table, text_sql, typed_column
 from migrate.inventory.files import DIRECTORY_COLUMNS, DirectoryFile, check_age, seal
 from migrate.inventory.source import Fetcher, Opener, find_place
 from migrate.inventory.tables import Check, check_rows, check_unique, fingerprint, open_tables, reading
 from migrate.spec import Directory, DirectoryColumns
 from migrate.sql import literal
+from migrate.stopping import Stopping, never
 from migrate.workspace import Workspace
 
 _USER_BYTES_MAX = 1024

@@ -33,7 +33,7 @@ import duckdb
 
 from migrate.errors import InputError, IntegrityError, LaterError, PermanentStoreError
 from migrate.filelock import locked
-from migrate.inventory.aside import Stopping, ask, side_by_side
+from migrate.inventory.aside import ask, side_by_side
 from migrate.inventory.cuts import cut_points
 from migrate.inventory.files import OBJECT_BYTES_MAX, Progress, sync_folder, write_sealed
 from migrate.inventory.paging import pages_after
@@ -41,6 +41,7 @@ from migrate.inventory.segments import SegmentWriter
 from migrate.inventory.tables import count_rows, open_tables, reading
 from migrate.model import ObjectInfo
 from migrate.pauses import PausePoint, pause_at
+from migrate.stopping import Stopping
 from migrate.stores.base import Store
 
 _FORMAT = 2

@@ -17,12 +17,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from migrate.errors import InputError
-from migrate.inventory.aside import Stopping, aside, never, side_by_side
+from migrate.inventory.aside import aside, side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.paging import pages_after, plain_head
 from migrate.inventory.sample import picked_sql
 from migrate.inventory.tables import open_tables, parquet_sql, reading
 from migrate.model import ObjectInfo
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Store
 
 _PICKED = 8  # starts among the inventory's keys, beside its beginning and its end: ten pages in all

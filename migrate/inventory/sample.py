@@ -10,10 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from migrate.errors import InputError, NotFoundError
-from migrate.inventory.aside import Stopping, aside, ask, never, side_by_side
+from migrate.inventory.aside import aside, ask, side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.tables import open_tables, parquet_sql, reading
 from migrate.sql import literal
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Store
 
 _THREADS = 8

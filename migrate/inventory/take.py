@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from migrate.errors import InputError
-from migrate.inventory.aside import Stopping, aside, never
+from migrate.inventory.aside import aside
 from migrate.inventory.files import INVENTORY_COLUMNS, InventoryFile, Progress, check_age
 from migrate.inventory.listing import read_listing
 from migrate.inventory.live import list_live
@@ -15,6 +15,7 @@ from migrate.inventory.s3_inventory import bucket_and_prefix, read_inventory, re
 from migrate.inventory.source import Opener
 from migrate.inventory.tables import fingerprint, open_tables, reading
 from migrate.spec import StoreSpec
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Store
 from migrate.workspace import Workspace
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from migrate.engines.assignment import Snapshot
@@ -206,7 +206,7 @@ class _Verification:
             forget_listings(self.plan, self.workspace, self.verification)
             raise
         forget_listings(self.plan, self.workspace, self.verification)
-        return replace(self.verification, ended_at=ended_at)
+        return self.verification._replace(ended_at=ended_at)
 
     def put_back(self, report: EngineReport) -> int:
         """Tell of receipts that are lost, and repair where it is asked for; how many copies are pending again."""

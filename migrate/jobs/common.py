@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 from migrate.engines.assignment import Assignment
 from migrate.engines.local import EngineReport
 from migrate.errors import ExitCode, InterruptedRun, LaterError, MigrateError, UsageError
-from migrate.inventory.aside import Stopping, never
 from migrate.jobs.registered import lease_watch
 from migrate.ledger import Ledger, WaveProgress
 from migrate.model import Level, Outcome, Purpose, Role, UserInfo
 from migrate.planner.folder import Plan
+from migrate.stopping import Stopping, never
 from migrate.stores.door import Door, Visitor
 from migrate.worker.loop import Stop, StopReason
 from migrate.workspace import Workspace

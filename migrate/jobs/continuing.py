@@ -12,7 +12,6 @@ from pathlib import Path
 import duckdb
 
 from migrate.errors import SealLostError
-from migrate.inventory.aside import Stopping, never
 from migrate.jobs.at_stores import etag_at
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
@@ -23,6 +22,7 @@ from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
 from migrate.planner.line import CopyRef, Line
 from migrate.sql import literal
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Store
 from migrate.transfer.caller import Caller
 from migrate.worker.seals import Seals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -158,7 +158,7 @@ def _tried_again(wave: WaveProgress) -> WaveProgress:
         return wave
     outcomes = {**wave.outcomes, Outcome.QUARANTINED: 0, Outcome.PENDING: wave.outcomes[Outcome.PENDING] + again}
     batches = {**wave.batches, BatchState.PENDING: wave.batches.get(BatchState.PENDING, 0) + 1}  # one at least
-    return replace(wave, outcomes=outcomes, batches=batches, cannot_keep=0)
+    return wave._replace(outcomes=outcomes, batches=batches, cannot_keep=0)
 
 
 def _forecast(

@@ -17,7 +17,7 @@ import structlog
 
 from migrate.errors import InterruptedRun, MigrateError, RefusedError
 from migrate.filelock import locked, waiting
-from migrate.inventory.aside import Stopping, never, side_by_side
+from migrate.inventory.aside import side_by_side
 from migrate.inventory.forgotten import remembered
 from migrate.inventory.tables import writing
 from migrate.jobs.common import ended_early, is_over, users_with_a_row
@@ -27,6 +27,7 @@ from migrate.planner.diff import Stranded, stranded
 from migrate.planner.folder import PREFIX_DIGITS, Plan
 from migrate.planner.kept import parents_of
 from migrate.planner.summary import accept_words, summarise
+from migrate.stopping import Stopping, never
 from migrate.units import number_of
 from migrate.worker.loop import Stop
 from migrate.worker.seals import Seals

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from migrate.errors import ExitCode, InterruptedRun, MigrateError, worst
-from migrate.inventory.aside import Stopping, side_by_side
+from migrate.inventory.aside import side_by_side
 from migrate.jobs.disk import examine_disks
 from migrate.ledger import Ledger
 from migrate.privacy import Pseudonyms
@@ -24,6 +24,7 @@ from migrate.residency import UNDECIDED
 from migrate.routing import open_router
 from migrate.secrets import raw_key
 from migrate.spec import Spec, spec_time
+from migrate.stopping import Stopping
 from migrate.stores.base import Capabilities
 from migrate.stores.door import Door
 from migrate.stores.probe import Check, CheckStatus, ProbeReport, probe

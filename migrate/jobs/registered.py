@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from migrate.errors import IntegrityError, LaterError
 from migrate.ledger import LEASE_SECONDS, LeaseWatch, Ledger, PlanEntry, ProcessIdentity, WaveProgress
@@ -39,7 +38,7 @@ def registered(plan: Plan, ledger: Ledger) -> int | None:
     row = next((row for row in ledger.plans() if row.entry.digest == plan.digest), None)
     if row is None:
         return None
-    if replace(row.entry, built_at=plan.built_at) != plan_entry(
+    if row.entry._replace(built_at=plan.built_at) != plan_entry(
         plan
     ):  # built again from the same inputs, it is the same
         raise IntegrityError("the ledger's row of the plan is not what the plan says", remedy=ASK_A_PERSON)

@@ -21,7 +21,7 @@ from migrate.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from migrate.inventory.aside import Stopping, ask, side_by_side
+from migrate.inventory.aside import ask, side_by_side
 from migrate.inventory.files import write_sealed
 from migrate.inventory.live import SEGMENT_ROWS, list_live
 from migrate.inventory.segments import SegmentWriter
@@ -29,6 +29,7 @@ from migrate.inventory.tables import open_tables
 from migrate.inventory.take import live_folder
 from migrate.model import Role
 from migrate.spec import Spec
+from migrate.stopping import Stopping
 from migrate.stores.base import Store, UploadInfo
 
 _ANY_AGE = 10 * 365 * 86_400

@@ -44,7 +44,7 @@ from migrate.errors import (
     worst,
 )
 from migrate.filelock import locked
-from migrate.inventory.aside import Stopping, aside
+from migrate.inventory.aside import aside
 from migrate.inventory.files import sync_folder, write_sealed
 from migrate.inventory.tables import open_tables, writing
 from migrate.jobs.elsewhere import begun_here
@@ -57,6 +57,7 @@ from migrate.planner.kept import write_copied_orphans, write_left_everywhere
 from migrate.spec import Spec
 from migrate.spec.places import place_of
 from migrate.states import UserState
+from migrate.stopping import Stopping
 from migrate.stores.base import Store
 from migrate.workspace import Workspace
 

@@ -25,7 +25,7 @@ from migrate.errors import (
     UsageError,
     worst,
 )
-from migrate.inventory.aside import Stopping, ask, side_by_side
+from migrate.inventory.aside import ask, side_by_side
 from migrate.inventory.paging import pages_after
 from migrate.jobs.registered import demand_not_begun, registered
 from migrate.jobs.sweep_listing import store_names
@@ -36,6 +36,7 @@ from migrate.planner.digest import USERS
 from migrate.planner.folder import Plan, PlanReader, find_plan, open_reader
 from migrate.spec import Spec
 from migrate.states import UserState
+from migrate.stopping import Stopping
 from migrate.stores.base import Store
 from migrate.worker.checking import user_prefixes
 from migrate.workspace import Workspace

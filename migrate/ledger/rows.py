@@ -7,10 +7,9 @@ Times are UTC-aware datetimes, sizes are bytes, digests are 32 raw bytes (a plan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from migrate.model import BatchInfo, Category, Level, Outcome, Purpose, Receipt, TargetRole, Verdict
 from migrate.states import HELD_UP, BatchState, UserState
@@ -53,8 +52,7 @@ class EventKind(StrEnum):
     ERASED = "erased"
 
 
-@dataclass(frozen=True, slots=True)
-class PlanEntry:
+class PlanEntry(NamedTuple):
     """A built plan as it is registered. The totals must be the sums over its batches and users."""
 
     digest: str
@@ -69,8 +67,7 @@ class PlanEntry:
     parent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRow:
+class PlanRow(NamedTuple):
     """A registered plan."""
 
     id: int
@@ -79,8 +76,7 @@ class PlanRow:
     run_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(NamedTuple):
     """One command that changes something: who, where, when, how it ended. `failures`: copies it quarantined."""
 
     id: int
@@ -97,8 +93,7 @@ class RunRow:
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to work on one batch. Every write for the batch shows it, and is refused once `fence` is stale (invariant 5).
 
     `fresh`: no receipt, open row or upload of the batch exists, so nothing has to be looked up before copying.
@@ -115,8 +110,7 @@ class Lease:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(NamedTuple):
     """What there is still to be done: whether a batch waits to be leased, how many the workers of one's own run hold, and how
     many those of other runs, by their host."""
 
@@ -129,8 +123,7 @@ class Left:
         return self.is_pending or bool(self.ours) or bool(self.held)
 
 
-@dataclass(frozen=True, slots=True)
-class CopyRow:
+class CopyRow(NamedTuple):
     """One open row of a batch: an outcome that is not sealed, or a pending copy that was put back.
 
     `etag` of a pending copy is what the target showed when it was put back by a repair (None: nothing there, or a retry).
@@ -148,8 +141,7 @@ class CopyRow:
     tallied: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PartRow:
+class PartRow(NamedTuple):
     """One part of a multipart upload that the target has confirmed. `part` counts from 1; `sha256` is of its bytes."""
 
     ordinal: int
@@ -159,8 +151,7 @@ class PartRow:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class UploadRow:
+class UploadRow(NamedTuple):
     """A multipart upload under way, with the parts that are known to be there, by part number.
 
     `attributes` is the digest of the attributes and tags that it was begun with.
@@ -176,16 +167,14 @@ class UploadRow:
     parts: tuple[PartRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class NewSeal:
+class NewSeal(NamedTuple):
     """A sealed file that is durable: its rows, and its digest over content, which is a part of its name."""
 
     rows: int
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Seal:
+class Seal(NamedTuple):
     """A seal in the chain of its plan; `sequence` is dense from 1. Batch, kind, pass and digest name the sealed file."""
 
     plan_id: int
@@ -199,8 +188,7 @@ class Seal:
     run_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class UserTally:
+class UserTally(NamedTuple):
     """How many copies of a user were settled by the batch that ends now: with a receipt, quarantined, drifted or withdrawn."""
 
     good: int = 0
@@ -208,8 +196,7 @@ class UserTally:
     other: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UserCheck:
+class UserCheck(NamedTuple):
     """What one check of a batch found about a user's copies; `wrong` is MISMATCH and MISSING.
 
     A user with EXTRA objects has each of them in `wrong` too, and 0 in `matched`: such a user does not go on.
@@ -220,8 +207,7 @@ class UserCheck:
     unknown: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CheckCounts:
+class CheckCounts(NamedTuple):
     """What one check of a batch found. The first four add up to the copies that were checked; `extra` counts findings."""
 
     match: int = 0
@@ -235,8 +221,7 @@ class CheckCounts:
         return self.match + self.mismatch + self.missing + self.unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """One verification of a plan, or of some of its waves (None: all of them).
 
     `worked_at`: when it was begun, gone on with, or a check of it ended. `superseded`: ended before it had come to its end.
@@ -259,8 +244,7 @@ class Pass:
         return self.sample_ppm == FULL_SAMPLE_PPM
 
 
-@dataclass(frozen=True, slots=True)
-class PassProgress:
+class PassProgress(NamedTuple):
     """How far a pass is: its checks by state, and what those that are done found.
 
     `moved_on` is how many of the UNKNOWN copies equal their receipts while their sources are no longer what was copied.
@@ -271,8 +255,7 @@ class PassProgress:
     moved_on: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EmptyUser:
+class EmptyUser(NamedTuple):
     """A user of the plan for whom nothing is to be copied, and the sites where their data would be."""
 
     user_id: str
@@ -280,8 +263,7 @@ class EmptyUser:
     backup: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictRow:
+class VerdictRow(NamedTuple):
     """One verdict that is in the ledger: all of a check under way, those other than MATCH afterwards.
 
     `reopened`: a repair has put the copy back, which voids the verdict.
@@ -297,8 +279,7 @@ class VerdictRow:
     reopened: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SealedCopy:
+class SealedCopy(NamedTuple):
     """What the caller knows, from plan and seals, of a copy that a repair puts back."""
 
     outcome: Outcome
@@ -306,24 +287,21 @@ class SealedCopy:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnsealedCopy:
+class UnsealedCopy(NamedTuple):
     """What the plan says of a copy whose receipt is lost with its seal."""
 
     user_id: str
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class PutBack:
+class PutBack(NamedTuple):
     """Numbers of copies: those that are pending again, and those that were left as they are, since their users live elsewhere."""
 
     copies: int
     left_alone: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewFinding:
+class NewFinding(NamedTuple):
     """Something about a user or a store that no copy stands for: EXTRA objects, uploads left behind.
 
     `number` is the batch whose check tells of it; None where the user has no copies.
@@ -337,8 +315,7 @@ class NewFinding:
     number: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FindingRow:
+class FindingRow(NamedTuple):
     """A finding in the ledger."""
 
     id: int
@@ -348,8 +325,7 @@ class FindingRow:
     run_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A copy that ended without a receipt: drifted, quarantined or withdrawn."""
 
     number: int
@@ -361,8 +337,7 @@ class Failure:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRow:
+class BatchRow(NamedTuple):
     """Where a batch stands. `done_bytes` counts copies with a receipt."""
 
     info: BatchInfo
@@ -372,8 +347,7 @@ class BatchRow:
     done_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class WaveProgress:
+class WaveProgress(NamedTuple):
     """Where a wave stands. `outcomes` has all six; they add up to `copies` (invariant 3).
 
     `wave` is None for users without one (held, in review): they have no copies.
@@ -396,8 +370,7 @@ class WaveProgress:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class UserRow:
+class UserRow(NamedTuple):
     """Where a user stands. `matched` counts the MATCH verdicts of the full pass `matched_pass`."""
 
     user_id: str
@@ -422,8 +395,7 @@ class UserRow:
         return self.good + self.quarantined + self.other
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedUser:
+class PlacedUser(NamedTuple):
     """Where a user belongs, by the row of their plan."""
 
     user_id: str
@@ -432,8 +404,7 @@ class PlacedUser:
     state: UserState
 
 
-@dataclass(frozen=True, slots=True)
-class UserEvent:
+class UserEvent(NamedTuple):
     """Something that happened to a user, by a run of this ledger. `what` is a word, `detail` words for people."""
 
     at: datetime
@@ -442,8 +413,7 @@ class UserEvent:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """Whose data stays where it is until the hold is released; since when, why, and who set it last."""
 
     user_id: str
@@ -452,8 +422,7 @@ class Hold:
     operator: str
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A line of a user's history. A MOVE has both states, the others neither; `note` is its reason."""
 
     id: int
@@ -467,8 +436,7 @@ class Event:
     note: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """The last attempt at a user's cutover, and the state that the user is in.
 
     `from_site` is the home before, as the router read it. `attempt` counts from 1, each under a token of its own. It ends with
@@ -495,8 +463,7 @@ class Move:
     behind: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LateCopy:
+class LateCopy(NamedTuple):
     """One copy that a cutover planned while its user was frozen, or with a tombstone's `flag` one that it was to take away.
     `receipt` is None until it is there, or gone, and was looked at again.
 
@@ -527,8 +494,7 @@ class LateCopy:
     seen: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A user before a cutover or a way back, as the ledger has them.
 
     `is_proven`: a full pass has matched every copy but what a last delta has brought, and nothing speaks against one of them
@@ -556,8 +522,7 @@ class Candidate:
         return self.state in HELD_UP and self.behind > 0
 
 
-@dataclass(frozen=True, slots=True)
-class FrozenTimes:
+class FrozenTimes(NamedTuple):
     """How long writers were kept off, in milliseconds, over `users` users who were flipped; percentiles by nearest rank."""
 
     users: int

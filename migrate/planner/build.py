@@ -18,7 +18,7 @@ from typing import Any
 
 from migrate import __version__
 from migrate.errors import IntegrityError, MigrateError, RefusedError
-from migrate.inventory.aside import Stopping, aside, never
+from migrate.inventory.aside import aside
 from migrate.inventory.files import DirectoryFile, Progress, sync_folder
 from migrate.inventory.forgotten import remembered
 from migrate.inventory.live import forget_listing
@@ -40,6 +40,7 @@ from migrate.planner.session import MEMORY_BYTES, THREADS, Session
 from migrate.planner.summary import PlanSummary, summarise
 from migrate.spec import Spec
 from migrate.sql import literal
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 

@@ -21,9 +21,9 @@ from typing import Any
 import duckdb
 
 from migrate.errors import InterruptedRun
-from migrate.inventory.aside import Stopping, never
 from migrate.spec import deciding
 from migrate.sql import canonical
+from migrate.stopping import Stopping, never
 
 BLOCK_ROWS = 10_000
 OUTSIDE = frozenset({"digest", "built_at", "tool_version", "inputs", "skew_seconds", "spec", "cutover"})

@@ -21,13 +21,13 @@ import duckdb
 
 from migrate import __version__
 from migrate.errors import IntegrityError, InterruptedRun, MigrateError, SpecError, UsageError, VersionError
-from migrate.inventory.aside import Stopping, never
 from migrate.inventory.files import parquet_glob
 from migrate.model import BatchInfo, Category, PlannedCopy, PlannedObject, TargetRole, UserInfo
 from migrate.planner.digest import BATCHES, FINDINGS, OBJECTS, USERS, Table, plan_digest, stream_digest
 from migrate.planner.summary import summarise
 from migrate.spec import Spec, UnknownKeyError, spec_from_data
 from migrate.sql import literal
+from migrate.stopping import Stopping, never
 from migrate.stores.base import Capabilities
 from migrate.workspace import Workspace
 

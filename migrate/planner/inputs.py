@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from migrate.inventory.aside import Stopping, side_by_side
+from migrate.inventory.aside import side_by_side
 from migrate.inventory.directory import read_directory
 from migrate.inventory.files import DirectoryFile, InventoryFile, Progress
 from migrate.inventory.reverse import check_complete
@@ -15,6 +15,7 @@ from migrate.inventory.sample import check_sample
 from migrate.inventory.take import take_inventory
 from migrate.model import Role
 from migrate.spec import Spec
+from migrate.stopping import Stopping
 from migrate.stores.base import Capabilities, Store
 from migrate.workspace import Workspace
 

@@ -125,7 +125,7 @@ def pass_document(verification: Pass, found: PassProgress) -> dict[str, Any]:
         "ended_at": None if verification.ended_at is None else verification.ended_at.isoformat(),
         "superseded": verification.superseded,
         "batches": {state.value: found.checks.get(state, 0) for state in CheckState},
-        "verdicts": asdict(found.counts),
+        "verdicts": found.counts._asdict(),
     }
 
 

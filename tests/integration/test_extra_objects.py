@@ -11,9 +11,9 @@ import pytest
 from kept import made_once
 from smallworld import SmallWorld, build, planned
 
-from migrate.inventory.aside import Stopping
 from migrate.model import Attributes
 from migrate.planner.digest import USERS, Table, stream_digest
+from migrate.stopping import Stopping
 
 IMAGE = Attributes(content_type="image/jpeg")
 

@@ -17,9 +17,9 @@ import pytest
 from kept import made_once
 from smallworld import Answer, SmallWorld, build, planned
 
-from migrate.inventory.aside import Stopping
 from migrate.ledger import Ledger
 from migrate.planner.folder import Plan
+from migrate.stopping import Stopping
 
 
 @pytest.fixture

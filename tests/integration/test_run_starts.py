@@ -14,11 +14,11 @@ import pytest
 from smallworld import SmallWorld, body_of, build_planned, planned
 
 from migrate.errors import LaterError, UnsupportedError
-from migrate.inventory.aside import Stopping
 from migrate.jobs.common import heeding
 from migrate.ledger import Ledger
 from migrate.planner.digest import USERS, Table, stream_digest
 from migrate.planner.folder import find_plan
+from migrate.stopping import Stopping
 from migrate.stores.file import FileStore
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace

@@ -27,6 +27,8 @@ CANDIDATE = Candidate(
     copies=4,
     good=4,
     quarantined=0,
+    behind=0,
+    matched_pass=1,
     is_proven=True,
     extras=0,
     is_on_hold=False,
@@ -34,6 +36,7 @@ CANDIDATE = Candidate(
 SEEN = Seen(
     candidate=CANDIDATE,
     planned="planned",
+    behind=0,
     route=Route("us"),
     source_sites=frozenset({"us"}),
     sources_seen=NOW - timedelta(hours=1),
@@ -53,7 +56,10 @@ def late(number: int, size: int) -> LastDelta:
 
 
 def of_user(**facts: Any) -> Seen:
-    return replace(SEEN, candidate=replace(CANDIDATE, **facts))
+    return replace(SEEN, candidate=CANDIDATE._replace(**facts))
+
+
+ONE_BEHIND = replace(of_user(state=UserState.COPYING, good=3, behind=1, is_proven=False), behind=1)
 
 
 TWINS: dict[str, tuple[str, Seen]] = {
@@ -63,6 +69,11 @@ TWINS: dict[str, tuple[str, Seen]] = {
     "held by the directory": ("scope", replace(SEEN, planned="held")),
     "a copy without a receipt": ("copies", of_user(good=3)),
     "a quarantined copy": ("copies", of_user(quarantined=1)),
+    "a copy that is open and not behind": ("copies", replace(ONE_BEHIND, behind=0)),
+    "a copy without a receipt beside one behind": (
+        "copies",
+        replace(ONE_BEHIND, candidate=ONE_BEHIND.candidate._replace(good=2)),
+    ),
     "no whole verification": ("verdicts", of_user(is_proven=False)),
     "an EXTRA object": ("verdicts", of_user(extras=1)),
     "on hold": ("hold", of_user(is_on_hold=True)),
@@ -80,9 +91,10 @@ TWINS: dict[str, tuple[str, Seen]] = {
 
 
 def test_who_lacks_nothing_goes() -> None:
-    """Each limit is met exactly; who is ready goes as who is verified does."""
+    """Each limit is met exactly; who is ready goes as who is verified does, and who has copies open that the last delta takes."""
     for seen in (
         SEEN,
+        ONE_BEHIND,
         of_user(state=UserState.READY),
         replace(SEEN, late=late(1, 1000)),
         replace(SEEN, late=late(3, 1)),

@@ -17,7 +17,7 @@ PACKAGE = Path(migrate.__file__).parent
 # From low to high. A module belongs to the entry that names it or a package above it, the longest name first. What stands in
 # one layer may import its neighbours.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "filelock", "model", "pauses", "sql", "states", "stderr", "units", "workspace"),
+    ("errors", "filelock", "model", "pauses", "sql", "states", "stderr", "stopping", "units", "workspace"),
     ("spec", "spec_docs", "regions", "residency", "layout", "placement", "privacy", "secrets"),
     ("stores",),
     ("inventory",),

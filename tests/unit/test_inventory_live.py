@@ -32,11 +32,11 @@ from migrate.errors import (
     TransientStoreError,
     UnsupportedError,
 )
-from migrate.inventory.aside import never
 from migrate.inventory.cuts import CUTS_MAX, cut_points
 from migrate.inventory.files import INVENTORY_COLUMNS
 from migrate.inventory.live import Listed, forget_listing, list_live
 from migrate.model import Attributes, ObjectInfo
+from migrate.stopping import never
 from migrate.stores import memory_place
 from migrate.stores.base import Capabilities
 from migrate.stores.memory import MemoryPlace, MemoryStore

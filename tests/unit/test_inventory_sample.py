@@ -11,9 +11,10 @@ import pytest
 from inventories import Desk, clock, desk, whole_text
 
 from migrate.errors import DeniedError, InputError, InterruptedRun, PermanentStoreError, ThrottledError
-from migrate.inventory.aside import Stopping, ask, never, side_by_side
+from migrate.inventory.aside import ask, side_by_side
 from migrate.inventory.files import InventoryFile
 from migrate.inventory.sample import check_sample
+from migrate.stopping import Stopping, never
 from migrate.stores.memory import MemoryPlace, MemoryStore
 
 PLAIN = [f"users/{number:04d}/photo.jpg" for number in range(200)]

@@ -75,7 +75,7 @@ def test_what_is_gone_is_removed_once() -> None:
     """Until its tombstone has its receipts; one who left the scope is not called deleted. What comes to be there again is new."""
     assert shape(found({KEY: Known(PLANNED, True)})) == [("us", KEY, DELETED, 10)]
     for flag in (DELETED, LEFT):
-        gone = replace(PLANNED, flag=flag)
+        gone = PLANNED._replace(flag=flag)
         assert shape(found({KEY: Known(gone, False)})) == [("us", KEY, flag, 10)]
         assert shape(found({KEY: Known(gone, True)})) == []
         assert shape(found({KEY: Known(gone, True)}, INFO)) == [("us", KEY, None, 10)]
@@ -83,7 +83,7 @@ def test_what_is_gone_is_removed_once() -> None:
 
 def test_what_a_backup_alone_has_is_read_from_there() -> None:
     """The same object at another store is another one."""
-    of_backup = replace(PLANNED, store="singapore")
+    of_backup = PLANNED._replace(store="singapore")
     assert shape(found({KEY: Known(of_backup, True)}, INFO, store="singapore")) == []
     assert shape(found({KEY: Known(of_backup, True)}, INFO)) == [("us", KEY, None, 10)]
 

@@ -91,7 +91,7 @@ def test_what_is_behind_is_taken_again_whatever_an_earlier_attempt_has_brought()
     """No verification looks at it in between. Of what is not behind one receipt a copy is enough."""
     home, backup = late("us", HOME, 1, "etag"), late("us", BACKUP, 1, "etag")
     assert taken(Behind(), UNCHANGED, (home, backup)).objects == ()
-    assert len(taken(Behind(), UNCHANGED, (home, replace(backup, receipt=None))).objects) == 1
+    assert len(taken(Behind(), UNCHANGED, (home, backup._replace(receipt=None))).objects) == 1
     assert len(taken(Behind(drifted=frozenset({(1, 3, 6)})), UNCHANGED, (home, backup)).objects) == 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from ledgers import NOW, OWNERS, SIZE, World, new_seal, quarantined, receipt
 
@@ -301,7 +299,7 @@ def test_a_retry_refuses_sums_that_are_off(world: World) -> None:
 def test_odd_texts_are_kept_to_the_byte(world: World) -> None:
     """User ids and details are data: quotes, percent signs and scripts of all kinds."""
     lease = world.lease()
-    result = dataclasses.replace(quarantined(0), detail="100% ' \" \\ %s {x} ŁØ 🦊")
+    result = quarantined(0)._replace(detail="100% ' \" \\ %s {x} ŁØ 🦊")
     world.record(lease, [result])
     assert world.ledger.copy_rows(lease)[0].detail == result.detail
     assert world.ledger.user("' OR 1=1 --") is None

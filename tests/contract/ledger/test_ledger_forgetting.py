@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -274,7 +273,7 @@ def delta_of_anna(world: World) -> int:
     mark = world.ledger.mark_of([world.plan_id])
     batches = [BatchInfo(0, 0, 1, 1, 1, SIZE, bytes(32))]
     users = [user_info("anna", batches=[0], copies=1)]
-    entry = replace(plan_entry(CHILD, batches, 1), parent=PLAN)
+    entry = plan_entry(CHILD, batches, 1)._replace(parent=PLAN)
     return world.ledger.register(entry, batches, users, world.run_id, NOW, mark=mark)
 
 
@@ -309,13 +308,13 @@ def test_a_delta_brings_over_whose_home_has_moved_though_its_directory_has_lost_
     world.freeze("bjorn")
     world.execute("UPDATE users SET matched = 0 WHERE user_id = 'bjorn'")
     before = {user: ledger.user(user) for user in ("anna", "bjorn", "carla", "dag", "empty")}
-    entry = replace(plan_entry(CHILD, [], 0), parent=PLAN)
+    entry = plan_entry(CHILD, [], 0)._replace(parent=PLAN)
     child = ledger.register(entry, [], [], run_id, NOW, mark=ledger.mark_of([world.plan_id]))
     nothing: dict[str, Any] = {"copies": 0, "size_bytes": 0, "good": 0, "matched": 0, "matched_pass": None}
     for user, row in before.items():
         assert row is not None
         stays = user in ("bjorn", "empty")
-        brought = replace(row, plan_id=child, first_batch=None, last_batch=None, **nothing)
+        brought = row._replace(plan_id=child, first_batch=None, last_batch=None, **nothing)
         assert ledger.user(user) == (row if stays else brought)
     world.demand_sums()
     assert {wave.wave: wave.users for wave in ledger.progress(child)} == {
@@ -340,7 +339,7 @@ def other_plan(world: World, *, parent: str | None = None, digest: str = OTHER) 
     """Register a plan of anna and zoe, who share its one batch."""
     batches = [BatchInfo(0, 0, 2, 3, 3, 3 * SIZE, bytes(32))]
     users = [user_info("anna", batches=[0], copies=2), user_info("zoe", batches=[0], copies=1)]
-    entry = replace(plan_entry(digest, batches, 2), parent=parent)
+    entry = plan_entry(digest, batches, 2)._replace(parent=parent)
     mark = None if parent is None else world.ledger.mark_of([world.plan_id])
     return world.ledger.register(entry, batches, users, world.run_id, NOW, mark=mark)
 

@@ -7,7 +7,6 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -64,13 +63,13 @@ def test_a_user_goes_all_the_way_and_each_step_is_told(verified: World) -> None:
     assert ledger.move_of("anna") == begun
     verified.demand_sums()
     ledger.flipped("anna", token, run_id, at=LATER, frozen_ms=1234)
-    flipped = replace(begun, state=U.CUT_OVER, flipped_at=LATER, frozen_ms=1234)
+    flipped = begun._replace(state=U.CUT_OVER, flipped_at=LATER, frozen_ms=1234)
     assert ledger.move_of("anna") == flipped
     ledger.observe("anna", run_id, until=LATER, now=NOW)
-    assert ledger.move_of("anna") == replace(flipped, state=U.OBSERVING, observe_until=LATER)
+    assert ledger.move_of("anna") == flipped._replace(state=U.OBSERVING, observe_until=LATER)
     ledger.begin_purge("anna", run_id, LATER)
     ledger.purged("anna", run_id, LATER)
-    assert ledger.move_of("anna") == replace(flipped, state=U.PURGED, observe_until=LATER, purged_at=LATER)
+    assert ledger.move_of("anna") == flipped._replace(state=U.PURGED, observe_until=LATER, purged_at=LATER)
     told = ledger.history("anna")
     assert {(event.kind, event.run_id, event.plan_id) for event in told} == {(EventKind.MOVE, run_id, verified.plan_id)}
     assert [event.at for event in told] == [NOW, LATER, NOW, LATER, LATER]
@@ -101,8 +100,8 @@ def test_each_attempt_has_its_token_and_the_history_keeps_them_apart(verified: W
         ledger.rolled_back("anna", third, run_id, LATER)
     ledger.rolled_back("anna", fourth, run_id, LATER, note="slow")
     back = ledger.move_of("anna")
-    assert back == replace(
-        second, state=U.ROLLED_BACK, observe_until=LATER, attempt=4, back_token=fourth, rolled_back_at=LATER
+    assert back == second._replace(
+        state=U.ROLLED_BACK, observe_until=LATER, attempt=4, back_token=fourth, rolled_back_at=LATER
     )
     assert [event.note for event in ledger.history("anna")] == [
         *(None, "no room", None, None, None),
@@ -236,7 +235,7 @@ def test_a_step_is_made_from_its_own_states_alone(verified: World, step: str) ->
             assert verified.state("anna") == U.FORGOTTEN
             assert moved(verified, "anna") == [*before[1], (U.FORGOTTEN, U.FORGOTTEN)]
             assert before[0] is not None
-            known = replace(before[0], **OF_FORGOTTEN[step])
+            known = before[0]._replace(**OF_FORGOTTEN[step])
             assert verified.ledger.move_of("anna") == known
             for again in ("flip", "thaw", step):  # once, whoever comes with the same token
                 with pytest.raises(MoveRefusedError):

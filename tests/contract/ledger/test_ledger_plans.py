@@ -6,7 +6,6 @@ import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def test_of_two_deltas_of_one_plan_at_once_one_is_registered(ledger_url: str) ->
     gate = threading.Barrier(2)
 
     def register(ledger: Ledger, digest: str) -> RefusedError | None:
-        entry = replace(plan_entry(digest, [], 0), parent=PLAN)
+        entry = plan_entry(digest, [], 0)._replace(parent=PLAN)
         gate.wait(timeout=60)
         try:
             ledger.register(entry, [], [], world.run_id, NOW, mark=mark)
@@ -99,7 +98,7 @@ def test_of_two_deltas_of_one_plan_at_once_one_is_registered(ledger_url: str) ->
     (child,) = [plan.entry.digest for plan in world.ledger.plans() if plan.entry.parent is not None]
     assert child == world.ledger.child_of(PLAN)
     assert [error.what for error in refused] == [f"plan {PLAN[:12]} is continued by another delta, {child[:12]}"]
-    again = replace(plan_entry(child, [], 0), parent=PLAN)
+    again = plan_entry(child, [], 0)._replace(parent=PLAN)
     assert ledgers[1].register(again, [], [], world.run_id, NOW, mark=mark) == world.ledger.plan_id(child)
     for ledger in ledgers:
         ledger.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from ledgers import NOW, OWNERS, SIZE, World, new_seal, receipt
 
@@ -266,7 +264,7 @@ def test_an_extra_object_keeps_its_user_back(world: World) -> None:
     assert [world.state("anna"), world.state("bjorn")] == ["copied", "verified"]
     (finding,) = world.ledger.findings(world.plan_id, 10)
     assert (finding.finding, finding.pass_id) == (extra, found.id)
-    world.ledger.add_findings(found, [dataclasses.replace(extra, key="other")], run_id=world.run_id, now=NOW)
+    world.ledger.add_findings(found, [extra._replace(key="other")], run_id=world.run_id, now=NOW)
     assert len(world.ledger.findings(world.plan_id, 10, pass_id=found.id)) == 2
 
 
@@ -458,4 +456,4 @@ def test_a_verify_lease_is_not_for_copying(world: World) -> None:
     world.copy_all()
     lease = must(world.lease_check(world.start_pass()))
     with pytest.raises(StaleLeaseError):
-        world.record(dataclasses.replace(lease, purpose=Purpose.COPY, pass_id=None), [receipt(0)])
+        world.record(lease._replace(purpose=Purpose.COPY, pass_id=None), [receipt(0)])
