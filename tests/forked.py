@@ -146,6 +146,13 @@ def _run(question: dict[str, Any], streams: list[int]) -> None:
     for number, fd in enumerate(spare):
         os.dup2(fd, number)
     os.closerange(3, max(*spare, *streams) + 1)
+    for number, (name, mode, buffering) in enumerate((("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))):
+        loaded = getattr(
+            sys, name
+        )  # of another file: what it knows of that, such as its place in it, is not true of ours
+        ours = open(number, mode, buffering, encoding=loaded.encoding, errors=loaded.errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, ours)
+        setattr(sys, f"__{name}__", ours)
     os.chdir(question["folder"])
     os.environ.clear()
     os.environ.update(question["environment"])

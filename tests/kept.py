@@ -41,7 +41,7 @@ def made_once(
 
     @wraps(make)
     def copied(root: Path, ledger: str | None, *args: P.args, **named: P.kwargs) -> SmallWorld:
-        server = None if ledger is None else make_url(ledger).set(database=None)
+        server = None if ledger is None else make_url(ledger).set(database="postgres")
         key = (make.__module__, make.__qualname__, server, args, tuple(sorted(named.items())))
         if key not in _worlds:
             folder = Path(tempfile.mkdtemp(dir=_folders[-1]))

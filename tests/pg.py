@@ -41,16 +41,16 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
-    @staticmethod
-    def name_of(url: str) -> str:
-        """The name of the database of a URL of ours."""
-        return url.removeprefix("postgresql://postgres@/").partition("?")[0]
+    def new_database(self, template: str | None = None) -> str:
+        """The name of a new database: empty, or a copy of another one, which nobody is at. It goes with the server."""
+        name = f"test_{uuid.uuid4().hex}"
+        self._run(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        return name
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:
-        """The URL of a new database that is dropped at the end: empty, or a copy of another one, which nobody is at."""
-        name = f"test_{uuid.uuid4().hex}"
-        self._run(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        """The URL of such a one that is dropped at the end."""
+        name = self.new_database(template)
         try:
             yield self.url(name)
         finally:

@@ -250,7 +250,8 @@ def _put_users(
     try:
         for chunk in rows():
             found = forgotten_elsewhere(connection, [row[0] for row in chunk], plan_id) if is_anybody_forgotten else ()
-            insert_many(connection, schema.users, [row for row in chunk if row[0] not in found])
+            if left := [row for row in chunk if row[0] not in found]:
+                insert_many(connection, schema.users, left)
     except sa_exc.IntegrityError as error:
         if not is_key_taken(error, schema.users):
             raise

@@ -318,7 +318,7 @@ def _sums(table: Table, of: Counted, owner: int) -> Select[Any]:
     """What is counted, how many of it and the sums; from the counters, or from the rows themselves."""
     by = [table.c[name] for name in of.by]
     number = func.count() if table.name == of.table else func.sum(table.c[of.table])
-    sums = [func.sum(table.c[name]) for name in of.sums]
+    sums = [func.sum(table.c[name]).label(name) for name in of.sums]
     return select(*by, number, *sums).where(table.c[of.owner] == owner).group_by(*by)
 
 

@@ -83,11 +83,15 @@ def now() -> datetime:
 
 
 class Model(RuleBasedStateMachine):
-    """A world, the jobs that run in it, and the oracle. The test that drives it sets the three class attributes."""
+    """A world, the jobs that run in it, and the oracle. The test that drives it sets the class attributes.
+
+    `has_deltas`: deltas are planned, and users are forgotten and cut over; else there is one plan for each cohort.
+    """
 
     plans_root: Path
     open_ledger: Callable[[Path], Ledger]
     sabotage: Callable[[pytest.MonkeyPatch], None] | None = None
+    has_deltas = True
 
     @initialize(conditional=st.booleans())
     def begin(self, conditional: bool) -> None:
@@ -297,7 +301,7 @@ class Model(RuleBasedStateMachine):
         self._bury()
 
     @rule(choice=CHOICE, patiently=st.booleans())
-    @precondition(lambda self: len(self.built) < DELTAS_MAX)
+    @precondition(lambda self: self.has_deltas and len(self.built) < DELTAS_MAX)
     def plan_a_delta(self, choice: int, patiently: bool) -> None:
         """Of what changed at the sources since; who does not wait until the plan is copied and verified may be refused."""
         cohort = choice % len(self.cohorts)
@@ -349,7 +353,12 @@ class Model(RuleBasedStateMachine):
 
     @rule(choice=CHOICE)
     @precondition(
-        lambda self: not self.oracle.forgotten and self.oracle.moment > FORGET_FROM and bool(self._registered())
+        lambda self: (
+            self.has_deltas
+            and not self.oracle.forgotten
+            and self.oracle.moment > FORGET_FROM
+            and bool(self._registered())
+        )
     )
     def forget_a_user(self, choice: int) -> None:
         """Whatever is under way: nothing of theirs is begun any more. What was made is erased once all is at rest."""
@@ -648,8 +657,9 @@ class Model(RuleBasedStateMachine):
         for found in self.cohorts:
             if not self.oracle.has_changed(found.cohort):
                 self.oracle.check_mirror(found.cohort)
-        self._cut_over(self.cohorts[self.oracle.moment % len(self.cohorts)])
-        self._erase()
+        if self.has_deltas:
+            self._cut_over(self.cohorts[self.oracle.moment % len(self.cohorts)])
+            self._erase()
 
     def _cut_over(self, found: CohortPlan) -> None:
         """Sources change once more, and who is verified moves: what changed came along, and nobody else has moved."""

@@ -278,12 +278,17 @@ class Oracle:
         return wanted.plan == self.current[wanted.cohort]
 
     def is_there(self, wanted: Wanted) -> bool:
-        """Whether the target holds the planned bytes, and beside them what stood beside the source's at some time since."""
+        """Whether the target holds the planned bytes, and beside them what stood beside the source's at some time since. Tags are
+        read after the rest: of a source that was written again in between, with the same bytes, they are the later ones."""
         held = place(wanted.store).find(wanted.key)
         if held is None or wanted.body is None:
             return held is None and wanted.body is None
         beside = self.beside[wanted.origin][wanted.seen[1] :]
-        return held.body == wanted.body and beside_of(held.info.attributes, held.tags) in beside
+        attributes, tags = beside_of(held.info.attributes, held.tags)
+        return held.body == wanted.body and any(
+            found == attributes and any(later == tags for _, later in beside[number:])
+            for number, (found, _) in enumerate(beside)
+        )
 
     def standing(self, at: tuple[str, str]) -> int | None:
         """Which of the versions is there, the newest that it can be; None where none is."""

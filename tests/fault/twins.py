@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,9 @@ from modelworld import TARGETS
 
 from migrate.errors import StoreError
 from migrate.jobs import copying as jobs_copying
-from migrate.jobs.continuing import LineReader
 from migrate.ledger import copying as ledger_copying
 from migrate.ledger import passes, repairing, verifying
 from migrate.model import CheckResult, CopyResult, Level, Outcome, PlannedCopy, PlannedObject, Receipt, Verdict
-from migrate.sql import literal
 from migrate.stores.memory import MemoryStore, place
 from migrate.transfer import parted, whole
 from migrate.transfer.caller import Caller
@@ -146,18 +143,6 @@ def deletions_are_only_written_down(patch: pytest.MonkeyPatch) -> None:
         return [CopyResult(copy.ordinal, Outcome.COPIED, receipt_of_nothing(now())) for copy in copies]
 
     patch.setattr(copying, "remove_copies", hasty)
-
-
-def what_is_not_proved_is_kept(patch: pytest.MonkeyPatch) -> None:
-    """Section 6, delta: nothing is asked of receipts and verdicts, so what the line has left open is in no plan any more."""
-
-    def trusting(_1: LineReader, connection: Any, _2: Path, path: Path, _3: object) -> None:
-        nothing = (
-            "SELECT CAST(0 AS INTEGER) AS plan, CAST(0 AS INTEGER) AS batch, CAST(0 AS INTEGER) AS ordinal WHERE FALSE"
-        )
-        connection.execute(f"COPY ({nothing}) TO {literal(str(path))} (FORMAT parquet)")
-
-    patch.setattr(LineReader, "_find_unsound", trusting)
 
 
 def a_delta_waits_for_no_late_request(patch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_copies_share_nothing(ledgers: list[str | None], tmp_path: Path) -> None
     one.put_source("users/u001/new.jpg", b"new")
     for store, key in one.at_targets():
         one.store(store).delete(key)
-    execute(one, "UPDATE users SET state = 'quarantined'")
+    execute(one, "UPDATE users SET state = 'forgotten'")
     third = copied(tmp_path / "c", ledgers[2], 3)
     (first,) = made
     for world in (other, third):

@@ -283,7 +283,7 @@ def test_a_delta_may_know_better_what_is_of_this_moment_and_nothing_else(tmp_pat
     data["stores"]["us"] |= {
         "inventory": {"kind": "s3-inventory", "path": "store:reports/manifest.json"},
         "timeout": "2m",
-        "credentials": "env:ANOTHER",
+        "concurrency_max": 7,
     }
     data["stores"]["reports"] = {"site": "us", "role": "reports", "url": "file:reports"}
     before = spec_data()

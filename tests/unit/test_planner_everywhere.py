@@ -321,8 +321,8 @@ def test_who_is_forgotten_in_the_workspace_is_nobodys_orphan(tmp_path: Path) -> 
     assert {item.user_id for item in objects(plan) if not is_stand_in(item.user_id)} == {"anna", "bjorn"}
     kept = [row for row in plan.document["policies"] if row["class"] == "orphan"]
     assert {row["policy"]: row["objects"] for row in kept} == {"copy": 2, "keep": 1}
-    blocked = plan_of(tmp_path, spec_of(orphans={}), items)
-    assert blockers(blocked) == {"orphan": 2}
+    blocked = [plan_of(root, spec_of(orphans={}), items) for root in (tmp_path, tmp_path / "another")]
+    assert [blockers(plan) for plan in blocked] == [{"orphan": 4}, {"orphan": 6}]  # at the source and at its backup
 
 
 def test_whom_the_line_has_copied_is_no_orphan_where_the_directory_loses_them(tmp_path: Path) -> None:

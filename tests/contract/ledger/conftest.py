@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,25 +29,24 @@ class Kept:
 @pytest.fixture(scope="session")
 def kept_ledger(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str, bool], Kept]]:
+) -> Callable[[str, bool], Kept]:
     """A new ledger on this kind of database, or one with a World."""
-    with ExitStack() as databases:
 
-        @cache
-        def make(kind: str, with_world: bool) -> Kept:
-            if kind == "sqlite":
-                place = str(tmp_path_factory.mktemp("ledger") / "ledger.sqlite")
-                url = f"sqlite:///{place}"
-            else:
-                server: PostgresServer = request.getfixturevalue("postgres_server")
-                url = databases.enter_context(server.database())
-                place = server.name_of(url)
-            ledger = Ledger.open(url)
-            world = World.make(ledger) if with_world else None
-            ledger.close()
-            return Kept(place, None if world is None else (world.plan_id, world.run_id, world.worker_id))
+    @cache
+    def make(kind: str, with_world: bool) -> Kept:
+        if kind == "sqlite":
+            place = str(tmp_path_factory.mktemp("ledger") / "ledger.sqlite")
+            url = f"sqlite:///{place}"
+        else:
+            server: PostgresServer = request.getfixturevalue("postgres_server")
+            place = server.new_database()
+            url = server.url(place)
+        ledger = Ledger.open(url)
+        world = World.make(ledger) if with_world else None
+        ledger.close()
+        return Kept(place, None if world is None else (world.plan_id, world.run_id, world.worker_id))
 
-        yield make
+    return make
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -128,13 +128,13 @@ def test_who_was_tried_again_is_not_held_up_beside_those_who_are(world: World) -
 
 
 def test_what_moved_on_is_found_by_indexes(world: World) -> None:
-    """By the verdicts that are known, and from each to its user; no table is read whole."""
+    """By the verdicts that are known, or the batches with a drifted copy, and from each to its user. No table is read whole
+    but that of the passes, which are few."""
     world.copy_all()
     whole(world, {0: {1: MOVED_ON}})
-    (plan,) = [plan for plan in plans_of(world, lambda: moved_on(world)) if "ix_verdicts_known" in plan]
-    assert "ix_users_batch" in plan
-    for line in plan.splitlines():
-        assert "Seq Scan" not in line
-        assert not (
-            "SCAN" in line and any(table in line.split() for table in ("users", "begins", "checks", "verdicts"))
-        )
+    drifted, known = [plan for plan in plans_of(world, lambda: moved_on(world)) if "ix_users_batch" in plan]
+    assert "ix_verdicts_known" in known
+    for line in [*drifted.splitlines(), *known.splitlines()]:
+        assert "Seq Scan" not in line.replace("Seq Scan on passes", "")
+        read_whole = ("users", "begins", "checks", "verdicts", "batches")
+        assert not ("SCAN" in line and any(table in line.split() for table in read_whole))
