@@ -75,7 +75,8 @@ def _fill_database(ledger: str, kept: str) -> None:
         url,
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{template}'",
         f"DROP DATABASE {url.database}",
-        f"CREATE DATABASE {url.database} TEMPLATE {template}",
+        # the other strategy copies a sequence so that its next values are lost in a crash, and given out twice
+        f"CREATE DATABASE {url.database} TEMPLATE {template} STRATEGY file_copy",
     )
 
 
