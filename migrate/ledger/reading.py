@@ -395,34 +395,28 @@ def _unlooked(plan_id: int) -> Select[Any]:
 
 
 def _cannot_keep(plan_id: int) -> Select[Any]:
-    """By wave, how many copies are quarantined since their target cannot keep all of them; by the batches that have any."""
-    copies, batches = schema.copies, schema.batches
-    return (
-        select(batches.c.wave, func.count())
-        .join(copies, (copies.c.plan_id == batches.c.plan_id) & (copies.c.number == batches.c.number))
-        .where(
-            batches.c.plan_id == plan_id,
-            batches.c.quarantined > 0,
-            copies.c.outcome == columns.OUTCOME_CODES[Outcome.QUARANTINED],
-            copies.c.reason == UnsupportedError.code,
-        )
-        .group_by(batches.c.wave)
-    )
+    """By wave, how many copies are quarantined since their target cannot keep all of them."""
+    return _copies_by_wave(plan_id, Outcome.QUARANTINED, UnsupportedError.code)
 
 
 def _without_a_row(plan_id: int) -> Select[Any]:
     """By wave, how many copies users would count as withdrawn, were they not forgotten in another line of plans, where their row
-    is; by the batches that have withdrawn any."""
+    is."""
+    found = _copies_by_wave(plan_id, Outcome.WITHDRAWN, FORGOTTEN_ELSEWHERE)
+    return found.where(schema.copies.c.tallied == literal_column("true"))
+
+
+def _copies_by_wave(plan_id: int, outcome: Outcome, reason: str) -> Select[Any]:
+    """By wave, how many copies ended so for this reason; by the batches that count any with this outcome."""
     copies, batches = schema.copies, schema.batches
     return (
         select(batches.c.wave, func.count())
         .join(copies, (copies.c.plan_id == batches.c.plan_id) & (copies.c.number == batches.c.number))
         .where(
             batches.c.plan_id == plan_id,
-            batches.c.withdrawn > 0,
-            copies.c.outcome == columns.OUTCOME_CODES[Outcome.WITHDRAWN],
-            copies.c.reason == FORGOTTEN_ELSEWHERE,
-            copies.c.tallied == literal_column("true"),
+            batches.c[outcome.value] > 0,
+            copies.c.outcome == columns.OUTCOME_CODES[outcome],
+            copies.c.reason == reason,
         )
         .group_by(batches.c.wave)
     )
