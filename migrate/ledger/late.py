@@ -19,7 +19,7 @@ from migrate.ledger.columns import EVIDENCE_CODES, EVIDENCES, pack_etag, unpack_
 from migrate.ledger.core import Core, chunks
 from migrate.ledger.engine import upsert
 from migrate.ledger.rows import LateCopy
-from migrate.model import Category, PlannedObject, Receipt, TargetRole
+from migrate.model import Category, PlannedCopy, PlannedObject, Receipt, TargetRole
 from migrate.states import AWAY, UserState
 
 _USERS = 500  # in one query
@@ -48,28 +48,11 @@ class Late(Core):
         stands at targets meanwhile.
         """
         late, standing = schema.late, seen or {}
+        of: dict[str, Any] = {"user_id": user_id, "plan_id": plan_id, "run_id": run_id}
         with self._write() as connection:
             _demand_frozen(connection, user_id, token)
             rows = [
-                {
-                    "user_id": user_id,
-                    "store": planned.store,
-                    "key": planned.key,
-                    "role": copy.role.value,
-                    "plan_id": plan_id,
-                    "run_id": run_id,
-                    "version_id": planned.version_id,
-                    "etag": pack_etag(planned.etag),
-                    "size_bytes": planned.size,
-                    "last_modified": planned.last_modified,
-                    "category": _category(planned).value,
-                    "rule": planned.rule,
-                    "flag": planned.flag,
-                    "target_store": copy.store,
-                    "target_key": planned.target_key,
-                    **dict.fromkeys(_RECEIPT),
-                    "target_etag": _packed(standing.get((planned.store, planned.key, copy.role))),
-                }
+                of | _planned_row(planned, copy, standing.get((planned.store, planned.key, copy.role)))
                 for planned in objects
                 for copy in planned.copies
             ]
@@ -172,6 +155,26 @@ class Late(Core):
 
 _KEY = ("user_id", "store", "key", "role")
 _RECEIPT = ("sha256", "part_bytes", "attributes", "target_etag", "target_version", "evidence", "at")
+
+
+def _planned_row(planned: PlannedObject, copy: PlannedCopy, stands: str | None) -> dict[str, Any]:
+    """What is written of a copy before it is made, but for whose it is. `stands`: the ETag at its target meanwhile."""
+    return {
+        "store": planned.store,
+        "key": planned.key,
+        "role": copy.role.value,
+        "version_id": planned.version_id,
+        "etag": pack_etag(planned.etag),
+        "size_bytes": planned.size,
+        "last_modified": planned.last_modified,
+        "category": _category(planned).value,
+        "rule": planned.rule,
+        "flag": planned.flag,
+        "target_store": copy.store,
+        "target_key": planned.target_key,
+        **dict.fromkeys(_RECEIPT),
+        "target_etag": _packed(stands),
+    }
 
 
 def _packed(etag: str | None) -> bytes | None:

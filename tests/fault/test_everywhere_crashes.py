@@ -49,9 +49,8 @@ def assert_ended(world: SmallWorld, copies: int) -> None:
     uploads, leases, files = end.left_behind
     assert (uploads, leases) == (0, 0)
     assert isinstance(files, list)
-    assert not [
-        name for name in files if name.startswith(("receipts", "verdicts"))
-    ]  # of which the ledger does not know
+    unknown = [name for name in files if name.startswith(("receipts", "verdicts"))]
+    assert not unknown, "sealed files of which the ledger does not know"
 
 
 @pytest.mark.parametrize("kind", BOTH_LEDGERS)
