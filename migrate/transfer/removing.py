@@ -73,12 +73,24 @@ def _remove(
             raise TransientStoreError(store.name, "DELETE", "the object is still there", key=planned.target_key)
         return True
 
+    def remove_behind(store: Store) -> None:
+        """Take away the version of ours that an earlier try has left behind the delete marker that it wrote."""
+        for page in store.list_versions(planned.target_key):
+            for info in page:
+                if info.key == planned.target_key and info.etag == etag and not info.is_delete_marker:
+                    store.delete(planned.target_key, version_id=info.version_id)
+            if any(info.key != planned.target_key for info in page):
+                break
+
     outcome = Outcome.COPIED
     try:
-        if not caller.call(copy.store, remove):
-            return occupied(copy)
-    except NotFoundError:
-        outcome = Outcome.PRESENT
+        try:
+            if not caller.call(copy.store, remove):
+                return occupied(copy)
+        except NotFoundError:
+            outcome = Outcome.PRESENT
+            if etag is not None and caller.store(copy.store).capabilities.versions:
+                caller.call(copy.store, remove_behind)
     except (PermanentStoreError, TransientStoreError) as error:
         return failed(copy, error)
     return CopyResult(copy.ordinal, outcome, receipt_of_nothing(now()))
