@@ -73,6 +73,19 @@ def test_the_database_s_clock_decides_and_not_this_process_s(
     assert (table.router.read("anna").frozen_by is None) is is_corrupted
 
 
+def test_a_freeze_that_was_ended_does_not_come_back_with_a_clock_that_is_set_back(
+    table: TableWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows its token any more. The twin was not ended, and holds."""
+    for user in ("anna", "bjorn"):
+        table.router.freeze(user, "t1", TTL_SECONDS)
+    table.router.unfreeze("anna", "t1")
+    an_hour_ago = sqlalchemy.literal(int((time.time() - 3600) * 1e6))
+    monkeypatch.setattr(type(table.router), "_now", property(lambda _: an_hour_ago), raising=False)
+    del table.router.__dict__["_now"]
+    assert [table.router.read(user).frozen_by for user in ("anna", "bjorn")] == [None, "t1"]
+
+
 def test_a_user_who_stands_in_a_table_twice_stops_everything(tmp_path: Path) -> None:
     """A guarded UPDATE of two rows would flip one that nobody has frozen."""
     url = f"sqlite:///{tmp_path / 'p.sqlite'}"
