@@ -201,6 +201,7 @@ def _leaser(
         ledger,
         caller,
         seals,
+        plan.spec,
         compile_rules(plan.spec.layout.rules),
         {store: [other for other in targets if targets[other].site == targets[store].site] for store in targets},
         assignment.pass_id,

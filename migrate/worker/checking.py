@@ -25,6 +25,7 @@ from migrate.ledger import (
 from migrate.model import CheckResult, Level, PlannedCopy, PlannedObject, Receipt, Verdict, is_stand_in
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.kept import Kept
+from migrate.spec import Spec
 from migrate.transfer.caller import Caller
 from migrate.verify import (
     Expected,
@@ -54,6 +55,7 @@ class CheckTools:
     ledger: Ledger
     caller: Caller
     seals: Seals
+    spec: Spec
     rules: tuple[CompiledRule, ...]
     at_site: Mapping[str, Sequence[str]]
     pass_id: int
@@ -118,7 +120,7 @@ class CheckWork:
         pause_at(PausePoint.CHECK_LEASED)
         self.lease = lease
         late = tools.ledger.late_of({planned.user_id for planned in objects})
-        self._objects, self._late_receipts = as_cut_over(objects, late)
+        self._objects, self._late_receipts = as_cut_over(objects, late, tools.spec)
         self._tools = tools
         self._level = tools.level
         self._is_full = tools.sample_ppm >= FULL_SAMPLE_PPM

@@ -8,6 +8,7 @@ from migrate.ledger import LateCopy, Ledger
 from migrate.model import TOMBSTONES, PlannedObject, Receipt, TargetRole
 from migrate.planner.folder import Plan
 from migrate.planner.kept import Kept, KeptKeys
+from migrate.spec import Spec
 
 
 class KeptObjects:
@@ -32,18 +33,19 @@ class KeptObjects:
 
 
 def as_cut_over(
-    objects: Sequence[PlannedObject], late: Mapping[str, Sequence[LateCopy]]
+    objects: Sequence[PlannedObject], late: Mapping[str, Sequence[LateCopy]], spec: Spec
 ) -> tuple[list[PlannedObject], dict[int, Receipt]]:
     """The objects of a batch as a cutover that broke off has left them: where it has replaced or removed an object of the plan,
-    the later one, under the same ordinals, and the receipts of its copies."""
+    the later one, under the same ordinals, and the receipts of its copies. A source and its backups hold one object."""
+    source_of = {name: store.backup_of or name for name, store in spec.stores.items()}
     by_key: dict[tuple[str, str, str], dict[TargetRole, LateCopy]] = {}
     for copies in late.values():
         for copy in copies:
-            by_key.setdefault((copy.user_id, copy.store, copy.key), {})[copy.role] = copy
+            by_key.setdefault((copy.user_id, source_of[copy.store], copy.key), {})[copy.role] = copy
     found: list[PlannedObject] = []
     receipts: dict[int, Receipt] = {}
     for planned in objects:
-        roles = by_key.get((planned.user_id, planned.store, planned.key), {})
+        roles = by_key.get((planned.user_id, source_of[planned.store], planned.key), {})
         mine = {copy.ordinal: roles[copy.role] for copy in planned.copies if copy.role in roles}
         proofs = {ordinal: copy.receipt for ordinal, copy in mine.items() if copy.receipt is not None}
         if len(proofs) < len(planned.copies):
@@ -52,6 +54,7 @@ def as_cut_over(
         one = next(iter(mine.values()))
         found.append(
             planned._replace(
+                store=one.store,
                 version_id=one.version_id,
                 etag=one.etag,
                 size=one.size,
