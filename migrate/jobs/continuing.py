@@ -128,7 +128,7 @@ class LineReader:
                 if copy.receipt is not None and not is_back:
                     continue
                 connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
-                if copy.receipt is not None or is_back:
+                if copy.receipt is not None or is_back or copy.is_strangers:
                     continue
                 # nobody else writes at a target before the user lives there
                 if (seen := etag_at(copy.target_store, copy.target_key, caller)) is not None:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from migrate.errors import ExitCode
 from migrate.jobs.cutover_gate import may_begin
 from migrate.jobs.cutover_user import Attempt, Ended, Mover, Tools, cut, look, settle
-from migrate.jobs.freezes import frozen_ms
+from migrate.jobs.freezes import frozen_ms, retry_in_a_freeze
 from migrate.jobs.last_delta import Behind
 from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import (
@@ -25,13 +25,14 @@ from migrate.jobs.wave_users import (
 )
 from migrate.layout import compile_rules, unlistable_rules
 from migrate.ledger import Candidate, FrozenTimes, Ledger, Move
-from migrate.model import Purpose, Role, is_stand_in
+from migrate.model import LEAVING, Purpose, Role, is_stand_in
 from migrate.planner.folder import Plan
 from migrate.planner.line import CopyRef
 from migrate.planner.of_users import LineOfUsers, PlannedAt, SourceKey
 from migrate.planner.summary import sources_seen
+from migrate.spec import Spec
 from migrate.states import AWAY, UserState
-from migrate.transfer.caller import Caller, RetryPolicy
+from migrate.transfer.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class CutoverRequest:
 @dataclass(slots=True)
 class CutoverEnd(WaveEnd):
     """How a cutover ended. Numbers of users: `moved` in this run, `ready` to move (dry run), `away` before it began. `aside` are
-    those whom nobody moves: stand-ins, and who is forgotten.
+    those whom nobody moves: stand-ins, who is forgotten, and who has left the scope.
 
     `settled` are users whom an earlier one had left `open`, and who turned out to have moved.
     """
@@ -103,7 +104,7 @@ def _opened(setting: Setting, request: CutoverRequest) -> Iterator[Caller]:
         yield Caller(
             door.open,
             concurrency=lambda name: spec.stores[name].concurrency_max,
-            retry=RetryPolicy(attempts=4, timeout_seconds=spec.routing.freeze_seconds_max / 3),
+            retry=retry_in_a_freeze(spec),
         )
 
 
@@ -120,10 +121,18 @@ def _tools(setting: Setting, plan_id: int, caller: Caller) -> Tools:
         caller=caller,
         sources_seen=sources_seen(setting.plan.document, spec.by_role(Role.SOURCE, Role.BACKUP)),
         unlistable=unlistable_rules(rules, spec.by_role(Role.SOURCE)),
+        unshared_sites=_unshared_sites(setting.ledger, plan_id, spec),
         now=setting.now,
         stopped=setting.stop.is_set,
         takes=Memory(spec.run.bytes_in_flight).takes,
     )
+
+
+def _unshared_sites(ledger: Ledger, plan_id: int, spec: Spec) -> frozenset[str]:
+    """Sites at which a copy of what goes to every site is not verified, or behind its source and no more."""
+    stand_ins = {user_id: ledger.candidate(plan_id, user_id) for user_id in spec.stand_ins}
+    open_ones = [user_id for user_id, found in stand_ins.items() if found and found.copies and not may_begin(found)]
+    return frozenset(site for user_id in open_ones for site in spec.stand_ins[user_id] if site is not None)
 
 
 class _Cutover:
@@ -147,6 +156,7 @@ class _Cutover:
         self._setting = setting
         self._on_progress = on_progress
         self._max_failures = request.max_failures or tools.spec.cutover.max_failures
+        self._counted: set[str] = set()  # who is counted before their turn comes
 
     def settle_what_is_left(self, plan_id: int) -> None:
         """Users whom a cutover that died has left frozen, or flipped without a window: the platform says where they live."""
@@ -157,8 +167,9 @@ class _Cutover:
         ways = (self._settled(move) for move in self._ledger.moving(plan_id, [UserState.FROZEN]))
         for ended in self._side_by_side(ways):
             self._end.settled += ended.moved
-            if ended.is_open:
-                self._count(ended)  # the others have their turn with their wave
+            if ended.is_open:  # the others have their turn with their wave
+                self._count(ended)
+                self._counted.add(ended.user_id)
 
     def _settled(self, move: Move) -> Way[Ended]:
         tools = self._tools
@@ -176,15 +187,18 @@ class _Cutover:
             self._count(ended)
 
     def left(self, plan_id: int, waves: Sequence[int]) -> int:
-        """Users of the waves whom nobody has looked at."""
+        """Users of the waves whom nobody has looked at; who is in `_counted` still was counted, and is none of these."""
         end = self._end
-        return max(0, users_in(self._ledger, plan_id, waves) - end.away - end.aside - end.done)
+        return max(0, users_in(self._ledger, plan_id, waves) - end.away - end.aside - end.done + len(self._counted))
 
     def _ways(self, plan_id: int, wave: int) -> Iterator[Way[Ended]]:
         """Read page by page: who was moved meanwhile is not asked for again."""
         after = ""
         while page := self._ledger.candidates(plan_id, wave, after, PAGE):
             after = page[-1].user_id
+            counted = {each.user_id for each in page} & self._counted
+            self._counted -= counted
+            page = [each for each in page if each.user_id not in counted]
             mine = [each for each in page if each.state not in AWAY and not is_stand_in(each.user_id)]
             aside = sum(is_stand_in(each.user_id) or each.state is UserState.FORGOTTEN for each in page)
             self._end.aside += aside
@@ -204,10 +218,14 @@ class _Cutover:
             behind = self._behind([each for each in group if each.is_only_behind], objects)
             for candidate in group:
                 user_id = candidate.user_id
+                planned, mine = states.get(user_id, "unknown"), objects.pop(user_id)
+                if planned == LEAVING:
+                    self._end.aside += 1
+                    continue
                 mover = Mover(
                     candidate,
-                    states.get(user_id, "unknown"),
-                    objects.pop(user_id),
+                    planned,
+                    mine,
                     late.get(user_id, []),
                     behind.get(user_id, Behind()),
                 )
@@ -250,6 +268,7 @@ class _Cutover:
             at_once=self._tools.spec.cutover.concurrency,
             threads=self._tools.spec.run.concurrency,
             is_over=lambda: self._end.halted or self._setting.is_over(),
+            stop=self._setting.stop,
             on_look=lambda: self._on_progress(self._end),
         )
 
@@ -260,7 +279,7 @@ class _Cutover:
         if ended.missing:
             end.hold_back(ended.user_id, ended.missing)
         elif ended.error is not None:
-            if ended.error.exit_code is ExitCode.INTERRUPTED:
+            if ended.error.exit_code is ExitCode.INTERRUPTED and not ended.is_open:
                 return  # left for the next one
             halts_at = None if self._request.dry_run else self._max_failures
             end.fail(ended.user_id, ended.error, halts_at=halts_at, is_open=ended.is_open)

@@ -28,7 +28,7 @@ class Seen:
     `planned` is the user's state in the newest plan, which knows the sources as of `sources_seen`; `behind` counts its copies of
     which the ledger says by name that they are behind their sources. `unlistable`: layout rules by which nobody's source keys can
     be listed. `objects` are the user's at the sources, `listing_seconds` how long it took to list them now, and `late` what has
-    changed since the plan.
+    changed since the plan. `unshared_sites`: where something that is copied to every site is not verified yet.
     """
 
     candidate: Candidate
@@ -42,6 +42,7 @@ class Seen:
     objects: int
     listing_seconds: float
     late: LastDelta
+    unshared_sites: frozenset[str]
     limits: Cutover
     freeze_seconds: int
 
@@ -113,6 +114,11 @@ def too_much(late: LastDelta, limits: Cutover) -> str | None:
     return None
 
 
+def _shared(seen: Seen) -> str | None:
+    sites = sorted(seen.unshared_sites & {seen.candidate.home, seen.candidate.backup})
+    return f"what is copied to every site is not verified at {' and '.join(sites)}" if sites else None
+
+
 Check = Callable[[Seen], str | None]
 CHECKS: dict[str, Check] = {
     "state": _state,
@@ -124,6 +130,7 @@ CHECKS: dict[str, Check] = {
     "lag": _lag,
     "listing": _listing,
     "late": _late,
+    "shared": _shared,
 }
 
 

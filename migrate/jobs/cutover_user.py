@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -23,8 +23,9 @@ from migrate.errors import (
     OnHoldError,
     UnreachableError,
 )
+from migrate.jobs.at_stores import etag_at
 from migrate.jobs.cutover_gate import Seen, missing, too_much
-from migrate.jobs.freezes import end_freeze, note_of
+from migrate.jobs.freezes import begin_freeze, end_freeze, note_of
 from migrate.jobs.last_delta import Behind, Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
 from migrate.jobs.late import same_objects
 from migrate.jobs.steps import OF_THE_USER, Way
@@ -56,6 +57,7 @@ class Tools:
     caller: Caller
     sources_seen: datetime
     unlistable: Sequence[str]
+    unshared_sites: frozenset[str]
     now: Callable[[], datetime]
     stopped: Callable[[], bool]
     takes: Callable[[int], Any]
@@ -132,27 +134,27 @@ def look(tools: Tools, mover: Mover) -> Way[Ended]:
 
 def cut(tools: Tools, mover: Mover) -> Way[Ended]:
     """The whole way. Raises only what no user is at fault for: RefusedError, IntegrityError, an error of the ledger's."""
-    looked = yield from look(tools, mover)
-    if looked.missing or looked.error is not None:
-        return looked
     candidate, ledger = mover.candidate, tools.ledger
     user_id = candidate.user_id
     try:
-        (route,) = yield [partial(tools.router.read, user_id)]
+        seen = yield from _look(tools, mover)
+        lacks = missing(seen)
+        if lacks:
+            return Ended(user_id, missing=lacks, listing_seconds=seen.listing_seconds)
         if tools.stopped():
             raise InterruptedRun("stopped before the user was frozen")
         token = ledger.begin_freeze(
             user_id,
             tools.plan_id,
             tools.run_id,
-            from_site=route.home,
+            from_site=seen.route.home,
             to_site=candidate.home,
             now=tools.now(),
         )
     except OnHoldError:  # since the gate
-        return Ended(user_id, missing={"hold": "is on hold"}, listing_seconds=looked.listing_seconds)
+        return Ended(user_id, missing={"hold": "is on hold"})
     except MoveRefusedError as refused:  # the same
-        return Ended(user_id, missing={"state": refused.what}, listing_seconds=looked.listing_seconds)
+        return Ended(user_id, missing={"state": refused.what})
     except _OF_THE_USER as failure:  # nothing was begun
         return Ended(user_id, error=failure)
     pause_at(PausePoint.FREEZE_RECORDED)
@@ -160,7 +162,7 @@ def cut(tools: Tools, mover: Mover) -> Way[Ended]:
     error: Exception | None = None
     count = 0
     try:
-        count = yield from _move(tools, mover, token, begun)
+        count = yield from _move(tools, mover, token, seen.route.home, begun)
     except Exception as broken_off:  # noqa: BLE001 - whatever it was, the user's freeze is ended first
         error = broken_off
     way = Attempt(user_id, token, candidate.home)
@@ -173,7 +175,7 @@ def cut(tools: Tools, mover: Mover) -> Way[Ended]:
         error=ended.error,
         is_open=ended.is_open,
         late=count,
-        listing_seconds=looked.listing_seconds,
+        listing_seconds=seen.listing_seconds,
     )
 
 
@@ -186,7 +188,7 @@ def settle(tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exc
     user_id = move.user_id
     try:
         route = yield from end_freeze(tools.router, user_id, move.token, tools.freeze_seconds)
-    except (UnreachableError, LaterError) as unknown:
+    except (UnreachableError, LaterError, InterruptedRun) as unknown:
         return Ended(user_id, error=error if isinstance(error, MigrateError) else unknown, is_open=True)
     pause_at(PausePoint.USER_UNFROZEN)
     try:
@@ -236,6 +238,7 @@ def _look(tools: Tools, mover: Mover) -> Way[Seen]:
         objects=objects,
         listing_seconds=time.monotonic() - begun,
         late=found,
+        unshared_sites=tools.unshared_sites,
         limits=tools.spec.cutover,
         freeze_seconds=tools.freeze_seconds,
     )
@@ -260,14 +263,15 @@ def _move(
     tools: Tools,
     mover: Mover,
     token: str,
+    lives_at: str,
     begun: float,
 ) -> Way[int]:
     """From the freeze to the flip that was read back; how many objects the last delta had. Raises what broke it off."""
     candidate = mover.candidate
     user_id = candidate.user_id
-    yield [partial(tools.router.freeze, user_id, token, tools.freeze_seconds)]
+    yield from begin_freeze(tools.router, user_id, token, tools.freeze_seconds, lives_at)
     pause_at(PausePoint.USER_FROZEN)
-    known = mover.known(tools.spec)
+    known = yield from _still_there(tools, mover)
     found, _ = yield from _differences(tools, candidate, known)
     if (problem := too_much(found, tools.spec.cutover)) is not None:
         raise LaterError(problem)
@@ -286,6 +290,20 @@ def _move(
     return len(found.objects)
 
 
+def _still_there(tools: Tools, mover: Mover) -> Way[Mapping[SourceKey, Known]]:
+    """What the last delta has to hold the sources against. What earlier attempts have copied late no verification has looked at
+    since, where no plan has it: what is not at both sites as its receipt says is not settled."""
+    known, late = mover.known(tools.spec), [copy for copy in mover.late if copy.receipt is not None]
+    lost: set[SourceKey] = set()
+    for start in range(0, len(late), _LATE_AT_ONCE):
+        part = late[start : start + _LATE_AT_ONCE]
+        etags = yield [partial(etag_at, copy.target_store, copy.target_key, tools.caller) for copy in part]
+        for copy, etag in zip(part, etags, strict=True):
+            if copy.receipt is not None and (etag or "") != copy.receipt.etag:
+                lost.add((tools.spec.stores[copy.store].backup_of or copy.store, copy.key))
+    return {key: replace(each, is_settled=each.is_settled and key not in lost) for key, each in known.items()}
+
+
 def _copy(
     tools: Tools,
     user_id: str,
@@ -294,19 +312,26 @@ def _copy(
     known: Mapping[SourceKey, Known],
     begun: float,
 ) -> Way[None]:
-    """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came."""
-    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects, same_objects(tools.spec))
+    """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came.
+
+    What stands at a target key where nothing of ours is known is written down before anything is sent: that is somebody else's
+    for the attempts to come, and anything else that comes to stand there is ours (invariant 2)."""
+
+    def bounds(planned: PlannedObject) -> Mapping[TargetRole, str | None]:
+        before = known.get((tools.spec.stores[planned.store].backup_of or planned.store, planned.key))
+        is_known = before is not None and before.planned.target_key == planned.target_key
+        return before.bounds if before is not None and is_known else dict.fromkeys(TargetRole)
+
+    standing = yield from _standing(tools, objects, bounds)
+    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects, same_objects(tools.spec), standing)
     pause_at(PausePoint.LATE_PLANNED)
 
     def copied(planned: PlannedObject) -> LateDone:
         demand_time()
-        before = known.get((tools.spec.stores[planned.store].backup_of or planned.store, planned.key))
-        is_known = before is not None and before.planned.target_key == planned.target_key
-        ours = set(TargetRole) - before.strangers if before is not None and is_known else set[TargetRole]()
         with tools.takes(planned.size):
             return copy_late(
                 planned,
-                ours,
+                bounds(planned),
                 tools.caller,
                 tools.spec,
                 tools.spec.verify.level,
@@ -334,6 +359,21 @@ def _copy(
     pause_at(PausePoint.LATE_CONFIRMED)
     if problem is not None:
         raise LaterError(f"an object of the last delta was not copied ({problem})")
+
+
+def _standing(
+    tools: Tools, objects: Sequence[PlannedObject], bounds: Callable[[PlannedObject], Mapping[TargetRole, str | None]]
+) -> Way[dict[LateRef, str]]:
+    """The ETags of what stands at target keys, and is nothing of ours."""
+    asked = [(each, copy) for each in objects for copy in each.copies if copy.role in bounds(each)]
+    found: dict[LateRef, str] = {}
+    for start in range(0, len(asked), _LATE_AT_ONCE):
+        part = asked[start : start + _LATE_AT_ONCE]
+        etags = yield [partial(etag_at, copy.store, each.target_key, tools.caller) for each, copy in part]
+        for (each, copy), etag in zip(part, etags, strict=True):
+            if etag not in (None, bounds(each)[copy.role]):
+                found[each.store, each.key, copy.role] = etag
+    return found
 
 
 def _demand_time(tools: Tools, begun: float) -> None:

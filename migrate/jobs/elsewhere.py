@@ -6,6 +6,7 @@ plan in any workspace.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -86,8 +87,8 @@ def wait_for_requests(
     older = [each.digest for each in parents_of(plan)]
     if run_id is not None:
         older.append(plan.digest)
-    said, begun = False, now()
-    while older and (last := ledger.last_run_of(older, begun, besides=run_id)) is not None:
+    said, begun, host = False, now(), socket.gethostname()
+    while older and (last := ledger.last_run_of(older, begun, host=host, besides=run_id)) is not None:
         left = LATE_SECONDS - (now() - last).total_seconds()
         if left <= 0:
             return

@@ -36,7 +36,7 @@ from migrate.jobs.steps import Way, side_by_side
 from migrate.jobs.wave_users import alone_on, opened_door, opened_line
 from migrate.layout import at_targets, compile_rules, literal_prefix
 from migrate.ledger import LateCopy, Ledger
-from migrate.model import Outcome, Purpose, Role, is_stand_in
+from migrate.model import SENT_BACK, Outcome, Purpose, Role, is_stand_in
 from migrate.pauses import PausePoint, pause_at
 from migrate.planner.folder import Plan, find_plan
 from migrate.planner.of_users import CopyAt, LineOfUsers
@@ -269,6 +269,7 @@ def _erase_all(
             at_once=_AT_ONCE,
             threads=plan.spec.run.concurrency,
             is_over=stop.is_set,
+            stop=stop,
             on_look=lambda: None,
         )
 
@@ -333,9 +334,13 @@ def _add(ours: Ours, copy: CopyAt, batch: Proved, is_begun: Callable[[int, int],
 
 
 def _add_late(ours: Ours, copy: LateCopy) -> None:
-    """What a cutover may have left at its key."""
+    """What a cutover may have left at its key. What a rollback has sent back is the platform's there."""
+    if copy.flag == SENT_BACK:
+        return
     if copy.receipt is not None:
         ours.has_receipt = True
         ours.etags |= {copy.receipt.etag} - {""}
+    elif copy.is_strangers:
+        ours.is_occupied = True
     elif copy.flag is None:
         ours.begun.add((copy.size, copy.etag))

@@ -1,4 +1,5 @@
-"""What every way between two homes does with the platform's freeze: watch its time, end it, and read what the platform has."""
+"""What every way between two homes does with the platform's freeze: begin it, watch its time, end it, and read what the platform
+has; and how requests are tried meanwhile."""
 
 from __future__ import annotations
 
@@ -9,8 +10,25 @@ from functools import partial
 from migrate.errors import LaterError, UnreachableError
 from migrate.jobs.steps import Way
 from migrate.routing import Route, Router
+from migrate.spec import Spec
+from migrate.transfer.caller import RetryPolicy
 
 _READ_AGAIN_SECONDS = 1.0
+
+
+def retry_in_a_freeze(spec: Spec) -> RetryPolicy:
+    """What waits is short, and what changes something at a store is sent once: where its answer is lost nobody is flipped, since
+    it could land on what the user writes afterwards (invariant 2)."""
+    return RetryPolicy(attempts=4, timeout_seconds=spec.routing.freeze_seconds_max / 3, changes_once=True)
+
+
+def begin_freeze(router: Router, user_id: str, token: str, freeze_seconds: int, home: str) -> Way[None]:
+    """Freeze the user, and demand that they live at `home`, where the gate saw them. LaterError where they do not: somebody else
+    has moved them meanwhile, and they have written elsewhere."""
+    yield [partial(router.freeze, user_id, token, freeze_seconds)]
+    (route,) = yield [partial(router.read, user_id)]
+    if route.home != home:
+        raise LaterError("somebody else has moved the user since the gate")
 
 
 def end_freeze(router: Router, user_id: str, token: str, freeze_seconds: int) -> Way[Route]:

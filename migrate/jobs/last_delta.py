@@ -8,8 +8,8 @@ backup, since the source had it no more, is asked for by HEAD.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from migrate.jobs.at_stores import etag_at, object_at, objects_under
@@ -61,13 +61,13 @@ class Known:
     """What is known of one source key: the object that was planned last, and whether its copies have receipts. Of what was sent
     back the home's proves both ends, and what the backup site has is the platform's business.
 
-    `strangers` are the roles at whose target keys nothing of ours is known to stand. `stood` is the ETag that a rollback was
-    about to replace at the source, and does not know whether it has.
+    `bounds` has the roles at whose target keys what stands there is not ours whatever it is: only what has this ETag, and where
+    it is None, nothing. `stood` is the ETag that a rollback was about to replace at the source, and does not know whether it has.
     """
 
     planned: PlannedObject
     is_settled: bool
-    strangers: frozenset[TargetRole] = frozenset()
+    bounds: Mapping[TargetRole, str | None] = field(default_factory=dict)
     stood: str | None = None
 
     @property
@@ -119,15 +119,17 @@ def known_of(
         # what is behind is brought in the very freeze that it is flipped in
         is_settled = all(copy.receipt is not None for copy in proved) and (key not in found or found[key].is_settled)
         stood = next((copy.seen for copy in proved), None)
-        found[key] = Known(_object_of(newest, mine), is_settled, stood=stood)
+        bounds = {copy.role: None for copy in proved if copy.is_strangers}
+        found[key] = Known(_object_of(newest, mine), is_settled, bounds, stood)
     return found
 
 
 def _planned_at(at: PlannedAt, behind: Behind) -> Known:
-    """An object of the line. At the target of a drifted copy stands what an earlier plan has left there, if anything of ours."""
+    """An object of the line. At the target of a drifted copy stands what an earlier plan has left there, if anything of ours: the
+    user may have lived there since, and have written another."""
     refs = {copy.role: (at.place, at.batch, copy.ordinal) for copy in at.planned.copies}
-    strangers = {copy.role for copy in at.planned.copies if copy.replaces is None and refs[copy.role] in behind.drifted}
-    return Known(at.planned, behind.copies.isdisjoint(refs.values()), frozenset(strangers))
+    bounds = {copy.role: copy.replaces for copy in at.planned.copies if refs[copy.role] in behind.drifted}
+    return Known(at.planned, behind.copies.isdisjoint(refs.values()), bounds)
 
 
 def _object_of(one: LateCopy, copies: Sequence[LateCopy]) -> PlannedObject:
@@ -252,7 +254,7 @@ class LateDone:
 
 def copy_late(
     planned: PlannedObject,
-    ours: Collection[TargetRole],
+    bounds: Mapping[TargetRole, str | None],
     caller: Caller,
     spec: Spec,
     level: Level,
@@ -262,11 +264,12 @@ def copy_late(
 ) -> LateDone:
     """Copy or remove one object, and look at it again as a verification does.
 
-    `ours`: where line or ledger know of something of ours at the target key, so what is there may be replaced: nobody else writes
-    at a target before the user lives there.
+    Where line or ledger know of something of ours at the target key, what is there may be replaced, but for `bounds` (`Known`):
+    nobody else writes at a target before the user lives there.
     """
     replaceable = {
-        copy.ordinal: etag_at(copy.store, planned.target_key, caller) for copy in planned.copies if copy.role in ours
+        copy.ordinal: bounds[copy.role] if copy.role in bounds else etag_at(copy.store, planned.target_key, caller)
+        for copy in planned.copies
     }
     results = copy_at_once(
         planned,

@@ -25,8 +25,8 @@ FROM = (UserState.OBSERVING, UserState.PURGING)
 class Seen:
     """All that the checks ask about one user. What has not been asked yet is None.
 
-    `unlistable`: layout rules by which nobody's source keys can be listed. So many objects as `trusted` are taken for deleted at
-    home and backup where nothing else shows it.
+    `unlistable`: layout rules by which nobody's source keys can be listed. The objects of this digest, `trusted`, are taken for
+    deleted at home and backup where nothing else shows it (`AtTargets.doubted_digest`).
     """
 
     candidate: Candidate
@@ -37,7 +37,7 @@ class Seen:
     route: Route | None = None
     sources: AtSources | None = None
     targets: AtTargets | None = None
-    trusted: int = 0
+    trusted: str = ""
 
     @property
     def is_forgotten(self) -> bool:
@@ -120,7 +120,7 @@ def _home_of_forgotten(seen: Seen) -> str | None:
 
 
 def _deletions(seen: Seen) -> str | None:
-    if seen.targets is None or seen.targets.doubted <= seen.trusted:
+    if seen.targets is None or not seen.targets.doubted or seen.targets.doubted_digest == seen.trusted:
         return None
     number = seen.targets.doubted
     return (

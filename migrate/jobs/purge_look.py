@@ -5,6 +5,8 @@ Whose a key is the layout says, and a prefix only leads to it. A listing that fa
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,7 +57,7 @@ class AtTargets:
     many copies have no receipt.
 
     `doubted` are those of which nothing shows that they were deleted, and not lost: a home that keeps versions has no delete
-    marker; or every object that is known is gone, and a home that keeps none could not tell.
+    marker; or every object that is known is gone, and a home that keeps none could not tell. `doubted_digest` says which.
     """
 
     deleted_since: int = 0
@@ -64,6 +66,7 @@ class AtTargets:
     wrong_at_backup: int = 0
     unproven: int = 0
     doubted: int = 0
+    doubted_digest: str = ""
 
 
 # the sources
@@ -262,11 +265,11 @@ def compare(
         for each, home, gone in zip(copied, homes, is_gone, strict=True)
         if gone and home.is_version
     ]
-    doubted = 0
+    doubted: list[tuple[str, str]] = []
     for start in range(0, len(to_tell), AT_ONCE):
         chunk = to_tell[start : start + AT_ONCE]
         markers = yield [partial(has_marker, store, key, caller) for store, key in chunk]
-        doubted += sum(not is_marked for is_marked in markers)
+        doubted += [at for at, is_marked in zip(chunk, markers, strict=True) if not is_marked]
     deleted_since, newer, wrong_at_home, wrong_at_backup, unproven = 0, 0, 0, 0, 0
     for each, shown, gone in zip(copied, shown_by, is_gone, strict=True):
         unproven += sum(copy.etag is None for copy in each.copies)
@@ -279,8 +282,11 @@ def compare(
         # the platform has written at home, and has not brought it to the backup yet
         wrong_at_backup += backup == _WRONG or (backup == _GONE and home != _NEWER)
     if all(is_gone):
-        doubted += sum(not home.is_version for home in homes)
-    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven, doubted)
+        doubted += [
+            (home.store, each.target_key) for each, home in zip(copied, homes, strict=True) if not home.is_version
+        ]
+    digest = hashlib.sha256(json.dumps(sorted(doubted)).encode()).hexdigest() if doubted else ""
+    return AtTargets(deleted_since, newer, wrong_at_home, wrong_at_backup, unproven, len(doubted), digest)
 
 
 _AS_COPIED, _NEWER, _GONE, _WRONG = "as copied", "newer", "gone", "wrong"
@@ -294,7 +300,8 @@ def _shown(copy: Copied, key: str, seen: Mapping[tuple[str, str], ObjectInfo | N
         return _GONE
     if info.etag == copy.etag:
         return _AS_COPIED
-    return _NEWER if info.last_modified > since else _WRONG
+    # stores tell whole seconds
+    return _NEWER if info.last_modified >= since.replace(microsecond=0) else _WRONG
 
 
 def source_stores(spec: Spec) -> list[str]:

@@ -73,6 +73,7 @@ PEOPLE = Table(
         ("newer", "BIGINT"),
         ("left_alone", "BIGINT"),
         ("trusted", "BIGINT"),
+        ("trusted_digest", "VARCHAR"),
         ("digest", "BLOB"),
     ),
     "user_id",
@@ -111,7 +112,8 @@ class Entry:
 class PurgeUser:
     """A user of a purge plan. Numbers of objects: `deleted_since` are gone at home and backup since the flip, `newer` are there
     in a version of the platform's own; `left_alone` are keys at the sources under the user's prefixes that are not theirs. Of
-    `trusted`, among the deleted, only the home's word says that they were, and whoever confirms the purge plan takes it."""
+    `trusted`, among the deleted, only the home's word says that they were, and whoever confirms the purge plan takes it; their
+    digest says which (`AtTargets`)."""
 
     user_id: str
     wave: int
@@ -121,6 +123,7 @@ class PurgeUser:
     newer: int
     left_alone: int
     trusted: int = 0
+    trusted_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,7 @@ class PurgeWriter:
                 user.newer,
                 user.left_alone,
                 user.trusted,
+                user.trusted_digest,
             ),
         )
         for number, entry in enumerate(entries):

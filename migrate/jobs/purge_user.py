@@ -110,15 +110,15 @@ class Tools:
 @dataclass(frozen=True, slots=True)
 class Person:
     """A user: what the line has planned of them, and what the receipts say. `line` is None where that was not read, since the
-    ledger did not let the user be purged then, or has them as forgotten. `lost`: why receipts of the user cannot be had. Of so
-    many objects as `trusted` the purge plan trusts the home that they were deleted there."""
+    ledger did not let the user be purged then, or has them as forgotten. `lost`: why receipts of the user cannot be had. Of the
+    objects with the digest `trusted` the purge plan trusts the home that they were deleted there."""
 
     user_id: str
     wave: int
     line: Mapping[SourceKey, PlannedAt] | None
     receipts: Mapping[ReceiptKey, Stored]
     lost: str = ""
-    trusted: int = 0
+    trusted: str = ""
 
 
 class Reason(StrEnum):
@@ -205,7 +205,7 @@ def _look(tools: Tools, person: Person) -> Way[Looked]:
         shown = dict(zip(targets, rest[:-1], strict=True))
         # where a cutover was killed, the flip was before the time that the ledger knows; from the freeze on nobody else wrote
         at_targets = yield from compare(copied, shown, move.frozen_at, caller)
-        trusted = at_targets.doubted if tools.trust_home else person.trusted
+        trusted = at_targets.doubted_digest if tools.trust_home else person.trusted
         seen = replace(seen, targets=at_targets, trusted=trusted)
     seen = replace(seen, sources=at_sources)
     return Looked(

@@ -216,6 +216,7 @@ def _side_by_side(purging: Purging, end: PurgeEnd, tools: Tools, ways: Iterator[
         at_once=spec.cutover.concurrency,
         threads=spec.run.concurrency,
         is_over=lambda: end.halted or purging.setting.is_over(),
+        stop=purging.setting.stop,
         on_look=look,
     )
 
@@ -275,6 +276,7 @@ def _count_looked(purging: Purging, end: PurgeEnd, looked: Looked, writer: Purge
             looked.targets.newer,
             looked.left_alone,
             looked.targets.doubted,
+            looked.targets.doubted_digest,
         )
         writer.add(user, looked.entries)
 
@@ -296,7 +298,7 @@ def _purges(tools: Tools, line: _Line, end: PurgeEnd, confirmed: PurgePlan) -> I
         near = {user_id for user_id, found in candidates.items() if found is not None and _is_near(tools, found)}
         waves = {user.user_id: user.wave for user, _ in group if user.user_id not in done}
         entries = {user.user_id: mine for user, mine in group}
-        trusted = {user.user_id: user.trusted for user, _ in group}
+        trusted = {user.user_id: user.trusted_digest for user, _ in group}
         for person in line.of(waves, near):
             trusting = replace(person, trusted=trusted[person.user_id])
             yield purge(tools, trusting, entries.pop(person.user_id))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.errors import ExitCode, UnreachableError, UsageError
+from migrate.jobs.freezes import retry_in_a_freeze
 from migrate.jobs.last_delta import known_of
 from migrate.jobs.receipts import Receipts, opened_receipts
 from migrate.jobs.rollback_gate import FROM, why_not
@@ -38,7 +39,7 @@ from migrate.spec import Spec
 from migrate.states import AWAY, UserState
 from migrate.stores.base import Capabilities
 from migrate.stores.keys import ODD_KEYS
-from migrate.transfer.caller import Caller, RetryPolicy
+from migrate.transfer.caller import Caller
 
 _HAS_MOVED = (*(state for state in AWAY if state is not UserState.FORGOTTEN), UserState.FROZEN)
 
@@ -100,7 +101,7 @@ def roll_back(setting: Setting, request: RollbackRequest, *, on_progress: Callab
     written = WrittenFile(setting.workspace, setting.now(), setting.run_id)
     with (
         setting.alone("rollback", dry_run=request.dry_run),
-        _opened(setting, request) as (caller, sender),
+        _opened(setting, request) as caller,
         opened_line(plan) as line,
         opened_receipts(line.plans, setting.workspace, ledger) as receipts,
     ):
@@ -116,7 +117,6 @@ def roll_back(setting: Setting, request: RollbackRequest, *, on_progress: Callab
             unlistable=_unlistable(spec, rules),
             trust_home=request.trust_home,
             approved_by=request.approved_by,
-            sender=sender,
             written=written,
             takes=Memory(spec.run.bytes_in_flight).takes,
             now=setting.now,
@@ -166,8 +166,8 @@ def _unlistable(spec: Spec, rules: tuple[CompiledRule, ...]) -> list[str]:
 
 
 @contextmanager
-def _opened(setting: Setting, request: RollbackRequest) -> Iterator[tuple[Caller, Caller]]:
-    """The way to the stores, which a dry run opens to be read; and another that sends nothing twice."""
+def _opened(setting: Setting, request: RollbackRequest) -> Iterator[Caller]:
+    """The way to the stores, which a dry run opens to be read."""
     purpose = Purpose.ROLLBACK if request.approved_by is None else Purpose.SEND_BACK
     if request.dry_run:
         purpose = Purpose.VERIFY
@@ -179,15 +179,9 @@ def _opened(setting: Setting, request: RollbackRequest) -> Iterator[tuple[Caller
             able[name] = replace(able.get(name, Capabilities()), **trusted)
 
     with setting.opened_door(purpose, [Role.SOURCE, Role.BACKUP, Role.TARGET], able=able) as door:
-
-        def caller(attempts: int) -> Caller:
-            return Caller(
-                door.open,
-                concurrency=lambda name: spec.stores[name].concurrency_max,
-                retry=RetryPolicy(attempts=attempts, timeout_seconds=spec.routing.freeze_seconds_max / 3),
-            )
-
-        yield caller(4), caller(1)
+        yield Caller(
+            door.open, concurrency=lambda name: spec.stores[name].concurrency_max, retry=retry_in_a_freeze(spec)
+        )
 
 
 class _Rollback:
@@ -309,6 +303,7 @@ class _Rollback:
             at_once=self._tools.spec.cutover.concurrency,
             threads=self._tools.spec.run.concurrency,
             is_over=lambda: self._end.halted or self._setting.is_over(),
+            stop=self._setting.stop,
             on_look=lambda: self._on_progress(self._end),
         )
 

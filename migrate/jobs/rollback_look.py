@@ -341,8 +341,8 @@ def _ask(subject: Subject, key: SourceKey, stand: Stand, now: Now, spec: Spec, c
         place
         for place, info in at.items()
         if not (_stands(planned, (place, info)) or stand.known.may_be(info))
-        # a backup that lagged has an older one, which the deletion is for as well
-        and (place == source or info.last_modified > subject.moved_at)
+        # a backup that lagged has an older one, which the deletion is for as well. Stores tell whole seconds
+        and (place == source or info.last_modified >= subject.moved_at.replace(microsecond=0))
     )
     return _Answer(is_believed, strange, at, left)
 

@@ -28,7 +28,7 @@ from migrate.errors import (
     UnreachableError,
 )
 from migrate.jobs.at_stores import etag_at
-from migrate.jobs.freezes import end_freeze, note_of
+from migrate.jobs.freezes import begin_freeze, end_freeze, note_of
 from migrate.jobs.late import same_objects
 from migrate.jobs.rollback_gate import Seen, missing
 from migrate.jobs.rollback_look import ASKED_AT_ONCE, Deletion, Found, Sendable, Subject, differences
@@ -64,8 +64,8 @@ _OF_THE_USER = (*OF_THE_USER, MoveRefusedError)
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every user's way needs. `stopped` says that nobody may begin to be frozen or flipped any more; `written` takes what
-    was written at the new home. `approved_by` is who has approved that it is sent back, by `sender`, which tries nothing twice:
-    None where nobody has. `takes` bounds what is in memory by bytes while the block lasts."""
+    was written at the new home. `approved_by` is who has approved that it is sent back, None where nobody has.
+    `takes` bounds what is in memory by bytes while the block lasts."""
 
     plan_id: int
     run_id: int
@@ -77,7 +77,6 @@ class Tools:
     unlistable: Sequence[str]
     trust_home: bool
     approved_by: str | None
-    sender: Caller
     written: WrittenFile
     takes: Callable[[int], Any]
     now: Callable[[], datetime]
@@ -198,7 +197,7 @@ def settle(tools: Tools, way: Attempt, error: Exception | None) -> Way[Ended]:
     ours = error if isinstance(error, MigrateError) else None
     try:
         route = yield from end_freeze(tools.router, user_id, way.token, tools.freeze_seconds)
-    except (UnreachableError, LaterError) as unknown:
+    except (UnreachableError, LaterError, InterruptedRun) as unknown:
         return Ended(user_id, error=ours or unknown, is_open=True)
     pause_at(PausePoint.RETURN_UNFROZEN)
     try:
@@ -235,7 +234,7 @@ def _look(tools: Tools, subject: Subject) -> Way[Seen]:
 def _look_again(tools: Tools, subject: Subject, seen: Seen, way: Attempt) -> Way[Found]:
     """Freeze the user, and look once more what differs. LaterError where the gate would not let them pass any more."""
     user_id = subject.user_id
-    yield [partial(tools.router.freeze, user_id, way.token, tools.freeze_seconds)]
+    yield from begin_freeze(tools.router, user_id, way.token, tools.freeze_seconds, subject.home)
     pause_at(PausePoint.RETURN_FROZEN)
     found = yield from differences(subject, tools.spec, tools.rules, tools.caller, trust_home=tools.trust_home)
     lacks = missing(replace(seen, found=found, is_on_hold=tools.ledger.hold_of(user_id) is not None))
@@ -403,7 +402,7 @@ def _send(tools: Tools, sendable: Sendable, begun: float) -> tuple[Receipt, Obje
         results = copy_at_once(
             planned,
             replaceable,
-            tools.sender,
+            tools.caller,
             multipart_from=tools.spec.copying.multipart_from,
             part_bytes=tools.spec.copying.part_bytes,
             now=tools.now,

@@ -6,11 +6,13 @@ So the ledger is spoken to by one thread alone, which always hears a signal (des
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
 from migrate.errors import InterruptedRun, LaterError, StoreError, UnreachableError
+from migrate.worker.loop import GRACE_SECONDS, Stop
 
 R = TypeVar("R")
 Job = Callable[[], Any]
@@ -25,13 +27,17 @@ _LOOK_SECONDS = 0.2
 class _Going(Generic[R]):
     """A way that is under way: its jobs, and how many of them are not done."""
 
-    def __init__(self, way: Way[R]) -> None:
+    def __init__(self, way: Way[R], pool: ThreadPoolExecutor) -> None:
         self.way = way
+        self._pool = pool
         self.futures: list[Future[Any]] = []
+        self.is_interrupted = False
 
-    def advance(self, pool: ThreadPoolExecutor) -> R | None:
-        """Go on with what the jobs gave; None while there are more of them. What the way raises is raised."""
-        error = next((failed for future in self.futures if (failed := future.exception()) is not None), None)
+    def advance(self, error: BaseException | None = None) -> R | None:
+        """Go on with what the jobs gave, or with an error instead; None while there are more of them. What the way raises is
+        raised."""
+        if error is None:
+            error = next((failed for future in self.futures if (failed := future.exception()) is not None), None)
         results = [] if error is not None else [future.result() for future in self.futures]
         try:
             if error is not None:
@@ -43,8 +49,15 @@ class _Going(Generic[R]):
         except StopIteration as end:
             ended: R = end.value
             return ended
-        self.futures = [pool.submit(job) for job in jobs]
+        self.futures = [self._pool.submit(job) for job in jobs]
         return None
+
+    def interrupt(self, pool: ThreadPoolExecutor) -> R | None:
+        """Go on without what the jobs may still give, which nobody waits for any more, and in other threads: those may hang."""
+        self.is_interrupted, self._pool = True, pool
+        for future in self.futures:
+            future.cancel()
+        return self.advance(InterruptedRun("stopped while a request was under way"))
 
     @property
     def is_due(self) -> bool:
@@ -57,9 +70,13 @@ def side_by_side(
     at_once: int,
     threads: int,
     is_over: Callable[[], bool],
+    stop: Stop,
     on_look: Callable[[], None],
 ) -> Iterator[R]:
     """What each way ends with, as they end. Once `is_over`, none is begun any more; those under way come to their end.
+
+    After a `stop` jobs have `GRACE_SECONDS`: then their way goes on with InterruptedRun, and what it does to end in order has as
+    long again, such as to end a freeze. What is not done by then is left for the next command.
 
     `on_look` is called several times a second. What a way raises keeps others from being begun; it is raised once those that are
     under way have come to their end.
@@ -67,7 +84,7 @@ def side_by_side(
     failed: Exception | None = None
     going: list[_Going[R]] = []
     more = True
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="step")
+    pools = [ThreadPoolExecutor(threads, thread_name_prefix=name) for name in ("step", "end")]
     try:
         while True:
             while more and failed is None and len(going) < at_once and not is_over():
@@ -78,12 +95,16 @@ def side_by_side(
                 if way is None:
                     more = False
                     break
-                going.append(_Going(way))
+                going.append(_Going(way, pools[0]))
             if not going:
                 break
-            for each in [one for one in going if one.is_due]:
+            grace, end = stop.ends_at(GRACE_SECONDS), stop.ends_at(2 * GRACE_SECONDS)
+            if end is not None and time.monotonic() >= end:
+                break
+            is_late = grace is not None and time.monotonic() >= grace
+            for each in [one for one in going if one.is_due or (is_late and not one.is_interrupted)]:
                 try:
-                    ended = each.advance(pool)
+                    ended = each.advance() if each.is_due else each.interrupt(pools[1])
                 except Exception as error:  # noqa: BLE001 - raised below
                     failed = failed or error
                     going.remove(each)
@@ -96,6 +117,7 @@ def side_by_side(
                 wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
             on_look()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
     if failed is not None:
         raise failed

@@ -45,7 +45,6 @@ UNKNOWN = "unknown"
 _VERIFIED = (
     UserState.VERIFIED,
     UserState.READY,
-    UserState.FROZEN,
     UserState.CUT_OVER,
     UserState.OBSERVING,
     UserState.RETURNING,
@@ -110,7 +109,12 @@ class Whereabouts:
 
     @property
     def is_verified(self) -> bool:
-        return self.row is not None and self.row.state in _VERIFIED
+        """By the state; of who is frozen, for a cutover that may be taken back, by what a verification has said."""
+        if self.row is None:
+            return False
+        return self.row.state in _VERIFIED or (
+            self.row.state is UserState.FROZEN and self.row.matched == self.row.copies
+        )
 
     @property
     def exit_code(self) -> ExitCode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import (
     ColumnElement,
@@ -39,6 +39,9 @@ from migrate.states import AWAY, BatchState, UserState
 _WRITES = ("run", "cutover", "rollback", "purge")
 _OF_ANY_PLAN = "forget"
 _PAGE = 10_000
+_CLOCKS_APART = timedelta(
+    minutes=5
+)  # what the clocks of two machines may differ by: S3 allows 15, and NTP keeps to far less
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)
@@ -146,22 +149,26 @@ class Lines(Core):
                 {row.ordinal: row.etag for row in wrong},
             )
 
-    def last_run_of(self, digests: Sequence[str], now: datetime, *, besides: int | None = None) -> datetime | None:
+    def last_run_of(
+        self, digests: Sequence[str], now: datetime, *, host: str, besides: int | None = None
+    ) -> datetime | None:
         """When the last command of these plans that writes to a store ended, `besides` left out; `now`, where one has not ended,
-        or was killed. None where there was none. Forgetting counts for every plan: its users may be of any."""
+        or was killed. None where there was none. Forgetting counts for every plan: its users may be of any.
+
+        An end on another machine than `host` is as late as that machine's clock may be behind."""
         runs = schema.runs
         with self._read() as connection:
             found = connection.execute(
-                select(runs.c.ended_at).where(
+                select(runs.c.ended_at, runs.c.host).where(
                     or_(
                         and_(runs.c.plan_digest.in_(digests), runs.c.verb.in_(_WRITES)),
                         and_(runs.c.plan_digest.is_(None), runs.c.verb == _OF_ANY_PLAN),
                     ),
                     runs.c.id != (besides or 0),
                 )
-            ).scalars()
-            ended: list[datetime] = [now if at is None else at for at in found]
-        return max(ended, default=None)
+            )
+            ends = [now if at is None else min(now, at if where == host else at + _CLOCKS_APART) for at, where in found]
+        return max(ends, default=None)
 
 
 def line_of(connection: Connection, parent: str) -> list[int]:
@@ -306,7 +313,13 @@ def take_users(
     moved = [state for state in kept if state != UserState.FORGOTTEN.value]
     moves = and_(users.c.state.in_(moved), coming.c.copies > 0)
     came_back = and_(users.c.state.not_in(away), coming.c.state == MOVED)
-    if connection.execute(select(users.c.plan_id).where(same, or_(moves, came_back)).limit(1)).first():
+    moved_since = set(connection.execute(select(users.c.state).where(same, or_(moves, came_back)).distinct()).scalars())
+    if UserState.FROZEN.value in moved_since:
+        raise LaterError(
+            "this delta has users whom a cutover has left frozen when it broke off",
+            remedy=f"`migrate cutover {parent[:12]} --wave all` finds out where they live; then `migrate delta {parent[:12]}`.",
+        )
+    if moved_since:
         raise LaterError(
             "the home of some users of this delta has moved since it was built",
             remedy=f"Build a new one: `migrate delta {parent[:12]}`.",

@@ -138,10 +138,16 @@ class Moving(Core):
         return token
 
     def stayed(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> None:
-        """returning → observing: the freeze under this token has ended, and the home is still the new one."""
+        """returning → observing: the freeze under this token has ended, and the home is still the new one. Of one who was
+        forgotten on the way the state stays."""
         with self._write() as connection:
-            row = _user(connection, user_id)
-            _step(connection, row, UserState.OBSERVING, run_id, now, note, of=UserState.RETURNING)
+            row = _user(connection, user_id, waits=True)
+            if row.state == UserState.FORGOTTEN.value:
+                _tell(
+                    connection, row, UserState.FORGOTTEN, UserState.FORGOTTEN, run_id, now, "had not been flipped back"
+                )
+            else:
+                _step(connection, row, UserState.OBSERVING, run_id, now, note, of=UserState.RETURNING)
             _note_move(connection, user_id, wanted=schema.moves.c.back_token == token)
 
     def rolled_back(self, user_id: str, token: str, run_id: int, now: datetime, *, note: str | None = None) -> None:

@@ -482,8 +482,8 @@ late = Table(
     "late",
     metadata,
     # A row a copy that a cutover has planned while its user was frozen: no plan names it. The source's half says what the object
-    # was; the receipt's half comes once the copy is there and was read again. A `target_etag` alone is of what a rollback saw
-    # (`LateCopy.seen`).
+    # was; the receipt's half comes once the copy is there and was read again. A `target_etag` alone is of what was seen
+    # meanwhile (`LateCopy.seen`).
     Column("user_id", Text, ForeignKey("users.user_id"), nullable=False),
     Column("store", Text, nullable=False),
     Column("key", KeyBytes, nullable=False),

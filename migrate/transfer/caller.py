@@ -50,10 +50,13 @@ stamina.instrumentation.set_on_retry_hooks([])
 class RetryPolicy:
     """How often and how long one request is tried. Waits grow from `wait_seconds`, doubled, with jitter.
 
-    Being asked for less is not counted as an attempt: only the time bounds it.
+    Being asked for less is not counted as an attempt: only the time bounds it. `changes_once`: what changes what a key shows is
+    not sent again once its answer is lost, for whoever gives the key to others right after, since the first one may land late
+    (design, invariant 2).
     """
 
     attempts: int = 6
+    changes_once: bool = False
     timeout_seconds: float = 120.0
     wait_seconds: float = 0.2
     wait_max_seconds: float = 10.0
@@ -132,7 +135,7 @@ class Caller:
         except StoreError as error:
             failed: StoreError | None = error
         attempts = stamina.retry_context(
-            on=_Patience(policy.attempts),
+            on=_Patience(policy.attempts, changes_once=policy.changes_once),
             attempts=None,
             timeout=max(_MOMENT_SECONDS, policy.timeout_seconds - (time.monotonic() - begun)),
             wait_initial=policy.wait_seconds,
@@ -192,8 +195,9 @@ class Caller:
 class _Patience:
     """Whether one request is tried once more; a number is the wait that the store asked for, bounded."""
 
-    def __init__(self, attempts: int) -> None:
+    def __init__(self, attempts: int, *, changes_once: bool) -> None:
         self._attempts = attempts
+        self._changes_once = changes_once
         self._failures = 0
         self._absent: set[str] = set()  # the operations that were answered so
 
@@ -205,4 +209,11 @@ class _Patience:
             self._absent.add(error.operation)
             return not said_before
         self._failures += 1
+        if self._changes_once and isinstance(error, StoreError) and _changes_a_key(error.operation):
+            return False
         return isinstance(error, TransientStoreError | StrangeAnswerError) and self._failures < self._attempts
+
+
+def _changes_a_key(operation: str) -> bool:
+    """Whether a request, by its name in errors, changes what a key shows; parts of an upload do not."""
+    return operation.lower().replace("_", " ") in ("put", "put tags", "complete upload", "delete")

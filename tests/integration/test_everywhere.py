@@ -17,6 +17,7 @@ from migrate.errors import MoveRefusedError
 from migrate.ledger import Ledger
 from migrate.model import Attributes
 
+USERS = 6
 SITES = ("dublin-1", "dublin-2", "hamar")
 FIRST = """
 [[layout.rules]]
@@ -67,7 +68,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> SmallWorld:
 
 @made_once
 def made(root: Path, ledger: str | None) -> SmallWorld:
-    world = build(root, users=6, per_user=2, copies_max=20, odd=False, large=False)
+    world = build(root, users=USERS, per_user=2, copies_max=20, odd=False, large=False)
     world.ledger = ledger
     path = root / "plans" / "small.toml"
     text = path.read_text(encoding="utf-8").replace('\n[[layout.rules]]\nname = "photos"\n', FIRST, 1)
@@ -93,6 +94,13 @@ def states(world: SmallWorld) -> Mapping[str, int]:
     for wave in answer.json["standing"]:
         found.update(wave["users"])
     return +found
+
+
+def at_hamar(world: SmallWorld) -> int:
+    """Users whose home or backup is there."""
+    return len(
+        {key.split("/")[1] for store, key in world.at_targets() if store == "hamar" and "/photo-" in key} - {"ghost"}
+    )
 
 
 def assert_all_there(world: SmallWorld) -> None:
@@ -136,7 +144,8 @@ def test_what_is_nobodys_is_at_every_site_and_proved_there(world: SmallWorld) ->
 
 @pytest.mark.parametrize("level", ["content", "listing"])
 def test_a_shared_object_that_one_site_has_lost_is_missing_there_and_is_put_back(world: SmallWorld, level: str) -> None:
-    """The corrupted twin: it is found, the stand-in of that site is not verified any more, and nobody else is held back."""
+    """The corrupted twin: it is found, the stand-in of that site is not verified any more, and who is to live there, or has their
+    backup there, stays: they would miss what everybody uses. Nobody else is held back."""
     world.store("hamar").delete("assets/3.svg")
     answer = world.migrate("verify", "--level", level, "--wave", "all", "--json")
     assert answer.code == 3
@@ -144,10 +153,15 @@ def test_a_shared_object_that_one_site_has_lost_is_missing_there_and_is_put_back
     failures = world.migrate("status", "--failures", "--json").json["failures"]
     assert [(row["store"], row["key"]) for row in failures] == [("hamar", "assets/3.svg")]
     assert states(world) == {"verified": 7, "copied": 1}
+    gate = world.migrate("cutover", "--wave", "all", "--dry-run", "--json")
+    assert (gate.code, gate.json["missing"].keys()) == (4, {"shared"}), gate.err
+    assert gate.json["users"]["ready"] == USERS - at_hamar(world)
     assert world.migrate("verify", "--repair").code in (0, 3)
     moved(world)
     assert_all_there(world)
     assert states(world) == {"verified": 8}
+    gate = world.migrate("cutover", "--wave", "all", "--dry-run", "--json")
+    assert (gate.code, gate.json["users"]["ready"]) == (0, USERS), gate.err
 
 
 def test_only_among_users_objects_is_one_too_many_told(world: SmallWorld) -> None:

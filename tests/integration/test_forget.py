@@ -529,13 +529,22 @@ def cut_over(world: SmallWorld) -> None:
     do(world, "cutover", "--wave", "all")
 
 
-def test_what_the_platform_writes_at_the_new_home_is_the_platforms(world: SmallWorld) -> None:
+def test_what_the_platform_writes_at_the_new_home_is_the_platforms(
+    world: SmallWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of who was cut over only what has a receipt's ETag goes; what was changed or written since stays, with 4, until the
-    platform has erased it."""
+    platform has erased it. A rollback that sent it back, and broke off, has made none of it ours."""
     cut_over(world)
     home = home_of(world, "u001")
     world.put(home, "users/u001/photo-0000.jpg", b"changed in europe", IMAGE, {})
     world.put(home, "users/u001/new.jpg", b"written in europe", IMAGE, {})
+
+    def refused(*_: Any) -> None:
+        raise LaterError("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlRouter, "flip", refused)
+        do(world, "rollback", "--user", "u001", "--send-back", "Ms Counsel", code=4)
     found = forget(world, "u001", code=4)["u001"]
     assert (found["state_before"], found["objects"], found["left"]) == ("observing", 5, {"platform": 2})
     mine = [(home, "users/u001/new.jpg"), (home, "users/u001/photo-0000.jpg")]

@@ -618,6 +618,14 @@ def test_a_home_that_keeps_versions_has_to_show_that_something_was_deleted(tmp_p
     assert (looked["missing"], looked["users"]["ready"]) == ({"deletions": 1}, 1)
     looked = purge(world, "--dry-run", "--trust-home")["purge"]
     assert (looked["users"], looked["deleted_since"], looked["trusted"]) == (2, 2, 1)
+    # what was confirmed are objects, and not a number of them
+    for name in homes(world)["u001"]:
+        targets[name].seed("users/u001/photo-0002.jpg", world.objects["users/u001/photo-0002.jpg"][0])
+        for info in targets[name].versions("users/u001/photo-0001.jpg"):
+            targets[name].remove(info.key, info.version_id)
+    done = purge(world, "--confirm", looked["digest"], code=4)
+    assert (done["missing"], done["users"]["purged"]) == ({"deletions": 1}, 1)
+    assert of("u001", at_sources(world)) == 6
 
 
 def test_what_is_gone_at_home_and_backup_goes_at_the_sources_once_the_home_is_trusted(quick: SmallWorld) -> None:

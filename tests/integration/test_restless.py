@@ -114,6 +114,34 @@ def test_by_a_delta_of_which_all_has_drifted_and_back_again(tmp_path: Path) -> N
             assert download.read() == world.objects[KEY][0]
 
 
+def test_what_was_written_in_europe_before_going_back_is_not_overwritten(tmp_path: Path) -> None:
+    """The copy that a delta plans anew drifts, and names what the first plan had left there: what stands there by now is the
+    user's, and is no cutover's to replace, however often it is tried (Invariant 2)."""
+    world = laid(tmp_path)
+    for words in (("run", "--wave", "all"), ("verify",), ("cutover", "--wave", "all")):
+        do(world, *words)
+    with ledger_of(world) as ledger:
+        row = ledger.user("u000")
+    assert row is not None
+    home = str(row.home)
+    world.put(home, KEY, b"written in Europe", Attributes(content_type="a/b"), {})
+    do(world, "rollback", "--wave", "all")
+    write(world, "u000/photo-0001", "at the old home again")
+    do(world, "delta")
+    write(world, "u000/photo-0001", "since the delta, and longer")
+    do(world, "run", "--wave", "all", code=4)
+    do(world, "verify", code=4)
+    for _ in range(2):
+        found = cutover(world, code=4)
+        assert [each["user"] for each in found["who"]] == ["u000"]
+        assert "occupied" in found["who"][0]["why"]["failed"]
+        with world.store(home).get(KEY) as download:
+            assert download.read() == b"written in Europe"
+    world.store(home).delete(KEY)
+    assert cutover(world)["users"]["moved"] == 1
+    world.assert_all_there()
+
+
 def test_at_both_ends_a_source_that_moved_on_is_brought_as_well(tmp_path: Path) -> None:
     """Its copy has a receipt, and no verification can say more than that the source is another by now."""
     world = laid(tmp_path, '[verify]\nlevel = "both-ends"\n')

@@ -95,14 +95,22 @@ def test_what_is_behind_is_taken_again_whatever_an_earlier_attempt_has_brought()
     assert len(taken(Behind(drifted=frozenset({(1, 3, 6)})), UNCHANGED, (home, backup)).objects) == 1
 
 
-def test_nothing_of_ours_stands_where_all_has_drifted_and_nothing_is_replaced() -> None:
-    """So what is found there is somebody's, and not overwritten (Invariant 2)."""
+def test_where_a_copy_has_drifted_only_what_an_earlier_plan_has_left_is_ours() -> None:
+    """Anything else that is found there is somebody's, such as what the user wrote there before going back (Invariant 2)."""
     both = frozenset({(1, 3, 6), (1, 3, 7)})
-    for behind, strangers in (
-        (Behind(), set()),
-        (Behind(drifted=both), {HOME}),
-        (Behind(drifted=frozenset({(1, 3, 7)})), set()),
-        (Behind(moved_on=both), set()),
+    for behind, bounds in (
+        (Behind(), {}),
+        (Behind(drifted=both), {HOME: None, BACKUP: "older"}),
+        (Behind(drifted=frozenset({(1, 3, 7)})), {BACKUP: "older"}),
+        (Behind(moved_on=both), {}),
     ):
         (known,) = known_of(LINE, [], SPEC, behind).values()
-        assert known.strangers == strangers
+        assert known.bounds == bounds
+
+
+def test_what_an_attempt_found_at_a_target_is_not_ours_at_the_next_one() -> None:
+    """Nor is anything else that comes to stand there. Its twin: what nobody saw there before the attempt is ours."""
+    seen = late("us", HOME, 1, "etag", None)._replace(seen="somebody's")
+    for home, bounds in ((seen, {HOME: None}), (seen._replace(seen=None), {})):
+        (known,) = known_of({}, [home, late("us", BACKUP, 1, "etag", None)], SPEC).values()
+        assert known.bounds == bounds

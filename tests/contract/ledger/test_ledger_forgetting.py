@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -94,7 +94,11 @@ def test_a_batch_is_begun_from_its_first_lease_on(world: World) -> None:
 def test_every_plan_waits_for_the_requests_of_an_erasure(world: World) -> None:
     """It is recorded without a plan. One that was killed counts as under way (Invariant 2)."""
     ledger = world.ledger
-    assert ledger.last_run_of([CHILD], LATER) is None
+
+    def last(now: datetime, host: str = "h", besides: int | None = None) -> datetime | None:
+        return ledger.last_run_of([CHILD], now, host=host, besides=besides)
+
+    assert last(LATER) is None
 
     def begun(verb: str) -> int:
         return ledger.start_run(
@@ -102,12 +106,15 @@ def test_every_plan_waits_for_the_requests_of_an_erasure(world: World) -> None:
         )
 
     begun("verify")
-    assert ledger.last_run_of([CHILD], LATER) is None
+    assert last(LATER) is None
     run_id = begun("forget")
-    assert ledger.last_run_of([CHILD], LATER) == LATER
-    assert ledger.last_run_of([CHILD], LATER, besides=run_id) is None
+    assert last(LATER) == LATER
+    assert last(LATER, besides=run_id) is None
     ledger.end_run(run_id, exit_code=0, now=NOW)
-    assert ledger.last_run_of([CHILD], LATER) == NOW
+    assert last(LATER) == NOW
+    assert last(LATER, host="another") > NOW  # by its clock, which may be behind
+    assert last(NOW, host="another") == NOW  # and nobody waits for a time to come
+    assert last(NOW - timedelta(hours=1)) == NOW - timedelta(hours=1)  # such as after a clock was set back
 
 
 def test_nobody_is_erased_who_is_not_forgotten(world: World) -> None:

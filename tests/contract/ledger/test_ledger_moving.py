@@ -110,6 +110,22 @@ def test_each_attempt_has_its_token_and_the_history_keeps_them_apart(verified: W
     verified.demand_sums()
 
 
+def test_who_is_forgotten_on_the_way_back_and_stays_is_written_down(verified: World) -> None:
+    """The platform has answered, so nobody is to be asked again; they stay forgotten, and nothing says that they went back."""
+    ledger, run_id = verified.ledger, verified.run_id
+    verified.cut_over("anna")
+    ledger.observe("anna", run_id, until=LATER, now=NOW)
+    back = ledger.begin_return("anna", run_id, NOW)
+    ledger.forgotten("anna", run_id, NOW)
+    ledger.stayed("anna", back, run_id, LATER)
+    move = ledger.move_of("anna")
+    assert move is not None
+    assert (move.state, move.rolled_back_at) == (U.FORGOTTEN, None)
+    assert ledger.history("anna")[-1].note == "had not been flipped back"
+    with pytest.raises(MoveRefusedError, match="another attempt"):
+        ledger.stayed("anna", "another", run_id, LATER)
+
+
 def test_late_copies_are_written_under_the_token_of_the_way_that_is_under_way(verified: World) -> None:
     """That of the freeze on the way there, that of the return on the way back, and none before, between or after."""
     ledger, run_id, plan_id = verified.ledger, verified.run_id, verified.plan_id
@@ -195,6 +211,7 @@ OF_FORGOTTEN: dict[str, dict[str, Any]] = {
     "flip": {"flipped_at": NOW, "frozen_ms": 1},
     "thaw": {"unfrozen_at": NOW},
     "roll back": {"rolled_back_at": NOW},
+    "stay": {},
 }
 
 
@@ -237,7 +254,7 @@ def test_a_step_is_made_from_its_own_states_alone(verified: World, step: str) ->
             assert before[0] is not None
             known = before[0]._replace(**OF_FORGOTTEN[step])
             assert verified.ledger.move_of("anna") == known
-            for again in ("flip", "thaw", step):  # once, whoever comes with the same token
+            for again in {"flip", "thaw", step} - {"stay"}:  # once, whoever comes with the same token
                 with pytest.raises(MoveRefusedError):
                     STEPS[again][1](verified, "anna", token)
             assert verified.ledger.move_of("anna") == known
