@@ -174,15 +174,31 @@ class StoreError(MigrateError):
 
 
 class TransientStoreError(StoreError):
-    """Worth another try: a time-out, a reset connection, a 500."""
+    """Worth another try: a time-out, a reset connection, a 500. `is_refused`: nothing was done, and nothing can come of it later,
+    since the store said so or was not even reached."""
 
     code = "unavailable"
+    is_refused = False
+
+    def __init__(
+        self,
+        store: str,
+        operation: str,
+        detail: str = "",
+        *,
+        key: str | None = None,
+        remedy: str = "",
+        refused: bool = False,
+    ) -> None:
+        super().__init__(store, operation, detail, key=key, remedy=remedy)
+        self.is_refused = self.is_refused or refused
 
 
 class ThrottledError(TransientStoreError):
     """SlowDown, 503 or 429: the store asks for less. `wait_seconds` is its Retry-After, if it gave one."""
 
     code = "throttled"
+    is_refused = True
 
     def __init__(
         self, store: str, operation: str, detail: str = "", *, key: str | None = None, wait_seconds: float | None = None
@@ -195,6 +211,7 @@ class ExpiredError(TransientStoreError):
     """The credentials have expired. They are asked for at each request, and may be new at the next one."""
 
     code = "expired"
+    is_refused = True
 
 
 class CorruptBodyError(TransientStoreError):

@@ -16,7 +16,7 @@ from migrate.jobs.at_stores import etag_at
 from migrate.jobs.elsewhere import demand_newest
 from migrate.jobs.registered import no_copy_yet, registered
 from migrate.ledger import Ledger, SealKind
-from migrate.model import Outcome, TargetRole, Verdict
+from migrate.model import TOMBSTONES, Outcome, TargetRole, Verdict
 from migrate.planner.digest import OBJECTS
 from migrate.planner.folder import Plan, open_reader
 from migrate.planner.kept import parents_of
@@ -34,9 +34,10 @@ _REMEMBERED = 16  # batches: they are asked for in order
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Of one batch: the ETags of the receipts by ordinal, and the ordinals for which nothing is left to do or to prove."""
+    """Of one batch: the ETags of the receipts by ordinal, and the ordinals for which nothing is left to do or to prove. None: the
+    copy drifted, and nobody knows whether a process that died has made it before."""
 
-    etags: dict[int, str]
+    etags: dict[int, str | None]
     sound: frozenset[int]
 
 
@@ -60,7 +61,7 @@ class LineReader:
             self._held.callback(seals.close)
             self._seals.append(seals)
         self._known = lru_cache(_REMEMBERED)(self._read)
-        self._late_etags: dict[int, str] = {}
+        self._late_etags: dict[int, str | None] = {}
         self._back = frozenset(ledger.users_back(self._ids))
 
     def line(self, scratch: Path, opener: Callable[[str], Store], is_stopping: Stopping = never) -> Line:
@@ -128,11 +129,14 @@ class LineReader:
                 if copy.receipt is not None and not is_back:
                     continue
                 connection.execute("INSERT INTO unsound_late VALUES (?, 0, ?)", [place, ordinal + step])
-                if copy.receipt is not None or is_back or copy.is_strangers:
+                if copy.receipt is not None or is_back:
                     continue
                 # nobody else writes at a target before the user lives there
-                if (seen := etag_at(copy.target_store, copy.target_key, caller)) is not None:
-                    self._late_etags[ordinal + step] = seen
+                stands = etag_at(copy.target_store, copy.target_key, caller)
+                if stands is None and copy.flag in TOMBSTONES:
+                    stands = copy.seen  # it may be behind a delete marker
+                if stands is not None:
+                    self._late_etags[ordinal + step] = stands
             ordinal += 2
         connection.execute(f"COPY (FROM late ORDER BY ordinal) TO {literal(str(path))} (FORMAT parquet)")
 
@@ -164,7 +168,7 @@ class LineReader:
             f"UNION ALL FROM unsound_late) TO {literal(str(path))} (FORMAT parquet)"
         )
 
-    def _receipts(self, copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str]]:
+    def _receipts(self, copies: Sequence[CopyRef]) -> Iterable[tuple[int, int, int, str | None]]:
         for (place, number), group in groupby(copies, key=lambda copy: copy[:2]):
             if place == len(self._plans):
                 etags = self._late_etags
@@ -175,7 +179,7 @@ class LineReader:
 
     def _read(self, place: int, number: int) -> _Known:
         proof, reader = self._ledger.proof(self._ids[place], number, self._level), self._seals[place]
-        etags: dict[int, str] = {}
+        etags: dict[int, str | None] = {}
         received: dict[int, int] = {}
         matched: dict[int, int] = {}
         for seal in proof.seals:
@@ -202,6 +206,8 @@ class LineReader:
                 etags[row.ordinal] = row.receipt.etag
             elif row.outcome is Outcome.PENDING and row.etag is not None:
                 etags[row.ordinal] = row.etag  # what a verification saw, and the repair may replace
+            elif row.outcome is Outcome.DRIFTED:
+                etags.setdefault(row.ordinal, None)
         # as a repair would, a delta may replace what a verification saw
         etags |= {ordinal: seen for ordinal, seen in proof.wrong.items() if seen is not None}
         sound = frozenset(

@@ -129,10 +129,14 @@ def _tools(setting: Setting, plan_id: int, caller: Caller) -> Tools:
 
 
 def _unshared_sites(ledger: Ledger, plan_id: int, spec: Spec) -> frozenset[str]:
-    """Sites at which a copy of what goes to every site is not verified, or behind its source and no more."""
-    stand_ins = {user_id: ledger.candidate(plan_id, user_id) for user_id in spec.stand_ins}
-    open_ones = [user_id for user_id, found in stand_ins.items() if found and found.copies and not may_begin(found)]
-    return frozenset(site for user_id in open_ones for site in spec.stand_ins[user_id] if site is not None)
+    """The sites of stand-ins of whom a copy is still to be made, or one that was made is not verified. What drifted, or cannot be
+    copied, is told by `run` and `status`, and waiting would not bring it."""
+    sites: set[str | None] = set()
+    for user_id, both in spec.stand_ins.items():
+        row = ledger.user(user_id)
+        if row is not None and row.plan_id == plan_id and (row.settled < row.copies or row.matched < row.good):
+            sites.update(both)
+    return frozenset(site for site in sites if site is not None)
 
 
 class _Cutover:
@@ -203,8 +207,18 @@ class _Cutover:
             aside = sum(is_stand_in(each.user_id) or each.state is UserState.FORGOTTEN for each in page)
             self._end.aside += aside
             self._end.away += len(page) - len(mine) - aside
-            yield from (_not_verified(candidate) for candidate in mine if not may_begin(candidate))
+            yield from self._not_verified([candidate for candidate in mine if not may_begin(candidate)])
             yield from self._ways_of([candidate for candidate in mine if may_begin(candidate)])
+
+    def _not_verified(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
+        """The gate for who is not even near it: no store is asked for them. Who has drifted copies is near once a full
+        verification has looked at all else."""
+        states = self._line.states([candidate.user_id for candidate in candidates]) if candidates else {}
+        for candidate in candidates:
+            if states.get(candidate.user_id) == LEAVING:
+                self._end.aside += 1
+            else:
+                yield _held_back(candidate)
 
     def _ways_of(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
         """The ways of these users, each begun when its turn comes."""
@@ -289,9 +303,7 @@ class _Cutover:
             end.ready += 1
 
 
-def _not_verified(candidate: Candidate) -> Way[Ended]:
-    """The gate for who is not even near it: no store is asked for them. Who has drifted copies is near once a full verification
-    has looked at all else."""
+def _held_back(candidate: Candidate) -> Way[Ended]:
     yield [lambda: None]
     return Ended(candidate.user_id, missing={"state": f"is {candidate.state}, and not verified"})
 

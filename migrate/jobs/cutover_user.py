@@ -23,10 +23,20 @@ from migrate.errors import (
     OnHoldError,
     UnreachableError,
 )
-from migrate.jobs.at_stores import etag_at
 from migrate.jobs.cutover_gate import Seen, missing, too_much
 from migrate.jobs.freezes import begin_freeze, end_freeze, note_of
-from migrate.jobs.last_delta import Behind, Known, LastDelta, LateDone, copy_late, known_of, last_delta, list_now
+from migrate.jobs.last_delta import (
+    Behind,
+    Known,
+    LastDelta,
+    LateDone,
+    copy_late,
+    etags_at,
+    known_of,
+    last_delta,
+    list_now,
+    ours_at_targets,
+)
 from migrate.jobs.late import same_objects
 from migrate.jobs.steps import OF_THE_USER, Way
 from migrate.layout import CompiledRule
@@ -188,7 +198,7 @@ def settle(tools: Tools, move: Attempt, frozen_ms: Callable[[], int], error: Exc
     user_id = move.user_id
     try:
         route = yield from end_freeze(tools.router, user_id, move.token, tools.freeze_seconds)
-    except (UnreachableError, LaterError, InterruptedRun) as unknown:
+    except (UnreachableError, LaterError) as unknown:
         return Ended(user_id, error=error if isinstance(error, MigrateError) else unknown, is_open=True)
     pause_at(PausePoint.USER_UNFROZEN)
     try:
@@ -293,14 +303,14 @@ def _move(
 def _still_there(tools: Tools, mover: Mover) -> Way[Mapping[SourceKey, Known]]:
     """What the last delta has to hold the sources against. What earlier attempts have copied late no verification has looked at
     since, where no plan has it: what is not at both sites as its receipt says is not settled."""
-    known, late = mover.known(tools.spec), [copy for copy in mover.late if copy.receipt is not None]
-    lost: set[SourceKey] = set()
-    for start in range(0, len(late), _LATE_AT_ONCE):
-        part = late[start : start + _LATE_AT_ONCE]
-        etags = yield [partial(etag_at, copy.target_store, copy.target_key, tools.caller) for copy in part]
-        for copy, etag in zip(part, etags, strict=True):
-            if copy.receipt is not None and (etag or "") != copy.receipt.etag:
-                lost.add((tools.spec.stores[copy.store].backup_of or copy.store, copy.key))
+    known = mover.known(tools.spec)
+    proved = {(copy.target_store, copy.target_key): copy for copy in mover.late if copy.receipt is not None}
+    there = yield from etags_at(mover.user_id, proved, tools.rules, tools.caller)
+    lost = {
+        (tools.spec.stores[copy.store].backup_of or copy.store, copy.key)
+        for place, copy in proved.items()
+        if copy.receipt is not None and there.get(place, "") != copy.receipt.etag
+    }
     return {key: replace(each, is_settled=each.is_settled and key not in lost) for key, each in known.items()}
 
 
@@ -312,18 +322,15 @@ def _copy(
     known: Mapping[SourceKey, Known],
     begun: float,
 ) -> Way[None]:
-    """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came.
-
-    What stands at a target key where nothing of ours is known is written down before anything is sent: that is somebody else's
-    for the attempts to come, and anything else that comes to stand there is ours (invariant 2)."""
-
-    def bounds(planned: PlannedObject) -> Mapping[TargetRole, str | None]:
-        before = known.get((tools.spec.stores[planned.store].backup_of or planned.store, planned.key))
-        is_known = before is not None and before.planned.target_key == planned.target_key
-        return before.bounds if before is not None and is_known else dict.fromkeys(TargetRole)
-
-    standing = yield from _standing(tools, objects, bounds)
-    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects, same_objects(tools.spec), standing)
+    """Copy what has changed, look at it again, and write down both. LaterError for the first object of which nothing came; and,
+    before anything is written down, where a target key holds what is not ours: so whatever comes to stand there later on is ours,
+    as nobody else writes at a target before the user lives there (invariant 2)."""
+    places = {(copy.store, planned.target_key) for planned in objects for copy in planned.copies}
+    there = yield from etags_at(user_id, places, tools.rules, tools.caller)
+    ours = ours_at_targets(objects, known, there, tools.spec)
+    tombstones = {(planned.store, planned.key) for planned in objects if planned.is_tombstone}
+    removed = {ref: etag for ref, etag in ours.items() if ref[:2] in tombstones}
+    tools.ledger.plan_late(user_id, token, tools.plan_id, tools.run_id, objects, same_objects(tools.spec), seen=removed)
     pause_at(PausePoint.LATE_PLANNED)
 
     def copied(planned: PlannedObject) -> LateDone:
@@ -331,7 +338,7 @@ def _copy(
         with tools.takes(planned.size):
             return copy_late(
                 planned,
-                bounds(planned),
+                {role: ours[ref] for role in TargetRole if (ref := (planned.store, planned.key, role)) in ours},
                 tools.caller,
                 tools.spec,
                 tools.spec.verify.level,
@@ -359,21 +366,6 @@ def _copy(
     pause_at(PausePoint.LATE_CONFIRMED)
     if problem is not None:
         raise LaterError(f"an object of the last delta was not copied ({problem})")
-
-
-def _standing(
-    tools: Tools, objects: Sequence[PlannedObject], bounds: Callable[[PlannedObject], Mapping[TargetRole, str | None]]
-) -> Way[dict[LateRef, str]]:
-    """The ETags of what stands at target keys, and is nothing of ours."""
-    asked = [(each, copy) for each in objects for copy in each.copies if copy.role in bounds(each)]
-    found: dict[LateRef, str] = {}
-    for start in range(0, len(asked), _LATE_AT_ONCE):
-        part = asked[start : start + _LATE_AT_ONCE]
-        etags = yield [partial(etag_at, copy.store, each.target_key, tools.caller) for each, copy in part]
-        for (each, copy), etag in zip(part, etags, strict=True):
-            if etag not in (None, bounds(each)[copy.role]):
-                found[each.store, each.key, copy.role] = etag
-    return found
 
 
 def _demand_time(tools: Tools, begun: float) -> None:

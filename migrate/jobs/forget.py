@@ -248,7 +248,7 @@ def _erase_all(
             end.notes.append(_others_at_work(plan))
             return
         purpose = Purpose.SWEEP if dry_run else Purpose.FORGET  # nothing is written
-        door = held.enter_context(opened_door(plan, workspace, actor, purpose, [Role.TARGET]))
+        door = held.enter_context(opened_door(plan, workspace, actor, purpose, [Role.TARGET], stop))
         line = held.enter_context(opened_line(plan))
         receipts = held.enter_context(opened_receipts(line.plans, workspace, ledger))
         tools = Tools(
@@ -340,7 +340,5 @@ def _add_late(ours: Ours, copy: LateCopy) -> None:
     if copy.receipt is not None:
         ours.has_receipt = True
         ours.etags |= {copy.receipt.etag} - {""}
-    elif copy.is_strangers:
-        ours.is_occupied = True
     elif copy.flag is None:
         ours.begun.add((copy.size, copy.etag))

@@ -4,10 +4,11 @@ has; and how requests are tried meanwhile."""
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
-from migrate.errors import LaterError, UnreachableError
+from migrate.errors import InterruptedRun, LaterError, UnreachableError
 from migrate.jobs.steps import Way
 from migrate.routing import Route, Router
 from migrate.spec import Spec
@@ -33,13 +34,17 @@ def begin_freeze(router: Router, user_id: str, token: str, freeze_seconds: int, 
 
 def end_freeze(router: Router, user_id: str, token: str, freeze_seconds: int) -> Way[Route]:
     """End the token's freeze, and read the route once it has ended. UnreachableError where neither can be had in a freeze's
-    longest time: then the freeze has ended by itself, and nobody knows the home."""
+    longest time: then the freeze has ended by itself, and nobody knows the home.
+
+    A stop whose grace is over amid this is no reason to leave it: it is tried in the time that is left (`steps.side_by_side`)."""
     until = time.monotonic() + freeze_seconds
     while True:
         try:
             yield [partial(router.unfreeze, user_id, token)]
             (route,) = yield [partial(router.read, user_id)]
             assert isinstance(route, Route), "a router reads routes"
+        except InterruptedRun:
+            continue
         except (UnreachableError, LaterError):
             if time.monotonic() >= until:
                 raise
@@ -51,7 +56,8 @@ def end_freeze(router: Router, user_id: str, token: str, freeze_seconds: int) ->
                     "the platform says that it has ended a freeze, and shows it all the same",
                     remedy="Ask `migrate doctor` about the routing; a freeze ends by itself.",
                 )
-        yield [partial(time.sleep, _READ_AGAIN_SECONDS)]
+        with suppress(InterruptedRun):
+            yield [partial(time.sleep, _READ_AGAIN_SECONDS)]
 
 
 def frozen_ms(frozen_at: datetime, now: datetime, freeze_seconds: int) -> int:

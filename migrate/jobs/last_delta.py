@@ -8,12 +8,15 @@ backup, since the source had it no more, is asked for by HEAD.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
+from migrate.errors import LaterError
 from migrate.jobs.at_stores import etag_at, object_at, objects_under
-from migrate.layout import CompiledRule, at_source, match
+from migrate.jobs.steps import Way
+from migrate.layout import CompiledRule, at_source, at_targets, match
 from migrate.ledger import LateCopy, LateRef
 from migrate.model import (
     DELETED,
@@ -39,6 +42,7 @@ from migrate.transfer.integrity import composite_parts
 from migrate.verify import check_object, check_removed
 from migrate.worker.checking import user_prefixes
 
+_ASKED_AT_ONCE = 4  # of one user, so that other users' questions find a thread
 Now = Mapping[SourceKey, tuple[str, ObjectInfo]]
 """What the sources show of a user: by source key, the store that it is to be read from, and its listing."""
 
@@ -61,13 +65,15 @@ class Known:
     """What is known of one source key: the object that was planned last, and whether its copies have receipts. Of what was sent
     back the home's proves both ends, and what the backup site has is the platform's business.
 
-    `bounds` has the roles at whose target keys what stands there is not ours whatever it is: only what has this ETag, and where
-    it is None, nothing. `stood` is the ETag that a rollback was about to replace at the source, and does not know whether it has.
+    `bounds` has the roles at whose target keys what stands there is not ours whatever it is, but by these ETags. `removes` has
+    what an earlier attempt was to remove at targets, and does not know whether it has. `stood` is the ETag that a rollback was
+    about to replace at the source, and does not know either.
     """
 
     planned: PlannedObject
     is_settled: bool
-    bounds: Mapping[TargetRole, str | None] = field(default_factory=dict)
+    bounds: Mapping[TargetRole, frozenset[str]] = field(default_factory=dict)
+    removes: Mapping[TargetRole, str] = field(default_factory=dict)
     stood: str | None = None
 
     @property
@@ -119,16 +125,20 @@ def known_of(
         # what is behind is brought in the very freeze that it is flipped in
         is_settled = all(copy.receipt is not None for copy in proved) and (key not in found or found[key].is_settled)
         stood = next((copy.seen for copy in proved), None)
-        bounds = {copy.role: None for copy in proved if copy.is_strangers}
-        found[key] = Known(_object_of(newest, mine), is_settled, bounds, stood)
+        removes = {copy.role: copy.seen for copy in mine if copy.flag in TOMBSTONES and copy.seen is not None}
+        found[key] = Known(_object_of(newest, mine), is_settled, removes=removes, stood=stood)
     return found
 
 
 def _planned_at(at: PlannedAt, behind: Behind) -> Known:
-    """An object of the line. At the target of a drifted copy stands what an earlier plan has left there, if anything of ours: the
-    user may have lived there since, and have written another."""
+    """An object of the line. At the target of a drifted copy stands what an earlier plan has left there, or this one before its
+    source changed, if anything of ours: the user may have lived there since, and have written another."""
     refs = {copy.role: (at.place, at.batch, copy.ordinal) for copy in at.planned.copies}
-    bounds = {copy.role: copy.replaces for copy in at.planned.copies if refs[copy.role] in behind.drifted}
+    bounds = {
+        copy.role: frozenset({at.planned.etag} if copy.replaces is None else {at.planned.etag, copy.replaces})
+        for copy in at.planned.copies
+        if refs[copy.role] in behind.drifted
+    }
     return Known(at.planned, behind.copies.isdisjoint(refs.values()), bounds)
 
 
@@ -244,6 +254,49 @@ def _copies(spec: Spec, source: str, home: str, backup: str | None) -> Iterator[
         yield PlannedCopy(1, TargetRole.BACKUP, spec.target_store(backup, source))
 
 
+def etags_at(
+    user_id: str, places: Collection[tuple[str, str]], rules: Sequence[CompiledRule], caller: Caller
+) -> Way[dict[tuple[str, str], str]]:
+    """What stands at these target stores and keys, by ETag, as the listings of the user's prefixes show it; what lies under none
+    of these is asked for. Raises what a listing raises."""
+    if not places:
+        return {}
+    stores = sorted({store for store, _ in places})
+    prefixes = user_prefixes(at_targets(rules), user_id)
+    listings = yield [partial(objects_under, store, prefixes, caller) for store in stores]
+    found = {(store, info.key): info.etag for store, there in zip(stores, listings, strict=True) for info in there}
+    others = [(store, key) for store, key in places if not any(map(key.startswith, prefixes))]
+    for start in range(0, len(others), _ASKED_AT_ONCE):
+        part = others[start : start + _ASKED_AT_ONCE]
+        etags = yield [partial(etag_at, store, key, caller) for store, key in part]
+        found.update((place, etag) for place, etag in zip(part, etags, strict=True) if etag is not None)
+    return found
+
+
+def ours_at_targets(
+    objects: Sequence[PlannedObject], known: Mapping[SourceKey, Known], there: Mapping[tuple[str, str], str], spec: Spec
+) -> dict[LateRef, str]:
+    """The ETags of what is ours at the targets, and is to be replaced or removed there. LaterError where somebody else's stands
+    at a key: nothing of ours is known there, or not with this ETag. What has the source's ETag is a copy of it."""
+    found: dict[LateRef, str] = {}
+    for planned in objects:
+        before = known.get((spec.stores[planned.store].backup_of or planned.store, planned.key))
+        if before is not None and before.planned.target_key != planned.target_key:
+            before = None
+        bounds = dict.fromkeys(TargetRole, frozenset({planned.etag})) if before is None else before.bounds
+        removes = before.removes if before is not None and planned.is_tombstone else {}
+        for copy in planned.copies:
+            etag = there.get((copy.store, planned.target_key))
+            if etag is not None and copy.role in bounds and etag not in bounds[copy.role]:
+                raise LaterError(
+                    "an object of the last delta was not copied: its target key is occupied by something else"
+                )
+            stands = etag or removes.get(copy.role)  # behind a delete marker, where an attempt broke off amid a removal
+            if stands is not None:
+                found[planned.store, planned.key, copy.role] = stands
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class LateDone:
     """What became of one late object: receipts of the copies that are there and were read again, or what failed first."""
@@ -254,7 +307,7 @@ class LateDone:
 
 def copy_late(
     planned: PlannedObject,
-    bounds: Mapping[TargetRole, str | None],
+    replaceable: Mapping[TargetRole, str],
     caller: Caller,
     spec: Spec,
     level: Level,
@@ -264,16 +317,11 @@ def copy_late(
 ) -> LateDone:
     """Copy or remove one object, and look at it again as a verification does.
 
-    Where line or ledger know of something of ours at the target key, what is there may be replaced, but for `bounds` (`Known`):
-    nobody else writes at a target before the user lives there.
+    `replaceable` has, by role, the ETag of what is ours at the target key, and is replaced or removed.
     """
-    replaceable = {
-        copy.ordinal: bounds[copy.role] if copy.role in bounds else etag_at(copy.store, planned.target_key, caller)
-        for copy in planned.copies
-    }
     results = copy_at_once(
         planned,
-        {ordinal: etag for ordinal, etag in replaceable.items() if etag is not None},
+        {copy.ordinal: replaceable[copy.role] for copy in planned.copies if copy.role in replaceable},
         caller,
         multipart_from=spec.copying.multipart_from,
         part_bytes=spec.copying.part_bytes,

@@ -36,7 +36,7 @@ from migrate.sql import literal
 from migrate.worker.loop import Stop
 from migrate.workspace import Workspace
 
-PURGE_FORMAT = 1
+PURGE_FORMAT = 2
 CONFIRMED_DIGITS = 12
 """How much of a digest is typed, or given, at least."""
 DOCUMENT = "purge.json"

@@ -197,7 +197,7 @@ def settle(tools: Tools, way: Attempt, error: Exception | None) -> Way[Ended]:
     ours = error if isinstance(error, MigrateError) else None
     try:
         route = yield from end_freeze(tools.router, user_id, way.token, tools.freeze_seconds)
-    except (UnreachableError, LaterError, InterruptedRun) as unknown:
+    except (UnreachableError, LaterError) as unknown:
         return Ended(user_id, error=ours or unknown, is_open=True)
     pause_at(PausePoint.RETURN_UNFROZEN)
     try:

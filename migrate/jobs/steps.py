@@ -106,8 +106,11 @@ def side_by_side(
                 try:
                     ended = each.advance() if each.is_due else each.interrupt(pools[1])
                 except Exception as error:  # noqa: BLE001 - raised below
-                    failed = failed or error
                     going.remove(each)
+                    if not (
+                        each.is_interrupted and isinstance(error, InterruptedRun)
+                    ):  # such is left for the next command
+                        failed = failed or error
                     continue
                 if ended is not None:
                     going.remove(each)

@@ -81,7 +81,7 @@ class Setting:
     def opened_door(
         self, purpose: Purpose, roles: Sequence[Role], *, able: Mapping[str, Capabilities] | None = None
     ) -> AbstractContextManager[Door]:
-        return opened_door(self.plan, self.workspace, self.actor, purpose, roles, able=able)
+        return opened_door(self.plan, self.workspace, self.actor, purpose, roles, self.stop, able=able)
 
 
 @dataclass(slots=True)
@@ -180,6 +180,7 @@ def opened_door(
     actor: Actor,
     purpose: Purpose,
     roles: Sequence[Role],
+    stop: Stop,
     *,
     able: Mapping[str, Capabilities] | None = None,
 ) -> Iterator[Door]:
@@ -190,7 +191,8 @@ def opened_door(
     for name in plan.spec.by_role(*roles):
         door.admit(name)
     yield door
-    door.close()  # not after an error: threads may be in a request
+    if not stop.is_set():  # then, as after an error, threads may be in a request
+        door.close()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from migrate.model import SENT_BACK, BatchInfo, Category, Level, Outcome, Purpose, Receipt, TargetRole, Verdict
+from migrate.model import BatchInfo, Category, Level, Outcome, Purpose, Receipt, TargetRole, Verdict
 from migrate.states import HELD_UP, BatchState, UserState
 
 FULL_SAMPLE_PPM = 1_000_000
@@ -471,9 +471,9 @@ class LateCopy(NamedTuple):
     receipts come once it is, at the roles where nothing is left. And it writes what it sends back (`SENT_BACK`), with the home's
     receipt alone once it is there: whether the backup site has the same is the platform's business.
 
-    `seen` is the ETag of what somebody saw while the user was frozen. A cutover: at a target key, what was not known to be ours,
-    before it sent anything (`is_strangers`). A rollback at the backup site: what stood under the key all the same; that, and
-    nothing else, a delta may replace or remove. A rollback at the home: what the source had, and what is sent back replaces."""
+    `seen` is an ETag that was seen while the user was frozen. Of a tombstone: of what stood under the key at the target, and is
+    to be removed there. Of what is sent back: at the backup site of what stood under the key all the same, at the home of what
+    the source had, and what is sent back replaces. At a target a delta may replace or remove that, and nothing else."""
 
     user_id: str
     plan_id: int
@@ -492,12 +492,6 @@ class LateCopy(NamedTuple):
     target_key: str
     receipt: Receipt | None
     seen: str | None = None
-
-    @property
-    def is_strangers(self) -> bool:
-        """Whether a cutover found something at the target that is not ours. To be asked of users who have not lived there since
-        their newest plan: of the others the late copies without a receipt are a rollback's."""
-        return self.seen is not None and self.flag != SENT_BACK
 
 
 class Candidate(NamedTuple):

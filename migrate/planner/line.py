@@ -40,8 +40,9 @@ class Line:
     late: Path
     """A Parquet file, with the columns of a plan's objects, of what cutovers have copied or removed after the newest plan. Its
     place in the line is behind that plan."""
-    receipts: Callable[[Sequence[CopyRef]], Iterable[tuple[int, int, int, str]]]
-    """The ETags of the receipts of these copies; a copy that has none is left out."""
+    receipts: Callable[[Sequence[CopyRef]], Iterable[tuple[int, int, int, str | None]]]
+    """The ETags of the receipts of these copies. One that has none is left out, or where it drifted has None: a process that died
+    may have made it."""
     mark: str
     """How the ledger stood when it was asked: where it stands otherwise, the delta is not begun any more."""
 

@@ -141,7 +141,7 @@ def _plain_error(
     if code in _PRECONDITION or status == 412:
         return PreconditionError(store, operation, detail, key=key)
     if code in _CORRUPT:
-        return CorruptBodyError(store, operation, detail, key=key)
+        return CorruptBodyError(store, operation, detail, key=key, refused=status < 500)
     if code == "RequestTimeTooSkewed":
         return DeniedError(store, operation, detail, key=key, remedy="The clock of this machine is off: set it.")
     if status in (401, 403):
@@ -149,7 +149,7 @@ def _plain_error(
     if code in _UNSUPPORTED or status in (405, 501):
         return UnsupportedError(store, operation, detail, key=key)
     if code in _TRANSIENT or status >= 500 or status == 408:
-        return TransientStoreError(store, operation, detail, key=key)
+        return TransientStoreError(store, operation, detail, key=key, refused=status < 500)
     if status == 404:
         # not the store's own word: a proxy, or a wrong endpoint. It must not read as "the object is gone" (invariant 4).
         said = f"{detail}: an answer without S3's own words, from {place}"

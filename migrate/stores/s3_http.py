@@ -185,8 +185,9 @@ class S3Client:
             raise CorruptBodyError(self.name, operation, "the body ended early", key=key) from None
         for kind, said in _NO_ANSWER.items():
             if isinstance(error, kind):
+                said, refused = f"{said} {self._place}", kind is not TimeoutError
                 raise TransientStoreError(
-                    self.name, operation, f"{said} {self._place}", key=key, remedy=_REMEDY
+                    self.name, operation, said, key=key, remedy=_REMEDY, refused=refused
                 ) from None
         raise TransientStoreError(self.name, operation, "the connection broke", key=key) from None
 

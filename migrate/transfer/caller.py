@@ -51,8 +51,8 @@ class RetryPolicy:
     """How often and how long one request is tried. Waits grow from `wait_seconds`, doubled, with jitter.
 
     Being asked for less is not counted as an attempt: only the time bounds it. `changes_once`: what changes what a key shows is
-    not sent again once its answer is lost, for whoever gives the key to others right after, since the first one may land late
-    (design, invariant 2).
+    not sent again unless the store has refused it, for whoever gives the key to others right after, since one whose answer is
+    lost may land late (design, invariant 2).
     """
 
     attempts: int = 6
@@ -209,9 +209,10 @@ class _Patience:
             self._absent.add(error.operation)
             return not said_before
         self._failures += 1
-        if self._changes_once and isinstance(error, StoreError) and _changes_a_key(error.operation):
+        if not isinstance(error, TransientStoreError | StrangeAnswerError) or self._failures >= self._attempts:
             return False
-        return isinstance(error, TransientStoreError | StrangeAnswerError) and self._failures < self._attempts
+        is_refused = isinstance(error, TransientStoreError) and error.is_refused
+        return is_refused or not (self._changes_once and _changes_a_key(error.operation))
 
 
 def _changes_a_key(operation: str) -> bool:

@@ -225,7 +225,9 @@ class _WholeCopy:
             except PreconditionError:
                 found = _head(store, self._key)
                 if found is None:
-                    raise TransientStoreError(store.name, "PUT", "refused as existing, then not found") from None
+                    raise TransientStoreError(
+                        store.name, "PUT", "refused as existing, then not found", refused=True
+                    ) from None
         replaceable = self._repairs.get(ordinal) == found.etag
         if is_equal(store, self._key, found, self._body, trust_etag=not replaceable):
             # after a PUT without an answer it is our own

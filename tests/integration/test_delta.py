@@ -331,6 +331,34 @@ def test_a_stray_is_extra_to_a_delta_too(world: SmallWorld) -> None:
     assert [(entry["key"], entry["store"]) for entry in extras] == [("users/u000/stray", store)]
 
 
+@pytest.mark.parametrize("is_somebodys", [False, True])
+def test_what_a_process_that_died_has_left_of_a_copy_that_drifted_is_replaced(
+    is_somebodys: bool, tmp_path: Path
+) -> None:
+    """It had been written, and its receipt had not when the source changed: it has the source's ETag of then. The twin has
+    another, and is somebody's (Invariant 2)."""
+    world, key = build(tmp_path, users=2, per_user=2, odd=False, large=False), "users/u001/photo-0001.jpg"
+    planned(world)
+    body, attributes, tags = world.objects[key]
+    body = b"somebody's" if is_somebodys else body
+    world.put_source(key, b"changed since")
+    assert world.migrate("run", "--wave", "all").code == 4
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/.migrate/ledger.sqlite")
+    row = ledger.user("u001")
+    ledger.close()
+    assert row is not None
+    sites = (str(row.home), str(row.backup))
+    for site in sites:
+        world.put(site, key, body, attributes, tags)
+    delta(world)
+    assert world.migrate("run", "--wave", "all").code == (4 if is_somebodys else 0)
+    if is_somebodys:
+        assert {world.at_targets()[site, key][0] for site in sites} == {body}
+    else:
+        moved(world)
+        world.assert_all_there()
+
+
 def test_a_delta_that_is_built_on_something_else_by_now_is_not_begun(world: SmallWorld) -> None:
     """A repair has put copies back since: what the delta took for settled is not (Invariant 9)."""
     child = str(delta(world)["digest"])

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import pytest
 from moving import QUICK
 from structlog.testing import capture_logs
 
 from migrate.errors import (
+    CorruptBodyError,
+    ExpiredError,
     NotFoundError,
     PermanentStoreError,
     StoreError,
@@ -100,6 +104,32 @@ def test_tries_are_bounded() -> None:
     with pytest.raises(TransientStoreError):
         make(place).call("us", lambda store: store.head("bad"))
     assert asked.count("bad") == QUICK.attempts
+
+
+CHANGES = ("put", "put_tags", "complete_upload", "delete")
+
+
+@pytest.mark.parametrize("operation", ["head", "put_part", *CHANGES])
+@pytest.mark.parametrize("error", [TransientStoreError, ThrottledError, ExpiredError, CorruptBodyError])
+def test_what_changes_a_key_is_sent_once_where_that_is_asked_for(
+    operation: str, error: type[TransientStoreError]
+) -> None:
+    """Unless the store has refused it, or was not reached: nothing of that can land later (Invariant 2)."""
+    once = replace(QUICK, changes_once=True)
+    for policy, refused in product((QUICK, once), (False, True)):
+        tries: list[str] = []
+
+        def fail(_: MemoryStore, tries: list[str] = tries, refused: bool = refused) -> None:
+            tries.append("")
+            failed = error("us", operation) if error is ThrottledError else error("us", operation, refused=refused)
+            raise failed if len(tries) < 3 else NotFoundError("us", "end")
+
+        caller = Caller(partial(MemoryStore, place=MemoryPlace()), concurrency=lambda _: 4, retry=policy)
+        is_refused = refused or error in (ThrottledError, ExpiredError)
+        with pytest.raises((error, NotFoundError)):
+            caller.call("us", fail)
+        is_sent_once = policy is once and operation in CHANGES and not is_refused
+        assert (len(tries) == 1) is is_sent_once
 
 
 def test_a_store_error_that_is_neither_ends_the_run() -> None:

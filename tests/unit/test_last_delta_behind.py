@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 from planning import MODIFIED, NOW, spec_with
 
-from migrate.jobs.last_delta import Behind, LastDelta, Now, known_of, last_delta
+from migrate.errors import LaterError
+from migrate.jobs.last_delta import Behind, Known, LastDelta, Now, known_of, last_delta, ours_at_targets
 from migrate.layout import compile_rules
-from migrate.ledger import LateCopy
+from migrate.ledger import LateCopy, LateRef
 from migrate.model import DELETED, Category, Evidence, ObjectInfo, PlannedCopy, PlannedObject, Receipt, TargetRole
-from migrate.planner.of_users import PlannedAt
+from migrate.planner.of_users import PlannedAt, SourceKey
 
 SPEC = spec_with()
 KEY = "users/anna/photos/1"
@@ -95,22 +96,56 @@ def test_what_is_behind_is_taken_again_whatever_an_earlier_attempt_has_brought()
     assert len(taken(Behind(drifted=frozenset({(1, 3, 6)})), UNCHANGED, (home, backup)).objects) == 1
 
 
-def test_where_a_copy_has_drifted_only_what_an_earlier_plan_has_left_is_ours() -> None:
-    """Anything else that is found there is somebody's, such as what the user wrote there before going back (Invariant 2)."""
+def test_where_a_copy_has_drifted_only_what_a_plan_has_left_is_ours() -> None:
+    """An earlier one, or this one before its source changed. Anything else that is found there is somebody's, such as what the
+    user wrote there before going back (Invariant 2)."""
     both = frozenset({(1, 3, 6), (1, 3, 7)})
     for behind, bounds in (
         (Behind(), {}),
-        (Behind(drifted=both), {HOME: None, BACKUP: "older"}),
-        (Behind(drifted=frozenset({(1, 3, 7)})), {BACKUP: "older"}),
+        (Behind(drifted=both), {HOME: {"etag"}, BACKUP: {"etag", "older"}}),
+        (Behind(drifted=frozenset({(1, 3, 7)})), {BACKUP: {"etag", "older"}}),
         (Behind(moved_on=both), {}),
     ):
         (known,) = known_of(LINE, [], SPEC, behind).values()
         assert known.bounds == bounds
 
 
-def test_what_an_attempt_found_at_a_target_is_not_ours_at_the_next_one() -> None:
-    """Nor is anything else that comes to stand there. Its twin: what nobody saw there before the attempt is ours."""
-    seen = late("us", HOME, 1, "etag", None)._replace(seen="somebody's")
-    for home, bounds in ((seen, {HOME: None}), (seen._replace(seen=None), {})):
-        (known,) = known_of({}, [home, late("us", BACKUP, 1, "etag", None)], SPEC).values()
-        assert known.bounds == bounds
+CHANGED = PLANNED._replace(etag="new", copies=(PlannedCopy(0, HOME, "hamar"), PlannedCopy(1, BACKUP, "dublin-1")))
+AT_HOME, AT_BACKUP = ("us", KEY, HOME), ("us", KEY, BACKUP)
+
+
+@pytest.mark.parametrize(
+    ("known", "there", "expected"),
+    [
+        ({}, {}, {}),
+        ({}, {("hamar", KEY): "new"}, {AT_HOME: "new"}),
+        ({}, {("hamar", KEY): "somebody's"}, None),
+        ({("us", KEY): Known(PLANNED, False)}, {("hamar", KEY): "whatever"}, {AT_HOME: "whatever"}),
+        ({("us", KEY): Known(PLANNED, False, {HOME: frozenset({"older"})})}, {("hamar", KEY): "whatever"}, None),
+        (
+            {("us", KEY): Known(PLANNED, False, {HOME: frozenset({"older"})})},
+            {("hamar", KEY): "older", ("dublin-1", KEY): "whatever"},
+            {AT_HOME: "older", AT_BACKUP: "whatever"},
+        ),
+        ({("us", KEY): Known(PLANNED._replace(target_key="other"), True)}, {("hamar", KEY): "whatever"}, None),
+    ],
+)
+def test_only_what_is_ours_is_replaced(
+    known: dict[SourceKey, Known], there: dict[tuple[str, str], str], expected: dict[LateRef, str] | None
+) -> None:
+    """Where nothing is known what has the source's ETag is a copy of it. None: the key is occupied, and nothing is sent."""
+    if expected is None:
+        with pytest.raises(LaterError, match="occupied"):
+            ours_at_targets([CHANGED], known, there, SPEC)
+    else:
+        assert ours_at_targets([CHANGED], known, there, SPEC) == expected
+
+
+def test_a_removal_that_broke_off_behind_a_marker_is_ended_by_its_etag() -> None:
+    """Nothing shows under the key any more. What is to be copied there again removes nothing."""
+    seen = late("us", HOME, 1, "etag", None)._replace(flag=DELETED, seen="ours")
+    known = known_of({}, [seen, late("us", BACKUP, 1, "etag", None)._replace(flag=DELETED)], SPEC)
+    gone = CHANGED._replace(flag=DELETED)
+    assert ours_at_targets([gone], known, {}, SPEC) == {AT_HOME: "ours"}
+    assert ours_at_targets([gone], known, {("hamar", KEY): "current"}, SPEC) == {AT_HOME: "current"}
+    assert ours_at_targets([CHANGED], known, {}, SPEC) == {}

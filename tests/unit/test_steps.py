@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from migrate.errors import InterruptedRun, LaterError
+from migrate.jobs.freezes import end_freeze
 from migrate.jobs.steps import Way, side_by_side
+from migrate.routing import Route, Router
 from migrate.worker.loop import Stop
 
 GRACE = 0.3
@@ -89,6 +92,53 @@ def test_who_cannot_end_in_order_either_is_left_for_the_next_command(never: thre
     begun = time.monotonic()
     assert ended(ways(), stop) == []
     assert time.monotonic() - begun < 10 * GRACE
+
+
+def test_a_freeze_that_is_being_ended_when_the_grace_is_over_is_ended_all_the_same(never: threading.Event) -> None:
+    """The first answer does not come; the platform is asked again, in what time is left."""
+    stop, asked = Stop(), []
+
+    class Platform:
+        def unfreeze(self, user: str, token: str) -> None:
+            asked.append((user, token))
+            if len(asked) == 1:
+                never.wait()
+
+        def read(self, user: str) -> Route:
+            return Route("us")
+
+    def way() -> Way[str]:
+        route: Route = yield from end_freeze(cast("Router", Platform()), "anna", "token", 20)
+        return route.home
+
+    def ways() -> Iterator[Way[str]]:
+        yield way()
+        stop.set()
+
+    assert ended(ways(), stop) == ["us"]
+    assert asked == [("anna", "token")] * 2
+
+
+def test_a_way_that_cannot_go_on_after_a_stop_hides_nobody_elses_end(never: threading.Event) -> None:
+    stop = Stop()
+
+    def stuck() -> Way[str]:
+        yield [never.wait]
+        return "answered"
+
+    def way() -> Way[str]:
+        try:
+            yield [never.wait]
+        except InterruptedRun:
+            return "in order"
+        return "answered"
+
+    def ways() -> Iterator[Way[str]]:
+        yield stuck()
+        stop.set()  # before anybody looks
+        yield way()
+
+    assert ended(ways(), stop) == ["in order"]
 
 
 def test_what_a_way_raises_comes_after_the_ends_of_the_others() -> None:

@@ -20,7 +20,7 @@ SELECT
     c.source,
     c.key,
     c.copy.store AS store,
-    CASE WHEN t.batch IS NULL THEN c.copy.replaces ELSE nullif(t.etag, '') END AS etag
+    CASE WHEN t.etag IS NULL THEN c.copy.replaces ELSE nullif(t.etag, '') END AS etag
 FROM copies AS c
 LEFT JOIN left_there AS t ON c.plan = t.plan AND c.batch = t.batch AND c.copy.ordinal = t.ordinal
 WHERE c.copy.store IS NOT NULL
