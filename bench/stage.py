@@ -44,7 +44,7 @@ class Sizes:
     sealed_batches: int = 2_000
     adaptive_objects: int = 4_000
     adaptive_levels: tuple[int, ...] = (8, 16, 32, 64, 128)
-    workers_objects: int = 10_000
+    workers_objects: int = 24_000
     listed_keys: int = 100_000
     starts: int = 20
 
