@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import compileall
+import os
 import sys
 import tempfile
 import time
@@ -50,6 +52,9 @@ def main() -> None:
     sizes = QUICK if given.quick else Sizes()
     if given.rounds:
         sizes = sizes.with_rounds(given.rounds)
+    # the modules of an installed tool are compiled (pip does it); this one is installed in place
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    compileall.compile_dir(_DOCS.parents[1] / "migrate", quiet=1)
     path = _DOCS / ("quick.json" if given.quick else "latest.json")
     about = {"machine": machine.described(), "commit": machine.commit(), "at": machine.now()}
     results = Results(path, [figure for subject in SUBJECTS for figure in subject.figures], about)

@@ -130,11 +130,8 @@ def work_on(
     purpose = Purpose(assignment.purpose)
     visitor = Visitor(assignment.operator, assignment.host, assignment.country, purpose, plan.digest)
     door = Door(plan.spec, workspace, visitor, capabilities=plan.capabilities)
-    caller = Caller(
-        door.open,
-        concurrency=lambda name: plan.spec.stores[name].concurrency_max // assignment.processes,
-        rate=rate,
-    )
+    shares = {name: store.concurrency_max // assignment.processes for name, store in plan.spec.stores.items()}
+    caller = Caller(door.open, concurrency=shares.__getitem__, rate=rate)
     plan_id = ledger.plan_id(plan.digest)
     if plan_id is None:
         raise IntegrityError("the plan is not registered in this ledger", remedy="Run `migrate run` again.")
@@ -151,7 +148,7 @@ def work_on(
         run_id=assignment.run_id,
         watch=LeaseWatch(identity, LEASE_SECONDS, clock=time.monotonic),
         limits=WorkerLimits(
-            threads=assignment.threads,
+            threads=min(assignment.threads, max(shares.values())),  # more would only wait for each other at the stores
             bytes_in_flight=assignment.bytes_in_flight,
             deadline=assignment.deadline,
             max_failures=assignment.max_failures,
