@@ -92,6 +92,18 @@ def cutover(world: SmallWorld, *words: str, code: int = 0) -> dict[str, Any]:
     return dict(answer.json)
 
 
+def keep_from_flipping(patch: pytest.MonkeyPatch, one: str) -> None:
+    """The platform flips everybody but this user."""
+    flip = SqlRouter.flip
+
+    def refused(router: SqlRouter, user: str, token: str, site: str) -> None:
+        if user == one:
+            raise LaterError("not now")
+        flip(router, user, token, site)
+
+    patch.setattr(SqlRouter, "flip", refused)
+
+
 def homes(world: SmallWorld) -> dict[str, str]:
     with routes_of(world) as routes:
         return {user: routes.read(user).home for user in world.users}
@@ -374,15 +386,8 @@ def test_what_an_earlier_attempt_has_brought_is_there_when_the_user_goes(
     world, at = quick, placed(quick)
     for name in ("lost", "another", "there"):
         world.put_source(f"users/u003/{name}.jpg", name.encode())
-    flip = SqlRouter.flip
-
-    def refused(router: SqlRouter, user: str, token: str, site: str) -> None:
-        if user == "u003":
-            raise LaterError("not now")
-        flip(router, user, token, site)
-
     with monkeypatch.context() as patch:
-        patch.setattr(SqlRouter, "flip", refused)
+        keep_from_flipping(patch, "u003")
         assert cutover(world, code=4)["users"]["failed"] == 1
     world.store(at["u003"]).delete("users/u003/lost.jpg")
     world.put(at["u003"], "users/u003/another.jpg", b"damaged", Attributes(content_type="a/b"), {})
@@ -402,14 +407,9 @@ def test_a_delta_that_has_somebody_whom_a_cutover_left_frozen_says_what_comes_fi
         raise UnreachableError("the platform does not answer")
         yield
 
-    def refused(router: SqlRouter, user: str, token: str, site: str) -> None:
-        if user == "u003":
-            raise LaterError("not now")
-        flip(router, user, token, site)
-
-    flip, end_freeze = SqlRouter.flip, cutover_user.end_freeze
+    end_freeze = cutover_user.end_freeze
     with monkeypatch.context() as patch:
-        patch.setattr(SqlRouter, "flip", refused)
+        keep_from_flipping(patch, "u003")
         patch.setattr(
             cutover_user,
             "end_freeze",
@@ -678,15 +678,8 @@ def test_what_a_cutover_that_broke_off_has_copied_is_known_to_all_that_come_afte
     world.store("us").delete("users/u001/photo-0002.jpg")
     world.store("singapore").delete("users/u001/photo-0002.jpg")
     del world.objects["users/u001/photo-0002.jpg"]
-    flip = SqlRouter.flip
-
-    def refused(router: SqlRouter, user: str, token: str, home: str) -> None:
-        if user == "u001":
-            raise LaterError("not now")
-        flip(router, user, token, home)
-
     with monkeypatch.context() as patch:
-        patch.setattr(SqlRouter, "flip", refused)
+        keep_from_flipping(patch, "u001")
         assert cutover(world, code=4)["users"]["failed"] == 1
     assert states(world)["u001"] is UserState.VERIFIED
     with ledger_of(world) as ledger:

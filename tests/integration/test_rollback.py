@@ -23,7 +23,18 @@ from routes import Hook, Platform
 from s3world import credentials, on_s3
 from servers import S3Server
 from smallworld import SmallWorld, body_of, build, planned
-from test_cutover import Broken, cutover, everything, homes, ledger_of, placed, routes_of, states, verified
+from test_cutover import (
+    Broken,
+    cutover,
+    everything,
+    homes,
+    keep_from_flipping,
+    ledger_of,
+    placed,
+    routes_of,
+    states,
+    verified,
+)
 
 from migrate.errors import DeniedError, LaterError, MoveRefusedError, TransientStoreError, UnreachableError
 from migrate.ledger import Ledger
@@ -428,15 +439,8 @@ def test_what_is_written_anew_after_its_deletion_was_replayed_is_another_object(
     key = "users/u002/photo-0001.jpg"
     home, backup = placed(world)["u002"], backups(world)["u002"]
     delete_in_europe(world, key)
-    flip = SqlRouter.flip
-
-    def refused(router: SqlRouter, user: str, token: str, site: str) -> None:
-        if user == "u002":
-            raise LaterError("not now")
-        flip(router, user, token, site)
-
     with monkeypatch.context() as patch:
-        patch.setattr(SqlRouter, "flip", refused)
+        keep_from_flipping(patch, "u002")
         assert rollback(world, code=4)["users"]["failed"] == 1
     assert states(world)["u002"] is UserState.OBSERVING
     for store in (home, backup):
@@ -519,6 +523,7 @@ def test_a_listing_that_fails_is_no_deletion(quick: SmallWorld, times: int, monk
 
 
 def test_who_is_forgotten_meanwhile_is_not_flipped(quick: SmallWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform says where they live, so nobody is asked again."""
     world = quick
     freeze = SqlRouter.freeze
 
@@ -531,7 +536,8 @@ def test_who_is_forgotten_meanwhile_is_not_flipped(quick: SmallWorld, monkeypatc
                 ledger.forgotten(user, move.run_id, datetime.now(UTC))
 
     monkeypatch.setattr(SqlRouter, "freeze", forgetting)
-    assert why(rollback(world, code=75)).keys() == {"u002"}
+    found = rollback(world, code=4)
+    assert (why(found).keys(), found["users"]["open"]) == ({"u002"}, 0)
     assert homes(world)["u002"] == placed(world)["u002"]
     assert states(world)["u002"] is UserState.FORGOTTEN
     with routes_of(world) as routes:
@@ -781,15 +787,8 @@ def test_who_was_sent_back_and_stayed_goes_with_what_was_written_since(
     world = quick
     for key in ("users/u002/photo-0001.jpg", "users/u002/written.jpg"):
         write_in_europe(world, key, b"first")
-    flip = SqlRouter.flip
-
-    def refused(router: SqlRouter, user: str, token: str, site: str) -> None:
-        if user == "u002":
-            raise LaterError("not now")
-        flip(router, user, token, site)
-
     with monkeypatch.context() as patch:
-        patch.setattr(SqlRouter, "flip", refused)
+        keep_from_flipping(patch, "u002")
         assert rollback(world, "--send-back", "Ms Counsel", code=4)["users"]["failed"] == 1
     write_in_europe(world, "users/u002/written.jpg", b"second")
     found = rollback(world, "--user", "u002", "--send-back", "Ms Counsel")
