@@ -24,7 +24,7 @@ from migrate.cli.working import (
 from migrate.errors import ExitCode, RefusedError, worst
 from migrate.jobs.common import refuse_early
 from migrate.jobs.copying import RunEnd, RunForecast, RunRequest, forecast_run, run_plan
-from migrate.jobs.elsewhere import taken_elsewhere
+from migrate.jobs.elsewhere import demand_newest, taken_elsewhere
 from migrate.jobs.registered import demand_not_begun
 from migrate.ledger import Ledger
 from migrate.model import Purpose
@@ -137,6 +137,8 @@ def _forecast(context: Context, plan: Plan, request: RunRequest) -> ExitCode:
     with existing_ledger(context) as ledger:
         if ledger is None or ledger.plan_id(plan.digest) is None:
             demand_not_begun(plan, context.workspace)
+        if ledger is not None:
+            demand_newest(plan, ledger)
         forecast = forecast_run(plan, ledger, request)
         taken = taken_elsewhere(plan, context.workspace, ledger)
     code = worst([forecast.exit_code, ExitCode.DONE if taken is None else ExitCode.REFUSED])

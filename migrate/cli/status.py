@@ -209,12 +209,15 @@ def _show_user(context: Context, plan: Plan, ledger: Ledger, plan_id: int, user_
 
 
 def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, limit: int) -> None:
+    failures, differences = ledger.failures(plan_id, limit + 1), ledger.differences(plan_id, limit + 1)
+    extras = ledger.findings(plan_id, limit + 1, answered=False)
+    are_more = max(len(failures), len(differences), len(extras)) > limit
     rows = [
         (failure.outcome.value, failure.number, failure.ordinal, failure.reason, failure.detail or "")
-        for failure in ledger.failures(plan_id, limit)
+        for failure in failures[:limit]
     ]
     seen: set[tuple[int, int]] = set()
-    for row in ledger.differences(plan_id, limit):
+    for row in differences[:limit]:
         if (row.number, row.ordinal) not in seen:
             seen.add((row.number, row.ordinal))
             note = "put back" if row.reopened else ""
@@ -234,16 +237,18 @@ def _show_failures(context: Context, plan: Plan, ledger: Ledger, plan_id: int, l
             "reason": _FINDINGS[row.finding.kind],
             "detail": "" if row.finding.size_bytes is None else format_size(row.finding.size_bytes),
         }
-        for row in ledger.findings(plan_id, limit, answered=False)
+        for row in extras[:limit]
     ]
     if context.as_json:
-        context.output.document({"plan": plan.digest, "failures": found})
+        context.output.document({"plan": plan.digest, "failures": found, "are_more": are_more})
         return
     if not found:
         context.output.line("nothing is quarantined, drifted, different, missing or EXTRA")
         return
     columns = [Column(name, folds=name in ("user", "key", "detail")) for name in found[0]]
     context.output.table(columns, [tuple(value or "" for value in entry.values()) for entry in found])
+    if are_more:
+        context.output.line(f"there are more than the first {limit} of a kind: --limit N lists N")
 
 
 def _names(

@@ -158,6 +158,7 @@ def _show(context: Context, spec: Spec, found: Sweep, listed: Kind | None, items
                 for item in items
             ],
         )
+    output.line(f"as of {spec_time(found.began, spec)}, when this sweep began")
     _conclude(context, found)
 
 

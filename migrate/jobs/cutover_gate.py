@@ -15,7 +15,7 @@ from migrate.ledger import Candidate
 from migrate.routing import Route
 from migrate.spec.sections import Cutover
 from migrate.states import UserState
-from migrate.units import format_duration, format_size
+from migrate.units import format_duration, format_size, number_of
 
 FROM = (UserState.VERIFIED, UserState.READY)
 PLANNED = UserState.PLANNED.value
@@ -28,7 +28,8 @@ class Seen:
     `planned` is the user's state in the newest plan, which knows the sources as of `sources_seen`; `behind` counts its copies of
     which the ledger says by name that they are behind their sources. `unlistable`: layout rules by which nobody's source keys can
     be listed. `objects` are the user's at the sources, `listing_seconds` how long it took to list them now, and `late` what has
-    changed since the plan. `unshared_sites`: where something that is copied to every site is not verified yet.
+    changed since the plan. `lost` counts copies that home or backup does not show as they were copied, by their listings.
+    `unshared_sites`: where something that is copied to every site is still to be copied, or to be verified.
     """
 
     candidate: Candidate
@@ -42,6 +43,7 @@ class Seen:
     objects: int
     listing_seconds: float
     late: LastDelta
+    lost: int
     unshared_sites: frozenset[str]
     limits: Cutover
     freeze_seconds: int
@@ -114,6 +116,12 @@ def too_much(late: LastDelta, limits: Cutover) -> str | None:
     return None
 
 
+def _targets(seen: Seen) -> str | None:
+    if not seen.lost:
+        return None
+    return f"{number_of(seen.lost, 'copy', 'copies')} not at home or backup as copied: `migrate verify --wave all` says which"
+
+
 def _shared(seen: Seen) -> str | None:
     sites = sorted(seen.unshared_sites & {seen.candidate.home, seen.candidate.backup})
     return f"what is copied to every site is not verified at {' and '.join(sites)}" if sites else None
@@ -130,6 +138,7 @@ CHECKS: dict[str, Check] = {
     "lag": _lag,
     "listing": _listing,
     "late": _late,
+    "targets": _targets,
     "shared": _shared,
 }
 

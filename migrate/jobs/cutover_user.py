@@ -35,11 +35,12 @@ from migrate.jobs.last_delta import (
     known_of,
     last_delta,
     list_now,
+    listed_at,
     ours_at_targets,
 )
 from migrate.jobs.late import same_objects
 from migrate.jobs.steps import OF_THE_USER, Way
-from migrate.layout import CompiledRule
+from migrate.layout import CompiledRule, at_targets
 from migrate.ledger import Candidate, LateCopy, LateRef, Ledger
 from migrate.model import PlannedObject, Receipt, Role, TargetRole
 from migrate.pauses import PausePoint, pause_at
@@ -48,6 +49,7 @@ from migrate.routing import Route, Router
 from migrate.spec import Spec
 from migrate.states import UserState
 from migrate.transfer.caller import Caller
+from migrate.worker.checking import user_prefixes
 
 _LATE_AT_ONCE = 4
 _OF_THE_USER = (*OF_THE_USER, MoveRefusedError)
@@ -233,9 +235,10 @@ def _look(tools: Tools, mover: Mover) -> Way[Seen]:
     known = mover.known(tools.spec)
     begun = time.monotonic()
     found: LastDelta = LastDelta((), 0)
-    objects = len(known)
+    objects, lost = len(known), 0
     if not tools.unlistable and objects <= tools.spec.cutover.objects_max:
         found, objects = yield from _differences(tools, candidate, known)
+        lost = yield from _lost(tools, mover, known)
     return Seen(
         candidate=candidate,
         planned=mover.planned,
@@ -248,9 +251,26 @@ def _look(tools: Tools, mover: Mover) -> Way[Seen]:
         objects=objects,
         listing_seconds=time.monotonic() - begun,
         late=found,
+        lost=lost,
         unshared_sites=tools.unshared_sites,
         limits=tools.spec.cutover,
         freeze_seconds=tools.freeze_seconds,
+    )
+
+
+def _lost(tools: Tools, mover: Mover, known: Mapping[SourceKey, Known]) -> Way[int]:
+    """How many copies of the line's objects the listings of home and backup do not show, or with another size. What earlier
+    attempts have brought is looked at under the freeze."""
+    sizes: dict[tuple[str, str], int] = {}
+    for key, at in mover.line.items():
+        planned = known[key].planned
+        if planned is at.planned and known[key].is_settled and not planned.is_tombstone:
+            sizes.update({(copy.store, planned.target_key): planned.size for copy in planned.copies})
+    there = yield from listed_at(mover.user_id, {store for store, _ in sizes}, tools.rules, tools.caller)
+    prefixes = user_prefixes(at_targets(tools.rules), mover.user_id)
+    return sum(
+        any(map(key.startswith, prefixes)) and ((store, key) not in there or there[store, key].size != size)
+        for (store, key), size in sizes.items()
     )
 
 

@@ -254,17 +254,25 @@ def _copies(spec: Spec, source: str, home: str, backup: str | None) -> Iterator[
         yield PlannedCopy(1, TargetRole.BACKUP, spec.target_store(backup, source))
 
 
+def listed_at(
+    user_id: str, stores: Collection[str], rules: Sequence[CompiledRule], caller: Caller
+) -> Way[dict[tuple[str, str], ObjectInfo]]:
+    """What the target stores show under the user's prefixes, by store and key. Raises what a listing raises."""
+    names, prefixes = sorted(stores), user_prefixes(at_targets(rules), user_id)
+    if not names:
+        return {}
+    listings = yield [partial(objects_under, name, prefixes, caller) for name in names]
+    return {(name, info.key): info for name, there in zip(names, listings, strict=True) for info in there}
+
+
 def etags_at(
     user_id: str, places: Collection[tuple[str, str]], rules: Sequence[CompiledRule], caller: Caller
 ) -> Way[dict[tuple[str, str], str]]:
     """What stands at these target stores and keys, by ETag, as the listings of the user's prefixes show it; what lies under none
     of these is asked for. Raises what a listing raises."""
-    if not places:
-        return {}
-    stores = sorted({store for store, _ in places})
+    there = yield from listed_at(user_id, {store for store, _ in places}, rules, caller)
+    found = {place: info.etag for place, info in there.items()}
     prefixes = user_prefixes(at_targets(rules), user_id)
-    listings = yield [partial(objects_under, store, prefixes, caller) for store in stores]
-    found = {(store, info.key): info.etag for store, there in zip(stores, listings, strict=True) for info in there}
     others = [(store, key) for store, key in places if not any(map(key.startswith, prefixes))]
     for start in range(0, len(others), _ASKED_AT_ONCE):
         part = others[start : start + _ASKED_AT_ONCE]

@@ -166,6 +166,11 @@ def _goes_on(name: str, again: str, end: _Checked) -> str:
 def _what_is_left(name: str, end: _Checked) -> str:
     """Everything that could be checked matches: what keeps users from being verified, and which wave comes next."""
     held, step = held_up_words(name, end.taken), what_next(name, end.progress, end.different)
+    if not held and not step and not sum(end.found.counts):
+        return (
+            "Nothing was there to be looked at: a delta has its own copies alone, the plans before it have proved the others, and"
+            " who lives at the new home is left out."
+        )
     if not held:
         return step or "Everything that was checked is as it should be."
     was_checked = "What was copied is as it should be, but not everything was."

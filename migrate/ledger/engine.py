@@ -203,7 +203,10 @@ class Database:
                 f"the ledger {name} is damaged: {text}", remedy="put a backup of it back (`migrate ledger backup`)"
             )
         if isinstance(error, sa_exc.OperationalError | sa_exc.InterfaceError) or error.connection_invalidated:
-            return UnreachableError(f"the ledger {name} cannot be reached: {text}")
+            return UnreachableError(
+                f"the ledger {name} cannot be reached: {text}",
+                remedy="Start its server, or name another ledger (--ledger or MIGRATE_LEDGER).",
+            )
         return LedgerError(f"the ledger {name} refuses: {text}")
 
     def close(self) -> None:

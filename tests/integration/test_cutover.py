@@ -356,6 +356,25 @@ def test_nobody_is_flipped_after_a_write_of_which_nobody_knows(
     world.assert_all_there()
 
 
+def test_nobody_goes_to_a_home_that_has_lost_something_since_it_was_verified(quick: SmallWorld) -> None:
+    """Gone at the home, another size at the backup: the gate says so, and the others go (Invariant 1)."""
+    world = quick
+    with ledger_of(world) as ledger:
+        rows = {user: ledger.user(user) for user in ("u001", "u002")}
+    home, backup = (str(rows["u001"].home), str(rows["u002"].backup)) if all(rows.values()) else ("", "")
+    world.store(home).delete("users/u001/photo-0001.jpg")
+    world.put(backup, "users/u002/photo-0001.jpg", b"longer, or shorter", Attributes(content_type="a/b"), {})
+    for words in (("--dry-run",), ()):
+        found = cutover(world, *words, code=4)
+        assert (found["missing"], {each["user"] for each in found["who"]}) == ({"targets": 2}, {"u001", "u002"})
+    assert found["users"]["moved"] == USERS - 2
+    assert world.migrate("verify", "--wave", "all", "--repair").code == 3
+    for words in (("run", "--wave", "all"), ("verify",)):
+        assert world.migrate(*words).code == 0
+    assert cutover(world)["users"]["moved"] == 2
+    world.assert_all_there()
+
+
 def test_who_was_moved_by_somebody_else_since_the_gate_stays_there(
     quick: SmallWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ SEEN = Seen(
     objects=50,
     listing_seconds=10.0,
     late=LastDelta((), 0),
+    lost=0,
     unshared_sites=frozenset({"dublin-2"}),
     limits=LIMITS,
     freeze_seconds=30,
@@ -88,6 +89,7 @@ TWINS: dict[str, tuple[str, Seen]] = {
     "two keys for one target key": ("late", replace(SEEN, late=LastDelta((), 0, 1))),
     "a byte too many": ("late", replace(SEEN, late=late(1, 1001))),
     "a change too many": ("late", replace(SEEN, late=late(4, 1))),
+    "a copy lost at a target": ("targets", replace(SEEN, lost=1)),
     "shared objects open at home": ("shared", replace(SEEN, unshared_sites=frozenset({"hamar"}))),
     "shared objects open at the backup": ("shared", replace(SEEN, unshared_sites=frozenset({"dublin-1"}))),
 }
