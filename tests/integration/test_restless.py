@@ -3,6 +3,7 @@ same, with nothing lost, and nobody is called proved for what nobody has looked 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,14 @@ def test_a_drifted_copy_without_a_late_receipt_does_not_flip(tmp_path: Path, mon
     def believing(line: Any, late: Any, spec: Any, *_behind: Any) -> Any:
         return known_of(line, late, spec)
 
+    def unseen(*_: Any) -> Iterator[Any]:
+        """The gate would see that nothing is there."""
+        yield [lambda: None]
+        return 0
+
     with monkeypatch.context() as patch:
         patch.setattr("migrate.jobs.cutover_user.known_of", believing)
+        patch.setattr("migrate.jobs.cutover_user._lost", unseen)
         broken = cutover(world, code=4)
     assert [each["user"] for each in broken["who"]] == ["u000"]
     assert "was not brought" in broken["who"][0]["why"]["failed"]
