@@ -369,6 +369,9 @@ def test_nobody_goes_to_a_home_that_has_lost_something_since_it_was_verified(qui
         assert (found["missing"], {each["user"] for each in found["who"]}) == ({"targets": 2}, {"u001", "u002"})
     assert found["users"]["moved"] == USERS - 2
     assert world.migrate("verify", "--wave", "all", "--repair").code == 3
+    for limit, are_more in (("1", True), ("2", False)):
+        told = world.migrate("status", "--failures", "--limit", limit, "--json").json
+        assert (len(told["failures"]), told["are_more"]) == (int(limit), are_more)
     for words in (("run", "--wave", "all"), ("verify",)):
         assert world.migrate(*words).code == 0
     assert cutover(world)["users"]["moved"] == 2
@@ -648,7 +651,9 @@ def test_nothing_of_a_plan_that_was_not_run_or_is_continued_is_cut_over(quick: S
     assert world.migrate("run", "--wave", "all").code == 0
     assert world.migrate("verify").code == 0
     digest = first["plans"][0]["digest"] if isinstance(first, dict) else first[0]["digest"]
-    assert world.migrate("cutover", digest, "--wave", "all", "--json").code == 77
+    for verb in ("cutover", "run"):
+        for more in ((), ("--dry-run",)):
+            assert world.migrate(verb, digest, "--wave", "all", *more, "--json").code == 77
     assert cutover(world)["users"]["moved"] == USERS
     world.assert_all_there()
 
