@@ -207,39 +207,27 @@ class _Cutover:
             aside = sum(is_stand_in(each.user_id) or each.state is UserState.FORGOTTEN for each in page)
             self._end.aside += aside
             self._end.away += len(page) - len(mine) - aside
-            yield from self._not_verified([candidate for candidate in mine if not may_begin(candidate)])
-            yield from self._ways_of([candidate for candidate in mine if may_begin(candidate)])
+            states = self._line.states([candidate.user_id for candidate in mine]) if mine else {}
+            staying = [candidate for candidate in mine if states.get(candidate.user_id) != LEAVING]
+            self._end.aside += len(mine) - len(staying)
+            yield from (_not_verified(candidate) for candidate in staying if not may_begin(candidate))
+            yield from self._ways_of([candidate for candidate in staying if may_begin(candidate)], states)
 
-    def _not_verified(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
-        """The gate for who is not even near it: no store is asked for them. Who has drifted copies is near once a full
-        verification has looked at all else."""
-        states = self._line.states([candidate.user_id for candidate in candidates]) if candidates else {}
-        for candidate in candidates:
-            if states.get(candidate.user_id) == LEAVING:
-                self._end.aside += 1
-            else:
-                yield _held_back(candidate)
+    def _ways_of(self, candidates: Sequence[Candidate], states: Mapping[str, str]) -> Iterator[Way[Ended]]:
+        """The ways of these users, each begun when its turn comes. `states` are those in the newest plan."""
 
-    def _ways_of(self, candidates: Sequence[Candidate]) -> Iterator[Way[Ended]]:
-        """The ways of these users, each begun when its turn comes."""
+        def read(group: list[Candidate]) -> dict[str, Mapping[SourceKey, PlannedAt]]:
+            return self._line.of([candidate.user_id for candidate in group])
 
-        def read(group: list[Candidate]) -> tuple[dict[str, str], dict[str, Mapping[SourceKey, PlannedAt]]]:
-            names = [candidate.user_id for candidate in group]
-            return self._line.states(names), self._line.of(names)
-
-        for group, (states, objects) in read_ahead(candidates, read):
+        for group, objects in read_ahead(candidates, read):
             late = self._ledger.late_of([candidate.user_id for candidate in group])
             behind = self._behind([each for each in group if each.is_only_behind], objects)
             for candidate in group:
                 user_id = candidate.user_id
-                planned, mine = states.get(user_id, "unknown"), objects.pop(user_id)
-                if planned == LEAVING:
-                    self._end.aside += 1
-                    continue
                 mover = Mover(
                     candidate,
-                    planned,
-                    mine,
+                    states.get(user_id, "unknown"),
+                    objects.pop(user_id),
                     late.get(user_id, []),
                     behind.get(user_id, Behind()),
                 )
@@ -303,7 +291,9 @@ class _Cutover:
             end.ready += 1
 
 
-def _held_back(candidate: Candidate) -> Way[Ended]:
+def _not_verified(candidate: Candidate) -> Way[Ended]:
+    """The gate for who is not even near it: no store is asked for them. Who has drifted copies is near once a full verification
+    has looked at all else."""
     yield [lambda: None]
     return Ended(candidate.user_id, missing={"state": f"is {candidate.state}, and not verified"})
 

@@ -327,7 +327,7 @@ def _still_there(tools: Tools, mover: Mover) -> Way[Mapping[SourceKey, Known]]:
     proved = {(copy.target_store, copy.target_key): copy for copy in mover.late if copy.receipt is not None}
     there = yield from etags_at(mover.user_id, proved, tools.rules, tools.caller)
     lost = {
-        (tools.spec.stores[copy.store].backup_of or copy.store, copy.key)
+        (tools.spec.source_of(copy.store), copy.key)
         for place, copy in proved.items()
         if copy.receipt is not None and there.get(place, "") != copy.receipt.etag
     }

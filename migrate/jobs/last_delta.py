@@ -117,7 +117,7 @@ def known_of(
     found = {key: _planned_at(at, behind or Behind()) for key, at in line.items()}
     grouped: dict[SourceKey, list[LateCopy]] = {}
     for copy in late:
-        grouped.setdefault((spec.stores[copy.store].backup_of or copy.store, copy.key), []).append(copy)
+        grouped.setdefault((spec.source_of(copy.store), copy.key), []).append(copy)
     for key, copies in grouped.items():
         newest = max(copies, key=lambda copy: copy.run_id)
         mine = [copy for copy in copies if copy.store == newest.store]
@@ -230,7 +230,7 @@ def _collisions(objects: Sequence[PlannedObject], known: Mapping[SourceKey, Know
     takers: dict[tuple[str, str], set[SourceKey]] = defaultdict(set)
     standing = [each.planned for key, each in known.items() if key in now]
     for planned in (*standing, *objects):
-        source = spec.stores[planned.store].backup_of or planned.store
+        source = spec.source_of(planned.store)
         for copy in planned.copies:
             takers[copy.store, planned.target_key].add((source, planned.key))
     return sum(len(sources) > 1 for sources in takers.values())
@@ -254,15 +254,23 @@ def _copies(spec: Spec, source: str, home: str, backup: str | None) -> Iterator[
         yield PlannedCopy(1, TargetRole.BACKUP, spec.target_store(backup, source))
 
 
+Listing = Mapping[str, ObjectInfo]
+
+
+def list_target(user_id: str, name: str, rules: Sequence[CompiledRule], caller: Caller) -> Listing:
+    """What a target store shows under the user's prefixes, by key."""
+    return {info.key: info for info in objects_under(name, user_prefixes(at_targets(rules), user_id), caller)}
+
+
 def listed_at(
     user_id: str, stores: Collection[str], rules: Sequence[CompiledRule], caller: Caller
 ) -> Way[dict[tuple[str, str], ObjectInfo]]:
     """What the target stores show under the user's prefixes, by store and key. Raises what a listing raises."""
-    names, prefixes = sorted(stores), user_prefixes(at_targets(rules), user_id)
+    names = sorted(stores)
     if not names:
         return {}
-    listings = yield [partial(objects_under, name, prefixes, caller) for name in names]
-    return {(name, info.key): info for name, there in zip(names, listings, strict=True) for info in there}
+    listings: list[Listing] = yield [partial(list_target, user_id, name, rules, caller) for name in names]
+    return {(name, key): info for name, there in zip(names, listings, strict=True) for key, info in there.items()}
 
 
 def etags_at(
@@ -288,7 +296,7 @@ def ours_at_targets(
     at a key: nothing of ours is known there, or not with this ETag. What has the source's ETag is a copy of it."""
     found: dict[LateRef, str] = {}
     for planned in objects:
-        before = known.get((spec.stores[planned.store].backup_of or planned.store, planned.key))
+        before = known.get((spec.source_of(planned.store), planned.key))
         if before is not None and before.planned.target_key != planned.target_key:
             before = None
         bounds = dict.fromkeys(TargetRole, frozenset({planned.etag})) if before is None else before.bounds

@@ -14,7 +14,7 @@ _CHUNK = 10_000
 
 def same_objects(spec: Spec) -> dict[str, list[str]]:
     """By store, a source or a backup of one: the others of these, in which the same objects are."""
-    source_of = {name: store.backup_of or name for name, store in spec.by_role(Role.SOURCE, Role.BACKUP).items()}
+    source_of = {name: spec.source_of(name) for name in spec.by_role(Role.SOURCE, Role.BACKUP)}
     return {
         name: sorted(other for other in source_of if other != name and source_of[other] == source)
         for name, source in source_of.items()
@@ -24,7 +24,7 @@ def same_objects(spec: Spec) -> dict[str, list[str]]:
 def forget_replanned(plan: Plan, plan_id: int, ledger: Ledger) -> None:
     """What cutovers have copied late is the delta's from now on, where it plans the same keys: of two that name a key the late
     copy would count for the newer one. Nothing is lost if it is done twice, or not to its end."""
-    sources = {name: store.backup_of or name for name, store in plan.spec.stores.items()}
+    source_of = plan.spec.source_of
     connection = open_reader()
     try:
         connection.execute("CREATE TEMP TABLE late (user_id VARCHAR, store VARCHAR, key VARCHAR)")
@@ -41,4 +41,4 @@ def forget_replanned(plan: Plan, plan_id: int, ledger: Ledger) -> None:
         ).fetchall()
     finally:
         connection.close()
-    ledger.forget_late([(user, store, key) for user, store, key, now in rows if sources[store] == sources[now]])
+    ledger.forget_late([(user, store, key) for user, store, key, now in rows if source_of(store) == source_of(now)])

@@ -13,10 +13,10 @@ from datetime import datetime
 from functools import partial
 
 from migrate.jobs.at_stores import NO_VERSION, has_marker, object_at, objects_under, uploads_under, versions_under
-from migrate.jobs.last_delta import Known, is_unchanged
+from migrate.jobs.last_delta import Known, Listing, is_unchanged
 from migrate.jobs.purge_plan import Entry, Kind
 from migrate.jobs.steps import Way
-from migrate.layout import CompiledRule, at_source, at_targets, match
+from migrate.layout import CompiledRule, at_source, match
 from migrate.ledger import LateCopy
 from migrate.model import DELETED, SENT_BACK, ObjectInfo, Role, TargetRole
 from migrate.planner.of_users import PlannedAt, SourceKey
@@ -78,7 +78,7 @@ def list_source(user_id: str, name: str, spec: Spec, rules: Sequence[CompiledRul
     A store is asked for its versions whatever is known of it: where it has some, a plain DELETE would add a marker and remove
     nothing.
     """
-    source = spec.stores[name].backup_of or name
+    source = spec.source_of(name)
 
     def is_theirs(key: str) -> bool:
         found = match(rules, source, key)
@@ -207,13 +207,13 @@ def copied_objects(
     platform's there, so no receipt speaks for it: at the home it is newer than what was copied, and the backup site may lag."""
     stored_late: dict[tuple[str, str, TargetRole], Stored] = {}
     for row in late:
-        place = (spec.stores[row.store].backup_of or row.store, row.key, row.role)
+        place = (spec.source_of(row.store), row.key, row.role)
         if row.flag == SENT_BACK:
             lagging = row.seen if row.role is TargetRole.BACKUP else None
             stored_late[place] = (lagging or "", row.version_id if row.receipt is None else row.receipt.version_id)
         elif row.receipt is not None:
             stored_late[place] = (row.receipt.etag, row.receipt.version_id)
-    replaced = {(spec.stores[copy.store].backup_of or copy.store, copy.key) for copy in late}
+    replaced = {(spec.source_of(copy.store), copy.key) for copy in late}
     found: list[CopiedObject] = []
     for key, each in known.items():
         if each.planned.is_tombstone:
@@ -228,14 +228,6 @@ def copied_objects(
             copies.append(Copied(copy.role, copy.store, etag, version_id not in NO_VERSION))
         found.append(CopiedObject(each.planned.target_key, tuple(copies)))
     return found
-
-
-Listing = Mapping[str, ObjectInfo]
-
-
-def list_target(user_id: str, name: str, rules: Sequence[CompiledRule], caller: Caller) -> Listing:
-    """What a target store shows under the user's prefixes, by key."""
-    return {info.key: info for info in objects_under(name, user_prefixes(at_targets(rules), user_id), caller)}
 
 
 def compare(

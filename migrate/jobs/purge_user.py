@@ -30,7 +30,7 @@ from migrate.errors import (
     TransientStoreError,
 )
 from migrate.jobs.at_stores import NULL_VERSION
-from migrate.jobs.last_delta import Known, known_of
+from migrate.jobs.last_delta import Known, known_of, list_target
 from migrate.jobs.purge_gate import CHANGED, Seen, missing
 from migrate.jobs.purge_look import (
     AT_ONCE,
@@ -41,7 +41,6 @@ from migrate.jobs.purge_look import (
     compare,
     copied_objects,
     list_source,
-    list_target,
     source_stores,
     weigh,
 )

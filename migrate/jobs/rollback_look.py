@@ -142,7 +142,7 @@ def stands_of(
     due = set()
     for copy in late:
         if copy.role is TargetRole.HOME:
-            key = (spec.stores[copy.store].backup_of or copy.store, copy.key)
+            key = (spec.source_of(copy.store), copy.key)
             unproven = "" if copy.flag == SENT_BACK else None
             found[key] = unproven if copy.receipt is None else copy.receipt.etag
             if copy.receipt is None and copy.flag == DELETED:

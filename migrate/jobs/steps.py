@@ -107,10 +107,8 @@ def side_by_side(
                     ended = each.advance() if each.is_due else each.interrupt(pools[1])
                 except Exception as error:  # noqa: BLE001 - raised below
                     going.remove(each)
-                    if not (
-                        each.is_interrupted and isinstance(error, InterruptedRun)
-                    ):  # such is left for the next command
-                        failed = failed or error
+                    is_left = each.is_interrupted and isinstance(error, InterruptedRun)  # for the next command
+                    failed = failed if is_left else failed or error
                     continue
                 if ended is not None:
                     going.remove(each)

@@ -137,10 +137,9 @@ class Judge:
 
     def _read_by(self, name: str) -> tuple[tuple[CompiledRule, ...], str]:
         """The rules by which the store's keys are read, and the source store that they are asked for."""
-        store = self._spec.stores[name]
-        if store.role is Role.TARGET:
+        if self._spec.stores[name].role is Role.TARGET:
             return at_targets(self._rules), name
-        source = store.backup_of or name
+        source = self._spec.source_of(name)
         return at_source(self._rules, source), source
 
     def _at_source(self) -> str:

@@ -278,7 +278,7 @@ def _ask_store(
 def _rules_of(spec: Spec, name: str) -> tuple[CompiledRule, ...]:
     """The rules by which a user's keys at the store are found."""
     rules, store = compile_rules(spec.layout.rules), spec.stores[name]
-    return at_targets(rules) if store.role is Role.TARGET else at_source(rules, store.backup_of or name)
+    return at_targets(rules) if store.role is Role.TARGET else at_source(rules, spec.source_of(name))
 
 
 def _count_objects(store: Store, prefixes: Sequence[str], halted: Stopping) -> tuple[int, int, datetime | None]:

@@ -39,9 +39,8 @@ from migrate.states import AWAY, BatchState, UserState
 _WRITES = ("run", "cutover", "rollback", "purge")
 _OF_ANY_PLAN = "forget"
 _PAGE = 10_000
-_CLOCKS_APART = timedelta(
-    minutes=5
-)  # what the clocks of two machines may differ by: S3 allows 15, and NTP keeps to far less
+_CLOCKS_APART = timedelta(minutes=5)
+"""What the clocks of two machines may differ by. S3 allows 15, and NTP keeps to far less."""
 # Who is one of these is no delta's business any more: the sources are not the authority for them. A freeze may be broken off.
 _KEPT = (UserState.FROZEN, *AWAY)
 _PROVEN = (UserState.VERIFIED, UserState.READY)

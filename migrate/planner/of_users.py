@@ -44,9 +44,7 @@ class LineOfUsers:
 
     def __init__(self, plan: Plan) -> None:
         self.plans = [*parents_of(plan), plan]
-        self._source = {
-            name: store.backup_of or name for each in self.plans for name, store in each.spec.stores.items()
-        }
+        self._source = {name: each.spec.source_of(name) for each in self.plans for name in each.spec.stores}
         self._connection = open_reader()
         for each in self.plans:
             each.check_users()

@@ -416,6 +416,10 @@ class Spec(Section):
     def by_role(self, *roles: Role) -> dict[str, StoreSpec]:
         return {name: store for name, store in self.stores.items() if store.role in roles}
 
+    def source_of(self, name: str) -> str:
+        """The source store whose objects a store holds: of a backup that which it is a backup of, else itself."""
+        return self.stores[name].backup_of or name
+
     def target_store(self, site: str, source: str) -> str:
         """The store at `site` that takes what comes from the source store `source`. The spec has exactly one."""
         return next(

@@ -37,15 +37,14 @@ def as_cut_over(
 ) -> tuple[list[PlannedObject], dict[int, Receipt]]:
     """The objects of a batch as a cutover that broke off has left them: where it has replaced or removed an object of the plan,
     the later one, under the same ordinals, and the receipts of its copies. A source and its backups hold one object."""
-    source_of = {name: store.backup_of or name for name, store in spec.stores.items()}
     by_key: dict[tuple[str, str, str], dict[TargetRole, LateCopy]] = {}
     for copies in late.values():
         for copy in copies:
-            by_key.setdefault((copy.user_id, source_of[copy.store], copy.key), {})[copy.role] = copy
+            by_key.setdefault((copy.user_id, spec.source_of(copy.store), copy.key), {})[copy.role] = copy
     found: list[PlannedObject] = []
     receipts: dict[int, Receipt] = {}
     for planned in objects:
-        roles = by_key.get((planned.user_id, source_of[planned.store], planned.key), {})
+        roles = by_key.get((planned.user_id, spec.source_of(planned.store), planned.key), {})
         mine = {copy.ordinal: roles[copy.role] for copy in planned.copies if copy.role in roles}
         proofs = {ordinal: copy.receipt for ordinal, copy in mine.items() if copy.receipt is not None}
         if len(proofs) < len(planned.copies):
